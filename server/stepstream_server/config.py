@@ -6,13 +6,33 @@ key anywhere is an error. Everyone else is handed the record that concerns it.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`HOST:PORT` -> (host, port); an IPv6 host stands in brackets. Port 0 lets the system choose. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536 and (bracketed or ":" not in host)):
+        raise ValueError("expected HOST:PORT with a port from 0 to 65535, like 127.0.0.1:8101 or [::1]:8101")
+    return host.strip("[]"), int(port)
+
+
+def _checked_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
 
 
 class Section(BaseModel):
     """A group of settings: immutable, and refusing keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EngineSettings(Section):
@@ -73,3 +93,123 @@ class EngineSettings(Section):
         ge=0,
         description="How long an idle engine waits for more steps before it runs the first. 0: what arrives during a turn is batch enough.",
     )
+
+
+class BackendSettings(Section):
+    """What computes, and on what."""
+
+    kind: Literal["onnx", "torch"] = Field(
+        default="onnx",
+        description="onnx (ONNX Runtime on CPU, the fastest measured there) or torch (CUDA, and the reference on CPU).",
+    )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="cpu, cuda or cuda:N. cuda needs kind torch.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of one launch. 0: chosen from the cores, leaving some to the front door.",
+    )
+    spinning: bool = Field(
+        default=False,
+        description="Idle compute threads spin instead of sleeping. Off: they would take the cores that the front door needs.",
+    )
+
+    @model_validator(mode="after")
+    def _device_fits_kind(self) -> Self:
+        if self.kind == "onnx" and self.device != "cpu":
+            raise ValueError(f"device {self.device!r} needs kind 'torch'; kind 'onnx' computes on 'cpu' alone")
+        return self
+
+
+class DoorSettings(Section):
+    """The gRPC front door: messages, streams and how it stops."""
+
+    max_message_bytes: int = Field(
+        default=4 << 20,
+        ge=1 << 10,
+        le=1 << 30,
+        description="Bytes of one message, either way. gRPC's own default of 4 MiB, so that no client needs an option.",
+    )
+    stream_credit_steps: int = Field(
+        default=8192,
+        gt=0,
+        description="Steps in flight of one stream beyond which it is not read: eight ticks of a gateway with 1,000 sessions.",
+    )
+    max_block_steps: int = Field(
+        default=65_536,
+        gt=0,
+        description="Steps of one block. 16 float32 features fill a message of 4 MiB with as many.",
+    )
+    max_handles_per_stream: int = Field(
+        default=65_536,
+        gt=0,
+        description="Sessions attached to one stream: a large gateway's, at some 100 bytes each.",
+    )
+    max_streams: int = Field(
+        default=10_000,
+        gt=0,
+        description="Streams at once over all connections: a stream each for ten thousand devices, at some 10 KB each.",
+    )
+    step_timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long a unary Step may take when its caller sets no deadline. A step takes milliseconds.",
+    )
+    drain_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long stopping waits for accepted steps. A pod's termination grace period must be longer.",
+    )
+    keepalive_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        description="Silence after which the server pings a client: a dead one is noticed in a minute; gRPC advises not much less.",
+    )
+    keepalive_timeout_seconds: float = Field(
+        default=20.0,
+        ge=1,
+        description="How long a ping may go unanswered before the connection counts as dead: gRPC's default.",
+    )
+    min_client_ping_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="Clients that ping an idle connection more often are cut off. gRPC's 300 would cut off those behind a NAT.",
+    )
+
+
+class LogSettings(Section):
+    """What is logged, to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="debug, info, warning or error. At info: the server's life and its failures, nothing per step.",
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="json, console or auto: console on a terminal, json otherwise, since a collector reads it there.",
+    )
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    models: Path = Field(
+        default=Path("models"),
+        description="Folder whose sub-folders are bundles. Beside where the server is started, unless told.",
+    )
+    listen: Address = Field(
+        default="127.0.0.1:8101",
+        description="Where gRPC is served, HOST:PORT. Port 0: any free one. Loopback: nothing is exposed until asked for.",
+    )
+    metrics: Address = Field(
+        default="127.0.0.1:8102",
+        description="Where Prometheus finds /metrics, HOST:PORT. Port 0: any free one. Loopback, as above.",
+    )
+    engine: EngineSettings = EngineSettings()
+    backend: BackendSettings = BackendSettings()
+    door: DoorSettings = DoorSettings()
+    log: LogSettings = LogSettings()
