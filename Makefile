@@ -1,0 +1,59 @@
+# Every verb works in a fresh clone: the Python environment (.venv) and the tools are installed when first needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+BUF := node_modules/.bin/buf
+MODELS ?= examples/models
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test serve lint proto bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server and plot what it predicted
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## run every test
+	scripts/apt-packages
+	$(BIN)/python -m pytest
+
+serve: $(VENV)/.demo ## serve the shipped models on 127.0.0.1:8101, metrics on 127.0.0.1:8102 (MODELS=DIR for others)
+	$(BIN)/stepstream-server serve --models $(MODELS) --listen 127.0.0.1:8101 --metrics 127.0.0.1:8102
+
+lint: $(VENV)/.dev $(BUF) ## check style, types, import directions and the contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	scripts/check-generated
+	$(BIN)/python scripts/check_breaking.py
+
+proto: $(VENV)/.dev ## generate the Python modules of the contract from proto/
+	scripts/generate-proto
+
+bench: $(VENV)/.dev ## measure the server against its kernel and a bare echo
+	$(BIN)/python -m benchmarks
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What a user of the demo needs: no torch, so that trying it out does not download gigabytes.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[server,examples]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[server,torch,examples,dev]'
+	touch $@ $(VENV)/.demo
+
+$(BUF): package.json package-lock.json
+	npm ci --ignore-scripts --silent
+	touch $@
