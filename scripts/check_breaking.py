@@ -1,0 +1,75 @@
+"""Fails when the contract breaks older clients (buf's WIRE_JSON rules), against the last release or else the parent commit.
+
+The messages of calls that answer UNIMPLEMENTED may still change: nobody can depend on them yet. Take a name out of
+`UNFINISHED` when its call begins to work.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UNFINISHED = re.compile(r"(Generate|ListSessions|ForkSession|ExportSession|ImportSession)(Request|Response)|Commit")
+SUBJECT = re.compile(r'\b(?:message|enum) "([\w.]+)"')  # what buf's text names as the thing that changed
+
+
+def git(*arguments: str) -> bytes | None:
+    """The command's output, or None if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def baseline() -> str | None:
+    """The last release before this commit, else the parent commit, else None (a first commit or a shallow clone)."""
+    tag = git("describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "HEAD^")
+    parent = git("rev-parse", "--verify", "--quiet", "HEAD^")
+    found = tag or parent
+    return found.decode().strip() if found else None
+
+
+def breaks(old: Path) -> list[dict[str, str]]:
+    """buf's findings for the contract as it lies here, against the module in the folder `old`."""
+    buf = [str(ROOT / "node_modules/.bin/buf"), "breaking", "--against", str(old), "--error-format", "json"]
+    done = subprocess.run(buf, cwd=ROOT, capture_output=True, text=True)
+    findings: list[dict[str, str]] = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode and not findings:
+        raise RuntimeError(f"buf breaking did not run: {done.stderr.strip()}")
+    return findings
+
+
+def unfinished(finding: dict[str, str]) -> bool:
+    """Whether the finding is about a message of a call that does not work yet."""
+    subject = SUBJECT.search(finding["message"])
+    return subject is not None and UNFINISHED.fullmatch(subject[1]) is not None
+
+
+def main() -> int:
+    """Prints every breaking change; 1 if there is one."""
+    revision = baseline()
+    archive = git("archive", revision, "--", "proto") if revision else None
+    if archive is None:
+        print("contract: nothing to compare with (no earlier commit here, or it has no contract)")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        old = Path(folder)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(old, filter="data")
+        (old / "buf.yaml").write_bytes((ROOT / "buf.yaml").read_bytes())
+        findings = breaks(old)
+    broken = [finding for finding in findings if not unfinished(finding)]
+    for finding in broken:
+        print(f"{finding['path']}:{finding['start_line']}: {finding['message']}", file=sys.stderr)
+    exempt = len(findings) - len(broken)
+    print(f"contract against {revision}: {len(broken)} breaking changes, {exempt} in calls that do not work yet")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
