@@ -1,0 +1,40 @@
+"""A histogram that takes a whole turn's rows at once.
+
+prometheus_client's own takes one value per call, at 2 us each: at 1,000 rows a turn that is as long as the turn itself. This one
+adds 1,000 weighted rows in 10 us. It does not lock; its owner does.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepstream_server.engine.ports import Floats, Ints
+
+
+class Histogram:
+    """Weighted counts per bucket. Bounds are inclusive upper edges, ascending; a last bucket, +Inf, takes what exceeds them."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = np.array(bounds, np.float64)
+        self._edges = [float(bound) for bound in bounds]  # the same, for bisect: 20 times faster than numpy on one value
+        self._counts = np.zeros(len(bounds) + 1)  # float64 is exact up to 2**53
+        self._sum = 0.0
+
+    def add(self, values: Floats, weights: Ints) -> None:
+        """Counts `weights[i]` observations of `values[i]`. Both [n]."""
+        buckets = self._bounds.searchsorted(values)
+        self._counts += np.bincount(buckets, weights, self._counts.size)
+        self._sum += float(values @ weights)
+
+    def add_one(self, value: float) -> None:
+        """Counts one observation."""
+        self._counts[bisect_left(self._edges, value)] += 1
+        self._sum += value
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts as Prometheus wants them, `(upper edge, count)` up to +Inf, and the sum of all values."""
+        cumulative = np.cumsum(self._counts).tolist()
+        return list(zip([*map(str, self._edges), "+Inf"], cumulative, strict=True)), self._sum

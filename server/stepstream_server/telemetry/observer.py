@@ -1,0 +1,80 @@
+"""What one model's turns add up to. Written by the engine's thread once per turn, read by a scrape; a short lock between them."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from stepstream_server.engine.ports import Ending, TurnReport
+from stepstream_server.errors import Reason
+from stepstream_server.telemetry.histogram import Histogram
+from stepstream_server.telemetry.series import ROWS, SECONDS
+
+# The endings that end a session; the others only let go of it. Counted from 0, so that the first event shows as an increase.
+SESSION_ENDINGS = (Ending.CLOSED, Ending.EXPIRED, Ending.EVICTED, Ending.MOVED)
+
+Buckets = tuple[list[tuple[str, float]], float]  # cumulative counts up to +Inf, and the sum
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything counted since the start, at one moment."""
+
+    steps: float
+    launches: float
+    duplicates: int
+    opened: int
+    closed: dict[Ending, int]
+    failures: dict[Reason, int]
+    batch_size: Buckets
+    compute_seconds: Buckets
+    queue_seconds: Buckets
+    step_seconds: Buckets
+
+
+class TurnTotals:
+    """The engine's observer port: adds turn after turn."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._duplicates = 0
+        self._opened = 0
+        self._closed = Counter(dict.fromkeys(SESSION_ENDINGS, 0))
+        self._failures = Counter(dict.fromkeys(Reason, 0))
+        self._batch_size = Histogram(ROWS)
+        self._compute_seconds = Histogram(SECONDS)
+        self._queue_seconds = Histogram(SECONDS)
+        self._step_seconds = Histogram(SECONDS)
+
+    def turn(self, report: TurnReport) -> None:
+        """Adds one turn: some 6 us for one row, 20 us for 1,000."""
+        with self._lock:
+            self._duplicates += report.duplicates
+            self._opened += report.opened
+            self._closed.update(report.closed)
+            self._failures.update(report.failures)
+            for launch in report.launches:
+                self._batch_size.add_one(launch.batch)
+                self._compute_seconds.add_one(launch.seconds)
+            if report.steps.size:
+                self._queue_seconds.add(report.queue_seconds, report.steps)
+                self._step_seconds.add(report.step_seconds, report.steps)
+
+    def read(self) -> Totals:
+        """All totals, of the same turn."""
+        with self._lock:
+            batch_size = self._batch_size.read()
+            step_seconds = self._step_seconds.read()
+            return Totals(
+                steps=step_seconds[0][-1][1],
+                launches=batch_size[0][-1][1],
+                duplicates=self._duplicates,
+                opened=self._opened,
+                closed=dict(self._closed),
+                failures=dict(self._failures),
+                batch_size=batch_size,
+                compute_seconds=self._compute_seconds.read(),
+                queue_seconds=self._queue_seconds.read(),
+                step_seconds=step_seconds,
+            )

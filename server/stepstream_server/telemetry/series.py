@@ -1,0 +1,56 @@
+"""Every series that the server has, named once, with its unit, its labels and why its buckets are where they are.
+
+Labels are bounded: models are few, reasons, methods and codes are enumerations. A session's id is never a label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODEL_LABELS = ("model", "version")
+
+# Seconds. A step takes 50 us (one row, H = 128, alone) to some milliseconds (a full batch); the client library's own buckets
+# would put all of them into the first. Edges lie where promises do: 2 ms and 20 ms are the engine's chunk budgets, 10 ms is
+# a sensor's period at 100 Hz, 20 ms an audio frame, 100 ms what people feel, 1 s about a full queue.
+SECONDS = (
+    0.00005, 0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0,
+)  # fmt: skip
+
+# Rows. Powers of two up to the default `engine.max_batch`: what a kernel's time depends on.
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric's name, what it counts, and the names of its labels."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = MODEL_LABELS
+
+
+BUILD_INFO = Series("stepstream_build_info", "Always 1; the labels say what is running.", ("version", "backend", "device"))
+RPC_HANDLED = Series(
+    "stepstream_rpc_handled_total",
+    "RPCs ended, by gRPC status code; a stream counts once, when it ends.",
+    ("service", "method", "code"),
+)
+
+SESSIONS_OPEN = Series("stepstream_sessions_open", "Sessions open now.")
+SESSIONS_OPENED = Series("stepstream_sessions_opened_total", "Sessions opened.")
+SESSIONS_CLOSED = Series("stepstream_sessions_closed_total", "Sessions ended, by why.", (*MODEL_LABELS, "reason"))
+SLOTS = Series("stepstream_slots", "Rows of the state pool, used by a session or free.", (*MODEL_LABELS, "state"))
+STATE_BYTES = Series("stepstream_state_bytes", "Bytes of open sessions' states.")
+STREAMS = Series("stepstream_streams", "Streams connected now.")
+PENDING_STEPS = Series("stepstream_pending_steps", "Steps admitted and not yet computed.")
+TURNS = Series("stepstream_turns_total", "Rounds of the engine.")
+
+STEPS = Series("stepstream_steps_total", "Steps applied and answered.")
+STEP_FAILURES = Series("stepstream_step_failures_total", "Steps refused or failed, by why.", (*MODEL_LABELS, "reason"))
+DUPLICATE_STEPS = Series("stepstream_duplicate_steps_total", "Steps answered from the cache, the state untouched.")
+LAUNCHES = Series("stepstream_launches_total", "Batches computed; steps divided by launches is the mean steps of one.")
+
+BATCH_SIZE = Series("stepstream_batch_size", "Rows of one launch.")
+BATCH_COMPUTE_SECONDS = Series("stepstream_batch_compute_seconds", "From a batch's launch to its results.")
+STEP_QUEUE_SECONDS = Series("stepstream_step_queue_seconds", "From a step's arrival to the launch that computes it.")
+STEP_SECONDS = Series("stepstream_step_seconds", "From a step's arrival to the hand-over of its answer.")
