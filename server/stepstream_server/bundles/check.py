@@ -1,0 +1,161 @@
+"""What a manifest's fields must be to each other, and the weights to the manifest. Pure; no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.bundles import declare
+from stepstream_server.bundles.manifest import wrong
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def check_spec(spec: ModelSpec, file: str) -> None:
+    """Raises BundleError naming `file` and the field where the declarations contradict each other."""
+    if isinstance(spec.front, FeaturesFront):
+        _check_features(spec.front, file)
+    _check_sizes(spec, file)
+    _check_input(spec, file)
+    for index, head in enumerate(spec.heads):
+        _check_head(spec, head, f"heads[{index}]", file)
+    outputs = declare.output_specs(spec.heads)
+    _check_declared("outputs", [(o.name, o.shape) for o in spec.outputs], [(o.name, o.shape) for o in outputs], file)
+    states = declare.state_specs(spec.cell, spec.front, spec.heads)
+    _check_declared("states", [(s.name, s.shape) for s in spec.states], [(s.name, s.shape) for s in states], file)
+    _check_names(spec, file)
+
+
+def check_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]], file: str) -> None:
+    """Raises BundleError naming `file` and the tensor that is missing, not asked for, misshapen or not finite."""
+    shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
+    for name in sorted(weights.keys() - shapes.keys()):
+        raise wrong(file, name, "no tensor of this name", list(weights[name].shape))
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise wrong(file, name, f"a float32 tensor {list(shape)}", "nothing")
+        tensor = weights[name]
+        if tensor.dtype != np.float32:
+            raise wrong(file, name, "float32", str(tensor.dtype))
+        if tensor.shape != shape:
+            raise wrong(file, name, f"the shape {list(shape)}", list(tensor.shape))
+        finite = np.isfinite(tensor)
+        if not finite.all():
+            raise wrong(file, name, "finite numbers", f"{tensor.size - int(finite.sum())} of {tensor.size} that are not")
+
+
+def _check_features(front: FeaturesFront, file: str) -> None:
+    if len(front.scale) != len(front.mean):
+        raise wrong(file, "front.scale", f"{len(front.mean)} numbers, one per mean", f"{len(front.scale)}")
+    if front.differences and len(front.mean) % 2:
+        raise wrong(file, "front.mean", "an even number, since half of the features are differences", f"{len(front.mean)}")
+    for index, scale in enumerate(front.scale):
+        _check_divisor(scale, f"front.scale[{index}]", file)
+
+
+def _check_divisor(value: float, field: str, file: str) -> None:
+    if np.float32(value) == 0:
+        raise wrong(file, field, "a number other than 0 in float32", value)
+
+
+def _check_sizes(spec: ModelSpec, file: str) -> None:
+    expected = declare.front_width(spec.front, spec.inputs[0].elements)
+    if spec.cell.input_size != expected:
+        source = "inputs[0].shape" if spec.front is None else "front"
+        raise wrong(file, "cell.input_size", f"{expected}, the width of {source}", spec.cell.input_size)
+
+
+def _check_input(spec: ModelSpec, file: str) -> None:
+    given = spec.inputs[0]
+    expected = declare.input_spec(given.name, spec.cell, spec.front)
+    for field in ("dtype", "shape", "limit"):
+        if getattr(given, field) != getattr(expected, field):
+            raise wrong(file, f"inputs[0].{field}", shorten_shape(getattr(expected, field)), getattr(given, field))
+
+
+def shorten_shape(value: object) -> str:
+    """Shapes as JSON arrays, so that expected and actual look alike."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _check_head(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
+    _check_divisor(head.scale, f"{field}.scale", file)
+    _check_levels(head, field, file)
+    _check_labels(head, field, file)
+    if head.residual_of:
+        _check_residual(spec, head, field, file)
+    if head.kind == "next_token":
+        _check_tokens(spec, head, field, file)
+
+
+def _check_levels(head: HeadSpec, field: str, file: str) -> None:
+    if head.kind != "quantiles":
+        if head.levels:
+            raise wrong(file, f"{field}.levels", f"nothing, since the head's kind is {head.kind}", head.levels)
+        return
+    if len(head.levels) != head.width:
+        raise wrong(file, f"{field}.levels", f"{head.width} numbers, one per output", head.levels)
+    if any(low >= high for low, high in zip(head.levels, head.levels[1:], strict=False)):
+        raise wrong(file, f"{field}.levels", "ascending numbers in (0, 1)", head.levels)
+
+
+def _check_labels(head: HeadSpec, field: str, file: str) -> None:
+    if not head.labels:
+        return
+    if head.kind not in ("classes", "next_token"):
+        raise wrong(file, f"{field}.labels", f"nothing, since the head's kind is {head.kind}", head.labels)
+    if len(head.labels) != head.width:
+        raise wrong(file, f"{field}.labels", f"{head.width} names, one per output", f"{len(head.labels)}")
+    _check_distinct(head.labels, f"{field}.labels", file)
+
+
+def _check_residual(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
+    inputs = [tensor.name for tensor in spec.inputs if tensor.dtype == "float32"]
+    if head.kind not in ("regression", "quantiles"):
+        raise wrong(file, f"{field}.residual_of", f"nothing, since the head's kind is {head.kind}", head.residual_of)
+    if head.residual_of not in inputs:
+        raise wrong(file, f"{field}.residual_of", f"the name of a float32 input, of which there are {inputs}", head.residual_of)
+
+
+def _check_tokens(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
+    if not isinstance(spec.front, EmbeddingFront):
+        raise wrong(file, f"{field}.kind", "a front of kind embedding, since the next token is stepped on", head.kind)
+    if head.width != spec.front.tokens:
+        raise wrong(file, f"{field}.width", f"{spec.front.tokens}, the tokens of the embedding", head.width)
+
+
+def _check_declared(
+    field: str,
+    given: Sequence[tuple[str, tuple[int, ...]]],
+    expected: Sequence[tuple[str, tuple[int, ...]]],
+    file: str,
+) -> None:
+    """Names and shapes, in order, of what follows from cell, front and heads."""
+    for index, (actual, wanted) in enumerate(zip(given, expected, strict=False)):
+        if actual != wanted:
+            raise wrong(file, f"{field}[{index}]", _tensor(*wanted), _tensor(*actual))
+    if len(given) != len(expected):
+        raise wrong(file, field, f"{len(expected)}: {', '.join(name for name, _ in expected)}", f"{len(given)}")
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> str:
+    return f"{name} {list(shape)}"
+
+
+def _check_names(spec: ModelSpec, file: str) -> None:
+    """Inputs, outputs and states share one set of names, as the tensors of one graph do."""
+    _check_distinct([head.name for head in spec.heads], "heads", file)
+    names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)] + [state.name for state in spec.states]
+    _check_distinct(names, "inputs, outputs and states", file)
+
+
+def _check_distinct(names: Iterable[str], field: str, file: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise wrong(file, field, "distinct names", f"{name} twice")
+        seen.add(name)

@@ -1,0 +1,46 @@
+"""Makes a bundle with random weights, for load tests and for trying things out. No torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from stepstream_server.bundles import declare
+from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
+from stepstream_server.bundles.write import validate, write
+from stepstream_server.errors import BundleError
+from stepstream_server.spec import CellKind, CellSpec, HeadSpec
+
+
+def init_model(
+    path: Path,
+    cell: CellKind,
+    inputs: int,
+    hidden: int,
+    layers: int,
+    outputs: int,
+    seed: int,
+) -> Bundle:
+    """Writes an untrained model named as its folder: float32 `input` [inputs] -> `output` [outputs], a regression.
+
+    Weights have torch's default distribution, U(-1/sqrt(hidden), 1/sqrt(hidden)) for cell and head, drawn from `seed`; the same
+    arguments give the same bytes. Raises BundleError for sizes out of range and for a folder that is a bundle already.
+    """
+    path = Path(path)
+    if (path / MANIFEST_FILE).exists():
+        raise BundleError(f"{path}: expected a folder without a bundle, got one with a {MANIFEST_FILE}")
+    spec = declare.declare(
+        path.resolve().name,
+        CellSpec(cell, inputs, hidden, layers),
+        [HeadSpec("output", "regression", outputs)],
+        description="Untrained, for load tests.",
+        provenance=f"Random weights, seed {seed}.",
+    )
+    validate(spec, f"{spec.name}/{MANIFEST_FILE}")
+    bound = 1.0 / math.sqrt(hidden)
+    random = np.random.default_rng(seed)
+    shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
+    weights = {name: random.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
+    return write(path, spec, weights)

@@ -1,0 +1,111 @@
+"""Reads bundles from disk, checking everything before anything is served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from stepstream_server.bundles.check import Weights, check_spec, check_weights
+from stepstream_server.bundles.fingerprint import fingerprint
+from stepstream_server.bundles.manifest import parse, to_spec, wrong
+from stepstream_server.errors import BundleError
+from stepstream_server.spec import ModelSpec
+
+MANIFEST_FILE = "model.json"
+MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
+# Halves take half the disk; they are computed as float32 all the same.
+STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A model as read from its folder: everything that a backend needs."""
+
+    path: Path
+    spec: ModelSpec
+    weights: Weights  # by name, float32, C order: see `declare.weight_shapes`
+
+
+def load(path: Path) -> Bundle:
+    """Reads the bundle in the folder `path`.
+
+    Raises BundleError, naming file and field, for a manifest that is wrong or contradicts itself, for weights that are
+    missing, truncated, misshapen or not finite, and for a checksum that differs.
+    """
+    path = Path(path)
+    folder = path.resolve().name
+    manifest_name = f"{folder}/{MANIFEST_FILE}"
+    manifest = parse(_read(path / MANIFEST_FILE, manifest_name, MAX_MANIFEST_BYTES), manifest_name)
+    spec = to_spec(manifest, fingerprint="")
+    check_spec(spec, manifest_name)
+    weights_name = f"{folder}/{manifest.weights.file}"
+    data = _read(path / manifest.weights.file, weights_name)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != manifest.weights.sha256:
+        raise wrong(manifest_name, "weights.sha256", f"{digest}, that of {manifest.weights.file}", manifest.weights.sha256)
+    weights = decode(data, weights_name)
+    check_weights(spec, weights, weights_name)
+    return Bundle(path, to_spec(manifest, fingerprint(spec, digest)), weights)
+
+
+def load_all(directory: Path) -> list[Bundle]:
+    """Reads every sub-folder that has a manifest, ordered by name and version; hidden folders are left out.
+
+    Raises BundleError if there is none, if one of them is wrong, or if two have the same name and version.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise BundleError(f"{directory}: expected a folder of bundles, got {'a file' if directory.exists() else 'nothing'}")
+    bundles = [load(path) for path in sorted(directory.iterdir()) if _is_bundle(path)]
+    if not bundles:
+        hint = "; it is itself a bundle: name the folder that contains it" if (directory / MANIFEST_FILE).exists() else ""
+        raise BundleError(f"{directory}: expected at least one folder with a {MANIFEST_FILE}, got none{hint}")
+    taken: dict[tuple[str, int], Bundle] = {}
+    for bundle in bundles:
+        other = taken.setdefault((bundle.spec.name, bundle.spec.version), bundle)
+        if other is not bundle:
+            name = f"{bundle.path.name}/{MANIFEST_FILE}"
+            raise wrong(name, "name, version", f"a pair that {other.path.name} does not have", [*_key(bundle)])
+    return sorted(bundles, key=_key)
+
+
+def decode(data: bytes, file: str) -> dict[str, NDArray[Any]]:
+    """Tensors by name from a safetensors file, halves widened to float32. Raises BundleError naming `file` and the tensor."""
+    try:
+        tensors = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{file}: expected a safetensors file, got {error}") from None
+    return {name: _tensor(name, tensor, file) for name, tensor in tensors}
+
+
+def _tensor(name: str, tensor: Mapping[str, Any], file: str) -> NDArray[np.float32]:
+    if tensor["dtype"] not in # Halves take half the disk; they are computed as float32 all the same.
+STORED_DTYPES:
+        raise wrong(file, name, f"one of the dtypes {sorted(STORED_DTYPES)}", tensor["dtype"])
+    stored: NDArray[Any] = np.frombuffer(tensor["data"], STORED_DTYPES[tensor["dtype"]])
+    return stored.astype(np.float32).reshape(tensor["shape"])
+
+
+def _read(path: Path, name: str, limit: int | None = None) -> bytes:
+    try:
+        if limit is not None and path.stat().st_size > limit:
+            raise BundleError(f"{name}: expected at most {limit} bytes, got {path.stat().st_size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error
+
+
+def _is_bundle(path: Path) -> bool:
+    # Hidden folders are not models: a Kubernetes volume keeps its real files in `..data`, linked to from beside it.
+    return not path.name.startswith(".") and (path / MANIFEST_FILE).exists()
+
+
+def _key(bundle: Bundle) -> tuple[str, int]:
+    return bundle.spec.name, bundle.spec.version

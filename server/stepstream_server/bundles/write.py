@@ -1,0 +1,59 @@
+"""Writes a bundle so that a crash at any moment leaves none, the old one, or one that its checksum refuses. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save as encode
+
+from stepstream_server.bundles.check import check_spec, check_weights
+from stepstream_server.bundles.fingerprint import fingerprint
+from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
+from stepstream_server.bundles.manifest import parse, to_spec, to_text
+from stepstream_server.spec import ModelSpec
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]]) -> Bundle:
+    """Writes `spec` (see `declare.declare`) and its weights into `directory`, made if needed; a bundle there is replaced.
+
+    weights: by name, float32, shapes as in `declare.weight_shapes`. Returns what `load(directory)` would.
+    Raises BundleError, before anything is written, for what `load` would refuse.
+    """
+    directory = Path(directory)
+    folder = directory.resolve().name
+    spec = validate(spec, f"{folder}/{MANIFEST_FILE}")
+    check_weights(spec, weights, f"{folder}/{WEIGHTS_FILE}")
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.items()}
+    data = encode(tensors)
+    digest = hashlib.sha256(data).hexdigest()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Weights first: until the manifest follows, there is no bundle, or the old manifest's checksum does not fit.
+    _replace(directory / WEIGHTS_FILE, data)
+    _replace(directory / MANIFEST_FILE, to_text(spec, WEIGHTS_FILE, digest, f"{folder}/{MANIFEST_FILE}").encode())
+    return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), tensors)
+
+
+def validate(spec: ModelSpec, file: str) -> ModelSpec:
+    """The spec as it will be read back. Raises BundleError naming `file` and the field that `load` would refuse."""
+    text = to_text(spec, WEIGHTS_FILE, sha256="0" * 64, file=file)
+    read = to_spec(parse(text, file), fingerprint="")
+    check_spec(read, file)
+    return read
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """The whole file or none of it, even if the power fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
