@@ -86,8 +86,7 @@ def decode(data: bytes, file: str) -> dict[str, NDArray[Any]]:
 
 
 def _tensor(name: str, tensor: Mapping[str, Any], file: str) -> NDArray[np.float32]:
-    if tensor["dtype"] not in # Halves take half the disk; they are computed as float32 all the same.
-STORED_DTYPES:
+    if tensor["dtype"] not in STORED_DTYPES:
         raise wrong(file, name, f"one of the dtypes {sorted(STORED_DTYPES)}", tensor["dtype"])
     stored: NDArray[Any] = np.frombuffer(tensor["data"], STORED_DTYPES[tensor["dtype"]])
     return stored.astype(np.float32).reshape(tensor["shape"])
