@@ -1,0 +1,22 @@
+"""What computes batches: the only room that knows onnxruntime and torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.backends.onnx_backend import build_onnx
+from stepstream_server.config import BackendSettings
+from stepstream_server.engine.ports import Backend
+from stepstream_server.spec import ModelSpec
+
+__all__ = ["build"]
+
+
+def build(
+    spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, *, slots: int, max_batch: int
+) -> Backend:
+    """The backend that `settings` ask for, with `slots` zeroed states, not yet warmed up. Weights are named as in `spec`."""
+    return build_onnx(spec, weights, settings, slots=slots, max_batch=max_batch)

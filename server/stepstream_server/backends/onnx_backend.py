@@ -1,0 +1,162 @@
+"""The CPU backend: batches computed by ONNX Runtime, states in a numpy pool. Knows nothing of sessions, queues or bundles.
+
+A launch gathers the slots' states with numpy, runs the graph, checks it, and scatters: outside the graph that costs a few
+microseconds. Everything is done at `launch`; `collect` hands the result over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from stepstream_server.backends.limits import Limits, limits
+from stepstream_server.backends.onnx_graph import build_graph
+from stepstream_server.backends.promise import check_promise
+from stepstream_server.backends.state_pool import StatePool
+from stepstream_server.config import BackendSettings
+from stepstream_server.engine.ports import Computed, Ints, Tensor
+from stepstream_server.errors import Reason, ServerFault
+from stepstream_server.spec import ModelSpec
+
+_PREPACKING = "session.disable_prepacking"
+_SPINNING = "session.intra_op.allow_spinning"
+# Rows below which an operator takes another path and gives other bits (found on onnxruntime 1.31): such batches are padded.
+_LEAST_ROWS = {"lstm": 1, "gru": 1, "rnn": 2}
+
+
+class OnnxBackend:
+    """Implements `engine.ports.Backend`."""
+
+    def __init__(self, spec: ModelSpec, session: ort.InferenceSession, pool: StatePool, bounds: Limits, max_batch: int) -> None:
+        self._spec = spec
+        self._session = session
+        self._pool = pool
+        self._limits = bounds
+        self._inputs = [f"input.{tensor.name}" for tensor in spec.inputs]
+        self._results = [*(f"output.{tensor.name}" for tensor in spec.outputs), "next_state"]
+        self._least_rows = _LEAST_ROWS[spec.cell.kind]
+        self._before = np.empty((max_batch, spec.state_elements), np.float32)  # the gathered states of a launch
+
+    @property
+    def slots(self) -> int:
+        """Rows of the state pool."""
+        return len(self._pool)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self._spec.state_elements * 4
+
+    @property
+    def max_batch(self) -> int:
+        """Rows that one launch may have."""
+        return len(self._before)
+
+    def warm_up(self) -> None:
+        """Runs small and larger batches on slots of its own. Raises ServerFault if bits depend on the batch."""
+        check_promise(self, self._spec)
+
+    def allocate(self, count: int) -> Ints:
+        """Takes `count` zeroed slots. Raises CallerError(SESSION_CAPACITY) if there are not as many; then takes none."""
+        return self._pool.allocate(count)
+
+    def release(self, slots: Ints) -> None:
+        """Gives slots back. Raises ServerFault if one is not allocated."""
+        self._pool.release(slots)
+
+    def zero(self, slots: Ints) -> None:
+        """Puts slots to the initial state."""
+        self._pool.zero(slots)
+
+    def copy(self, sources: Ints, targets: Ints) -> None:
+        """Copies states between allocated slots."""
+        self._pool.copy(sources, targets)
+
+    def read(self, slots: Ints) -> dict[str, Tensor]:
+        """States by name, [len(slots), *shape] float32, copies."""
+        return self._pool.read(slots)
+
+    def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
+        """The reverse of `read`. Raises CallerError(INVALID_ARGUMENT) naming the state that does not fit."""
+        self._pool.write(slots, states)
+
+    def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Computed:
+        """Runs `length` steps of distinct slots. inputs: one per declared input, [batch, length, *shape]."""
+        if function != "step":
+            raise ServerFault(Reason.NOT_IMPLEMENTED, f"the model has no function {function!r}, only 'step'")
+        # mode="clip" lets numpy write into `out` directly; slots come from the engine and are within range.
+        before = self._pool.rows.take(slots, axis=0, out=self._before[: len(slots)], mode="clip")
+        *outputs, after = self._run(before, inputs)
+        finite = self._finite(before, inputs, after, outputs)
+        if finite is None:
+            self._pool.rows[slots] = after
+        else:
+            self._pool.rows[slots[finite]] = after[finite]
+        return Computed(tuple(outputs), finite)
+
+    def collect(self, ticket: Computed) -> Computed:
+        """The result of a launch; its new states are in the pool already."""
+        return ticket
+
+    def _run(self, before: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """The graph over one batch, padded with copies of its last row to the least number of rows."""
+        batch = len(before)
+        feeds = dict(zip(self._inputs, inputs, strict=True), state=before)
+        if batch >= self._least_rows:
+            results: list[Tensor] = self._session.run(self._results, feeds)
+            return results
+        missing = self._least_rows - batch
+        padded = {name: np.concatenate([value, value[-1:].repeat(missing, axis=0)]) for name, value in feeds.items()}
+        return [result[:batch] for result in self._session.run(self._results, padded)]
+
+    def _finite(
+        self, before: Tensor, inputs: tuple[Tensor, ...], after: Tensor, outputs: list[Tensor]
+    ) -> NDArray[np.bool_] | None:
+        """Which rows went in within limits and came out finite; None if all did, which costs a look at each array."""
+        bounds = [(before, self._limits.state), (after, self._limits.state)]
+        bounds += [(value, self._limits.value) for value in inputs if value.dtype == np.float32]
+        bounds += [(value, float(np.finfo(np.float32).max)) for value in outputs]
+        if all(_within(array, limit) for array, limit in bounds):
+            return None
+        rows = [(np.abs(array) <= limit).reshape(len(array), -1).all(axis=1) for array, limit in bounds]
+        finite: NDArray[np.bool_] = np.logical_and.reduce(rows)
+        return finite
+
+
+def _within(array: Tensor, limit: float) -> bool:
+    """Whether all magnitudes are at most `limit`. Maximum and minimum pass a NaN on, and it compares as False."""
+    return bool(array.max() <= limit and array.min() >= -limit)
+
+
+def build_onnx(
+    spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, *, slots: int, max_batch: int
+) -> OnnxBackend:
+    """A backend ready for `warm_up`. Raises ServerFault if the runtime would not keep its results independent of the batch."""
+    session = _session(spec, weights, settings)
+    return OnnxBackend(spec, session, StatePool(spec.states, slots), limits(spec, weights), max_batch)
+
+
+def compute_threads(settings: BackendSettings) -> int:
+    """Threads of one launch: as set, or all cores this process may use but one, which the front door needs."""
+    return settings.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _session(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings) -> ort.InferenceSession:
+    """Weights as initialisers, packed once: only then are the kernels' sums the same for every batch (checked here)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = compute_threads(settings)
+    options.inter_op_num_threads = 1  # the graph is a chain
+    options.log_severity_level = 3  # errors; warnings of the optimiser tell an operator nothing
+    options.add_session_config_entry(_PREPACKING, "0")
+    options.add_session_config_entry(_SPINNING, "1" if settings.spinning else "0")
+    session = ort.InferenceSession(build_graph(spec, weights).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fed = {tensor.name for tensor in [*session.get_inputs(), *session.get_overridable_initializers()]}
+    if fed != {"state", *(f"input.{tensor.name}" for tensor in spec.inputs)}:
+        raise ServerFault(Reason.ENGINE_FAILED, f"weights are not constants of the graph; it is fed {sorted(fed)}")
+    if session.get_session_options().get_session_config_entry(_PREPACKING) != "0":
+        raise ServerFault(Reason.ENGINE_FAILED, "onnxruntime does not pack weights: results would depend on the batch")
+    return session

@@ -1,0 +1,165 @@
+"""Builds the ONNX graph of one batch out of a spec and its weights. Knows ONNX, not the runtime that computes it.
+
+The graph is `front -> one recurrent node per layer -> heads`, for T steps of B sessions:
+
+    input.{name}   [B, T, *shape]           state       [B, state_elements] float32
+    output.{name}  [B, T, width] float32    next_state  [B, state_elements] float32
+
+Operators and their equations: https://onnx.ai/onnx/operators (LSTM, GRU, RNN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+
+OPSET = 22  # the newest that onnxruntime 1.31 and its predecessors of a year all read
+IR_VERSION = 10  # onnx writes 14 by default, which onnxruntime 1.31 refuses
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+_OPERATOR: dict[CellKind, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
+# ONNX's order of gates as positions in torch's: i, o, f, c out of i, f, g, o; z, r, h out of r, z, n.
+_GATES: dict[CellKind, tuple[int, ...]] = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+
+
+class _Graph:
+    """Nodes and initialisers under construction; every value is known by its name."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initialisers: list[onnx.TensorProto] = []
+
+    def constant(self, value: NDArray[np.generic] | list[int]) -> str:
+        """An initialiser; a list is int64, as axes and indices have to be."""
+        name = f"constant.{len(self.initialisers)}"
+        self.initialisers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
+        """A node; returns the names of its outputs."""
+        names = [f"{operator}.{len(self.nodes)}.{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
+        return names
+
+    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output; returns its name."""
+        return self.add(operator, *inputs, **attributes)[0]
+
+    def publish(self, value: str, name: str) -> None:
+        """Makes a value an output of the graph."""
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+
+
+def build_graph(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
+    """`spec` as a model whose weights are initialisers: onnxruntime then packs them once, and its results do not depend on
+    the batch. The weights must fit the spec, which the bundle's loading has checked."""
+    graph = _Graph()
+    states = _split(graph, spec)
+    features, after = _front(graph, spec, weights, states)
+    top, cell_after = _cell(graph, spec, weights, features, states)
+    after |= cell_after
+    for head in spec.heads:
+        output = _head(graph, head, weights, top)
+        graph.publish(output, f"output.{head.name}")
+        after[f"last.{head.name}"] = graph.apply("Gather", output, graph.constant(np.asarray(-1)), axis=1)
+    graph.publish(graph.apply("Concat", *(after[state.name] for state in spec.states), axis=1), "next_state")
+    return _model(graph, spec)
+
+
+def _split(graph: _Graph, spec: ModelSpec) -> dict[str, str]:
+    """state [B, elements] -> each state by its name, [B, elements of the state]."""
+    sizes = graph.constant([state.elements for state in spec.states])
+    parts = graph.add("Split", "state", sizes, outputs=len(spec.states), axis=1)
+    return {state.name: part for state, part in zip(spec.states, parts, strict=True)}
+
+
+def _front(graph: _Graph, spec: ModelSpec, weights: Weights, states: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Inputs -> features [T, B, input_size], and what the front remembers."""
+    value = f"input.{spec.inputs[0].name}"
+    if isinstance(spec.front, EmbeddingFront):
+        ids = graph.apply("Transpose", value, perm=[1, 0])
+        return graph.apply("Gather", graph.constant(weights["embedding.weight"]), ids), {}
+    after: dict[str, str] = {}
+    if isinstance(spec.front, FeaturesFront):
+        if spec.front.differences:
+            value, after["previous"] = _differences(graph, value, states["previous"])
+        value = graph.apply("Sub", value, graph.constant(np.asarray(spec.front.mean, np.float32)))
+        value = graph.apply("Div", value, graph.constant(np.asarray(spec.front.scale, np.float32)))
+    return graph.apply("Transpose", value, perm=[1, 0, 2]), after
+
+
+def _differences(graph: _Graph, value: str, previous: str) -> tuple[str, str]:
+    """[B, T, F] -> [B, T, 2F], the values followed by their changes, and the last value [B, F]."""
+    time = graph.constant([1])
+    earlier = graph.apply("Concat", graph.apply("Unsqueeze", previous, time), value, axis=1)  # [B, T + 1, F]
+    earlier = graph.apply("Slice", earlier, graph.constant([0]), graph.constant([-1]), time)  # [B, T, F]
+    both = graph.apply("Concat", value, graph.apply("Sub", value, earlier), axis=2)
+    return both, graph.apply("Gather", value, graph.constant(np.asarray(-1)), axis=1)
+
+
+def _cell(graph: _Graph, spec: ModelSpec, weights: Weights, features: str, states: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Features [T, B, input_size] -> top layer's h [T, B, H], and the cell's new states [B, layers * H]."""
+    cell, axis = spec.cell, graph.constant([0])
+    names = ["h", "c"] if cell.kind == "lstm" else ["h"]
+    before = {name: _layers(graph, states[name], cell.layers) for name in names}
+    after: dict[str, list[str]] = {name: [] for name in names}
+    options: dict[str, Any] = {"linear_before_reset": 1} if cell.kind == "gru" else {}
+    for layer in range(cell.layers):
+        initial = [graph.apply("Unsqueeze", before[name][layer], axis) for name in names]  # [1, B, H]
+        packed = _layer_weights(graph, weights, cell.kind, layer)
+        every, *final = graph.add(
+            _OPERATOR[cell.kind], features, *packed, "", *initial, outputs=1 + len(names), hidden_size=cell.hidden_size, **options
+        )
+        features = graph.apply("Squeeze", every, graph.constant([1]))  # [T, 1, B, H] -> [T, B, H]
+        for name, value in zip(names, final, strict=True):
+            after[name].append(graph.apply("Squeeze", value, axis))
+    return features, {name: graph.apply("Concat", *after[name], axis=1) for name in names}
+
+
+def _layers(graph: _Graph, state: str, layers: int) -> list[str]:
+    """[B, layers * H] -> one [B, H] per layer."""
+    return graph.add("Split", state, outputs=layers, axis=1, num_outputs=layers)
+
+
+def _layer_weights(graph: _Graph, weights: Weights, kind: CellKind, layer: int) -> list[str]:
+    """W [1, gates * H, inputs], R [1, gates * H, H] and B [1, 2 * gates * H] in ONNX's order of gates."""
+
+    def reordered(name: str) -> NDArray[np.float32]:
+        gates = np.split(weights[f"cell.{name}_l{layer}"], len(_GATES[kind]))
+        return np.concatenate([gates[index] for index in _GATES[kind]])
+
+    bias = np.concatenate([reordered("bias_ih"), reordered("bias_hh")])
+    return [graph.constant(value[None]) for value in (reordered("weight_ih"), reordered("weight_hh"), bias)]
+
+
+def _head(graph: _Graph, head: HeadSpec, weights: Weights, top: str) -> str:
+    """Top layer's h [T, B, H] -> output [B, T, width]. `scale` and `offset` are folded into the weights, in float64."""
+    weight = weights[f"head.{head.name}.weight"].T * np.float64(head.scale)  # [H, width]
+    bias = weights[f"head.{head.name}.bias"] * np.float64(head.scale) + head.offset
+    value = graph.apply("MatMul", top, graph.constant(weight.astype(np.float32)))
+    value = graph.apply("Add", value, graph.constant(bias.astype(np.float32)))
+    value = graph.apply("Transpose", value, perm=[1, 0, 2])
+    if head.residual_of:
+        first = graph.apply("Gather", f"input.{head.residual_of}", graph.constant([0]), axis=2)  # [B, T, 1]
+        value = graph.apply("Add", value, first)
+    if head.kind == "quantiles":
+        value = graph.add("TopK", value, graph.constant([head.width]), outputs=2, axis=2, largest=0, sorted=1)[0]
+    return value
+
+
+def _model(graph: _Graph, spec: ModelSpec) -> onnx.ModelProto:
+    types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    info = helper.make_tensor_value_info
+    inputs = [info(f"input.{x.name}", types[x.dtype], ["B", "T", *x.shape]) for x in spec.inputs]
+    outputs = [info(f"output.{x.name}", types[x.dtype], ["B", "T", *x.shape]) for x in spec.outputs]
+    state = [info(name, TensorProto.FLOAT, ["B", spec.state_elements]) for name in ("state", "next_state")]
+    proto = helper.make_graph(graph.nodes, spec.name, [*inputs, state[0]], [*outputs, state[1]], graph.initialisers)
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

@@ -1,0 +1,1 @@
+"""Helpers that tests share: fakes, random models, running servers."""
