@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 BUF := node_modules/.bin/buf
-MODELS ?= examples/models
+MODELS ?= models
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test serve lint proto bench clean
