@@ -74,10 +74,10 @@ def _check_input(spec: ModelSpec, file: str) -> None:
     expected = declare.input_spec(given.name, spec.cell, spec.front)
     for field in ("dtype", "shape", "limit"):
         if getattr(given, field) != getattr(expected, field):
-            raise wrong(file, f"inputs[0].{field}", shorten_shape(getattr(expected, field)), getattr(given, field))
+            raise wrong(file, f"inputs[0].{field}", _as_text(getattr(expected, field)), getattr(given, field))
 
 
-def shorten_shape(value: object) -> str:
+def _as_text(value: object) -> str:
     """Shapes as JSON arrays, so that expected and actual look alike."""
     return str(list(value)) if isinstance(value, tuple) else str(value)
 

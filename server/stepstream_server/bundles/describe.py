@@ -12,22 +12,27 @@ def describe(bundle: Bundle) -> str:
     """Several lines, the names of the facts in one column: what goes in, what comes out, what a session costs, whose it is."""
     facts = list(_facts(bundle))
     width = max(len(name) for name, _ in facts)
-    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in facts)
+    return "\n".join(_printable(f"{name:<{width}}  {value}") for name, value in facts)
+
+
+def _printable(line: str) -> str:
+    """Without line breaks and control characters: a bundle's author must not steer the reader's terminal."""
+    return "".join(character if character.isprintable() else " " for character in line).rstrip()
 
 
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     spec = bundle.spec
     yield "model", f"{spec.name} version {spec.version}"
     if spec.description:
-        yield "description", " ".join(spec.description.split())
+        yield "description", spec.description
     yield from _tensors(spec)
     yield from _parts(spec)
     yield from _sizes(bundle)
     if spec.time_step_seconds is not None:
-        yield "time step", f"{spec.time_step_seconds:g} s"
+        yield "time step", f"{spec.time_step_seconds:g} s ({1 / spec.time_step_seconds:g} per second)"
     yield "fingerprint", spec.fingerprint
     yield "licence", spec.licence or "not stated"
-    yield "provenance", " ".join(spec.provenance.split()) or "not stated"
+    yield "provenance", spec.provenance or "not stated"
     for name, value in spec.extra.items():
         yield f"extra.{name}", str(value)
 

@@ -31,6 +31,8 @@ def init_model(
     path = Path(path)
     if (path / MANIFEST_FILE).exists():
         raise BundleError(f"{path}: expected a folder without a bundle, got one with a {MANIFEST_FILE}")
+    if seed < 0:
+        raise BundleError(f"seed: expected 0 or more, got {seed}")
     spec = declare.declare(
         path.resolve().name,
         CellSpec(cell, inputs, hidden, layers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,16 @@ import safetensors
 from numpy.typing import NDArray
 
 from stepstream_server.bundles.check import Weights, check_spec, check_weights
+from stepstream_server.bundles.declare import weight_shapes
 from stepstream_server.bundles.fingerprint import fingerprint
-from stepstream_server.bundles.manifest import parse, to_spec, wrong
+from stepstream_server.bundles.manifest import parse, wrong
+from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import ModelSpec
 
 MANIFEST_FILE = "model.json"
 MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
+MAX_HEADER_BYTES = 1 << 20  # of a weights file: about 100 bytes per tensor, and what its writer noted about itself
 # Halves take half the disk; they are computed as float32 all the same.
 STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
 
@@ -46,7 +50,7 @@ def load(path: Path) -> Bundle:
     spec = to_spec(manifest, fingerprint="")
     check_spec(spec, manifest_name)
     weights_name = f"{folder}/{manifest.weights.file}"
-    data = _read(path / manifest.weights.file, weights_name)
+    data = _read(path / manifest.weights.file, weights_name, _most_bytes(spec))
     digest = hashlib.sha256(data).hexdigest()
     if digest != manifest.weights.sha256:
         raise wrong(manifest_name, "weights.sha256", f"{digest}, that of {manifest.weights.file}", manifest.weights.sha256)
@@ -92,10 +96,16 @@ def _tensor(name: str, tensor: Mapping[str, Any], file: str) -> NDArray[np.float
     return stored.astype(np.float32).reshape(tensor["shape"])
 
 
-def _read(path: Path, name: str, limit: int | None = None) -> bytes:
+def _most_bytes(spec: ModelSpec) -> int:
+    shapes = weight_shapes(spec.cell, spec.front, spec.heads)
+    return MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in shapes.values())
+
+
+def _read(path: Path, name: str, most_bytes: int) -> bytes:
     try:
-        if limit is not None and path.stat().st_size > limit:
-            raise BundleError(f"{name}: expected at most {limit} bytes, got {path.stat().st_size}")
+        size = path.stat().st_size
+        if size > most_bytes:
+            raise BundleError(f"{name}: expected at most {most_bytes} bytes, got {size}")
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The format of `model.json`: its fields, their types and ranges, and the way to and from a spec.
+"""The format of `model.json`: its fields, their types and ranges.
 
 What one field must be is said here and in `manifest.schema.json`, which is generated from these records; what fields must be
 to each other is said in `check.py`. To write the schema again after a change:
@@ -8,7 +8,6 @@ to each other is said in `check.py`. To write the schema again after a change:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable
@@ -17,15 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import (
-    CellSpec,
-    EmbeddingFront,
-    FeaturesFront,
-    HeadSpec,
-    ModelSpec,
-    StateSpec,
-    TensorSpec,
-)
 
 MAX_SHOWN_ERRORS = 5  # a person mends a few at a time
 MAX_SHOWN_CHARACTERS = 80  # of an offending value: one line of a terminal
@@ -178,50 +168,6 @@ def shorten(value: object) -> str:
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 3] + "..."
-
-
-def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
-    """The plain record that everyone else sees."""
-    front: FeaturesFront | EmbeddingFront | None = None
-    if isinstance(manifest.front, FeaturesEntry):
-        front = FeaturesFront(manifest.front.mean, manifest.front.scale, manifest.front.differences)
-    elif isinstance(manifest.front, EmbeddingEntry):
-        front = EmbeddingFront(manifest.front.tokens, manifest.front.width)
-    descriptions = {head.name: head.description for head in manifest.heads}
-    return ModelSpec(
-        name=manifest.name,
-        version=manifest.version,
-        inputs=tuple(TensorSpec(**entry.model_dump()) for entry in manifest.inputs),
-        outputs=tuple(TensorSpec(**each.model_dump(), description=descriptions.get(each.name, "")) for each in manifest.outputs),
-        states=tuple(StateSpec(**entry.model_dump()) for entry in manifest.states),
-        cell=CellSpec(**manifest.cell.model_dump()),
-        front=front,
-        heads=tuple(HeadSpec(**entry.model_dump()) for entry in manifest.heads),
-        fingerprint=fingerprint,
-        description=manifest.description,
-        licence=manifest.licence,
-        provenance=manifest.provenance,
-        time_step_seconds=manifest.time_step_seconds,
-        extra=manifest.extra,
-    )
-
-
-def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
-    """The manifest of a spec, as JSON; fields that have their default are left out. The reverse of `parse` and `to_spec`.
-
-    Raises BundleError naming `file` for a field that the format cannot hold.
-    """
-    tree = {"format_version": 1, **dataclasses.asdict(spec), "weights": {"file": weights_file, "sha256": sha256}}
-    del tree["fingerprint"]  # follows from the rest
-    if spec.front is not None:
-        kind = "embedding" if isinstance(spec.front, EmbeddingFront) else "features"
-        tree["front"] = {"kind": kind, **tree["front"]}
-    for output in tree["outputs"]:
-        del output["description"], output["limit"]  # the head describes it
-    manifest = parse(json.dumps(tree), file)
-    head = {"format_version": 1, "name": spec.name, "version": spec.version}
-    body = head | manifest.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def schema_text() -> str:

@@ -67,19 +67,18 @@ def save(
     import torch
 
     cell = _cell_spec(module)
-    heads = {"output": head} if isinstance(head, torch.nn.Linear) else head
-    wrapped = {key: each if isinstance(each, Head) else Head(each) for key, each in heads.items()}
+    heads = _heads(head)
     spec = declare.declare(
         name or Path(directory).resolve().name,
         cell,
-        [_head_spec(key, each) for key, each in wrapped.items()],
+        [_head_spec(key, each) for key, each in heads.items()],
         front=_front_spec(front),
         input_name=input_name,
         input_description=input_description,
         version=version,
         **told,
     )
-    weights = _cell_weights(module) | _head_weights(wrapped)
+    weights = _cell_weights(module) | _head_weights(heads)
     if isinstance(front, torch.nn.Embedding):
         weights["embedding.weight"] = _array(front.weight)
     return write(Path(directory), spec, weights)
@@ -107,6 +106,17 @@ def _front_spec(front: FeaturesFront | torch.nn.Embedding | None) -> FeaturesFro
     if front.max_norm is not None:
         raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", front.max_norm)
     return EmbeddingFront(front.num_embeddings, front.embedding_dim)
+
+
+def _heads(head: torch.nn.Linear | Mapping[str, torch.nn.Linear | Head]) -> dict[str, Head]:
+    import torch
+
+    given = head if isinstance(head, Mapping) else {"output": head}
+    heads = {name: each if isinstance(each, Head) else Head(each) for name, each in given.items()}
+    for name, each in heads.items():
+        if not isinstance(each.linear, torch.nn.Linear):
+            raise wrong("save", f"head {name}", "a torch.nn.Linear, or a Head with one", type(each.linear).__name__)
+    return heads
 
 
 def _head_spec(name: str, head: Head) -> HeadSpec:

@@ -15,7 +15,9 @@ from safetensors.numpy import save as encode
 from stepstream_server.bundles.check import check_spec, check_weights
 from stepstream_server.bundles.fingerprint import fingerprint
 from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
-from stepstream_server.bundles.manifest import parse, to_spec, to_text
+from stepstream_server.bundles.manifest import parse
+from stepstream_server.bundles.translate import to_spec, to_text
+from stepstream_server.errors import BundleError
 from stepstream_server.spec import ModelSpec
 
 WEIGHTS_FILE = "model.safetensors"
@@ -25,7 +27,7 @@ def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.flo
     """Writes `spec` (see `declare.declare`) and its weights into `directory`, made if needed; a bundle there is replaced.
 
     weights: by name, float32, shapes as in `declare.weight_shapes`. Returns what `load(directory)` would.
-    Raises BundleError, before anything is written, for what `load` would refuse.
+    Raises BundleError, before anything is written, for what `load` would refuse, and for a folder that cannot be written.
     """
     directory = Path(directory)
     folder = directory.resolve().name
@@ -34,10 +36,14 @@ def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.flo
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.items()}
     data = encode(tensors)
     digest = hashlib.sha256(data).hexdigest()
-    directory.mkdir(parents=True, exist_ok=True)
-    # Weights first: until the manifest follows, there is no bundle, or the old manifest's checksum does not fit.
-    _replace(directory / WEIGHTS_FILE, data)
-    _replace(directory / MANIFEST_FILE, to_text(spec, WEIGHTS_FILE, digest, f"{folder}/{MANIFEST_FILE}").encode())
+    text = to_text(spec, WEIGHTS_FILE, digest, f"{folder}/{MANIFEST_FILE}")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # Weights first: until the manifest follows, there is no bundle, or the old manifest's checksum does not fit.
+        _replace(directory / WEIGHTS_FILE, data)
+        _replace(directory / MANIFEST_FILE, text.encode())
+    except OSError as error:
+        raise BundleError(f"{directory}: expected a folder that can be written, got: {error}") from error
     return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), tensors)
 
 
@@ -52,8 +58,11 @@ def validate(spec: ModelSpec, file: str) -> ModelSpec:
 def _replace(path: Path, data: bytes) -> None:
     """The whole file or none of it, even if the power fails."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Manifest to spec and back, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from stepstream_server.bundles.manifest import EmbeddingEntry, FeaturesEntry, Manifest, parse
+from stepstream_server.errors import BundleError
+from stepstream_server.spec import (
+    CellSpec,
+    EmbeddingFront,
+    FeaturesFront,
+    HeadSpec,
+    ModelSpec,
+    StateSpec,
+    TensorSpec,
+)
+
+LINE_CHARACTERS = 100  # a manifest is read and edited by people
+
+
+def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
+    """The plain record that everyone else sees."""
+    front: FeaturesFront | EmbeddingFront | None = None
+    if isinstance(manifest.front, FeaturesEntry):
+        front = FeaturesFront(manifest.front.mean, manifest.front.scale, manifest.front.differences)
+    elif isinstance(manifest.front, EmbeddingEntry):
+        front = EmbeddingFront(manifest.front.tokens, manifest.front.width)
+    descriptions = {head.name: head.description for head in manifest.heads}
+    return ModelSpec(
+        name=manifest.name,
+        version=manifest.version,
+        inputs=tuple(TensorSpec(**entry.model_dump()) for entry in manifest.inputs),
+        outputs=tuple(TensorSpec(**each.model_dump(), description=descriptions.get(each.name, "")) for each in manifest.outputs),
+        states=tuple(StateSpec(**entry.model_dump()) for entry in manifest.states),
+        cell=CellSpec(**manifest.cell.model_dump()),
+        front=front,
+        heads=tuple(HeadSpec(**entry.model_dump()) for entry in manifest.heads),
+        fingerprint=fingerprint,
+        description=manifest.description,
+        licence=manifest.licence,
+        provenance=manifest.provenance,
+        time_step_seconds=manifest.time_step_seconds,
+        extra=manifest.extra,
+    )
+
+
+def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
+    """The manifest of a spec, as JSON; fields that have their default are left out. The reverse of `parse` and `to_spec`.
+
+    Raises BundleError naming `file` for a field that the format cannot hold.
+    """
+    tree = {"format_version": 1, **dataclasses.asdict(spec), "weights": {"file": weights_file, "sha256": sha256}}
+    del tree["fingerprint"]  # follows from the rest
+    if spec.front is not None:
+        kind = "embedding" if isinstance(spec.front, EmbeddingFront) else "features"
+        tree["front"] = {"kind": kind, **tree["front"]}
+    for output in tree["outputs"]:
+        del output["description"], output["limit"]  # the head describes it
+    try:
+        text = json.dumps(tree)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"{file}: expected plain numbers and text, got: {error}") from error
+    fields = parse(text, file).model_dump(mode="json", exclude_defaults=True)
+    first = {"format_version": 1, "name": spec.name, "version": spec.version}
+    return _layout(first | fields) + "\n"
+
+
+def _layout(value: object, indent: str = "") -> str:
+    """JSON in which whatever fits a line is on one: shapes and heads stay readable."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(indent) + len(line) <= LINE_CHARACTERS or not isinstance(value, (dict, list)):
+        return line
+    inner = indent + "  "
+    if isinstance(value, list):
+        items, brackets = [_layout(each, inner) for each in value], "[]"
+    else:
+        items, brackets = [f"{json.dumps(key)}: {_layout(each, inner)}" for key, each in value.items()], "{}"
+    return f"{brackets[0]}\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}{brackets[1]}"
