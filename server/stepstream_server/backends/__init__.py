@@ -1,4 +1,4 @@
-"""What computes batches: the only room that knows onnxruntime and torch."""
+"""What computes batches: the only room that knows onnxruntime and torch. Each is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.backends.onnx_backend import build_onnx
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend
 from stepstream_server.spec import ModelSpec
@@ -19,4 +18,10 @@ def build(
     spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, *, slots: int, max_batch: int
 ) -> Backend:
     """The backend that `settings` ask for, with `slots` zeroed states, not yet warmed up. Weights are named as in `spec`."""
+    if settings.kind == "torch":
+        from stepstream_server.backends.torch_backend import build_torch
+
+        return build_torch(spec, weights, settings, slots=slots, max_batch=max_batch)
+    from stepstream_server.backends.onnx_backend import build_onnx
+
     return build_onnx(spec, weights, settings, slots=slots, max_batch=max_batch)

@@ -6,7 +6,6 @@ microseconds. Everything is done at `launch`; `collect` hands the result over.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +16,7 @@ from stepstream_server.backends.limits import Limits, limits
 from stepstream_server.backends.onnx_graph import build_graph
 from stepstream_server.backends.promise import check_promise
 from stepstream_server.backends.state_pool import StatePool
+from stepstream_server.backends.threads import compute_threads
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
@@ -138,11 +138,6 @@ def build_onnx(
     """A backend ready for `warm_up`. Raises ServerFault if the runtime would not keep its results independent of the batch."""
     session = _session(spec, weights, settings)
     return OnnxBackend(spec, session, StatePool(spec.states, slots), limits(spec, weights), max_batch)
-
-
-def compute_threads(settings: BackendSettings) -> int:
-    """Threads of one launch: as set, or all cores this process may use but one, which the front door needs."""
-    return settings.threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _session(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings) -> ort.InferenceSession:
