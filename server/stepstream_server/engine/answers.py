@@ -1,0 +1,121 @@
+"""Kept answers: what each session has been told and has not acknowledged, so that a repeat never runs a step again.
+
+Outputs lie in one arena per output tensor, in pages of a few consecutive steps. A session's pages stand in a small ring that is
+indexed by step number, so keeping, finding and letting go are array operations over many sessions at once, and an idle session
+holds nothing. The arena grows by doubling and is bounded by what admission lets in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports import Ints, Tensor
+from stepstream_server.spec import TensorSpec
+
+_PAGE_BYTES = 4096  # aim of one page: large outputs get short pages, so that a nearly empty one wastes little
+_PAGE_STEPS = 16  # most steps per page: a session in lock step uses one page, 1,024 steps of window need 65 ring entries
+_NO_PAGE = 0  # page 0 is never handed out, so that an untouched ring entry means "none"
+
+
+class AnswerCache:
+    """Outputs of steps `acked <= seq < next_seq` of each session. The caller knows the counts; this knows the bytes."""
+
+    def __init__(self, outputs: Sequence[TensorSpec], sessions: int, window_steps: int) -> None:
+        step_bytes = max(1, sum(output.step_bytes for output in outputs))
+        self._page = _power_of_two_at_most(min(_PAGE_STEPS, max(1, _PAGE_BYTES // step_bytes)))
+        self._ring_size = -(-window_steps // self._page) + 1  # a window may begin in the middle of a page
+        self._ring = np.zeros((sessions, self._ring_size), np.int32)  # page of step s at [(s // page) % ring_size]
+        self._held = np.zeros(self._page, np.bool_)  # [pages * page]: whether the step's outputs are there
+        self._arena = [np.zeros((self._page, *output.shape), output.dtype) for output in outputs]
+        self._free: list[int] = []
+        self._pages = 1  # including page 0
+        self.step_bytes = step_bytes
+
+    @property
+    def pages_used(self) -> int:
+        """Pages that sessions hold."""
+        return self._pages - 1 - len(self._free)
+
+    def keep(self, sessions: Ints, first_seqs: Ints, outputs: Sequence[Tensor]) -> None:
+        """Keeps outputs [n, length, *shape] of the steps from first_seqs [n] on, of distinct sessions [n]."""
+        length = outputs[0].shape[1]
+        self._provide(sessions, first_seqs, length)
+        seqs = first_seqs[:, None] + np.arange(length)  # [n, length]
+        rows = self._rows(sessions[:, None], seqs)
+        self._held[rows] = True
+        for arena, values in zip(self._arena, outputs, strict=True):
+            arena[rows] = values
+
+    def held(self, session: int, first: int, length: int) -> NDArray[np.bool_]:
+        """Which of the steps have their outputs here: [length]."""
+        return self._held[self._rows(session, np.arange(first, first + length))]
+
+    def fetch(self, session: int, first: int, length: int) -> list[Tensor]:
+        """Outputs of steps that are all held: one [length, *shape] per output."""
+        rows = self._rows(session, np.arange(first, first + length))
+        return [arena[rows] for arena in self._arena]
+
+    def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
+        """How many steps of each range are held: [n]."""
+        counts = np.zeros(len(sessions), np.int64)
+        for offset in range(int((ends - first_seqs).max(initial=0))):
+            seqs = first_seqs + offset
+            counts += (seqs < ends) & self._held[self._rows(sessions, seqs)]
+        return counts
+
+    def release(self, sessions: Ints, old_acked: Ints, acked: Ints, next_seqs: Ints) -> None:
+        """Lets go of the steps `old_acked <= seq < acked` of distinct sessions. All arguments are [n]."""
+        first = old_acked // self._page
+        # The page that holds `acked` itself goes too if no later step has been answered.
+        end = np.where(acked == next_seqs, -(-acked // self._page), acked // self._page)
+        for offset in range(int((end - first).max(initial=0))):
+            due = first + offset < end
+            self._free_pages(sessions[due], (first[due] + offset) % self._ring_size)
+
+    def _rows(self, sessions: Ints | int, seqs: Ints) -> Ints:
+        """Arena rows of steps. Steps without a page lie in page 0, where nothing is ever held."""
+        pages = self._ring[sessions, (seqs // self._page) % self._ring_size]
+        rows: Ints = pages.astype(np.int64) * self._page + np.where(pages == _NO_PAGE, 0, seqs % self._page)
+        return rows
+
+    def _provide(self, sessions: Ints, first_seqs: Ints, length: int) -> None:
+        """Makes sure that each step of the ranges has a page."""
+        first, last = first_seqs // self._page, (first_seqs + length - 1) // self._page
+        for offset in range(int((last - first).max(initial=0)) + 1):
+            numbers = first + offset
+            entries = numbers % self._ring_size
+            missing = np.flatnonzero((numbers <= last) & (self._ring[sessions, entries] == _NO_PAGE))
+            if missing.size:
+                pages = self._take_pages(missing.size)
+                self._ring[sessions[missing], entries[missing]] = pages
+                self._held.reshape(-1, self._page)[pages] = False
+
+    def _take_pages(self, count: int) -> list[int]:
+        if count > len(self._free):
+            self._grow(count)
+        pages = self._free[-count:]
+        del self._free[-count:]
+        return pages
+
+    def _free_pages(self, sessions: Ints, entries: Ints) -> None:
+        pages = self._ring[sessions, entries]
+        self._ring[sessions, entries] = _NO_PAGE
+        self._free.extend(pages[pages != _NO_PAGE].tolist())
+
+    def _grow(self, count: int) -> None:
+        """At least doubles the arena, so that growing costs O(1) per page over time."""
+        old = self._pages
+        self._pages = max(2 * old, old + count)
+        self._free.extend(range(self._pages - 1, old - 1, -1))
+        rows = self._pages * self._page
+        self._held = np.concatenate([self._held, np.zeros(rows - len(self._held), np.bool_)])
+        for index, arena in enumerate(self._arena):
+            more = np.zeros((rows - len(arena), *arena.shape[1:]), arena.dtype)
+            self._arena[index] = np.concatenate([arena, more])
+
+
+def _power_of_two_at_most(number: int) -> int:
+    return 1 << (number.bit_length() - 1)

@@ -1,0 +1,146 @@
+"""The backlog: rows that wait for their turn, as one structured array in order of arrival.
+
+A row is what is left of one row of a block: some consecutive steps of one session. Per session the backlog is first in, first
+out, whatever a row asks for, so outcomes come in input order: steps to apply, repeats to answer from the cache, refusals.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports import Ints, Tensor
+from stepstream_server.spec import TensorSpec
+
+Rows = NDArray[Any]  # structured, dtype ROW
+
+
+class Kind(enum.IntEnum):
+    """What a row is waiting for."""
+
+    APPLY = 0  # its next step to be computed
+    RESET = 1  # the state to be zeroed
+    REPEAT = 2  # to be answered from the cache: it was applied, or is pending in front of this row
+    REFUSE = 3  # to be told its reason
+
+
+ROW = np.dtype(
+    [
+        ("session", np.int64),
+        ("first", np.int64),  # number of the next step
+        ("length", np.int64),  # steps left
+        ("intake", np.int64),  # which arrays its inputs lie in
+        ("offset", np.int64),  # where its next step lies in them
+        ("stream", np.int64),
+        ("tag", np.uint32),
+        ("kind", np.uint8),
+        ("keep", np.uint8),  # ports.Keep
+        ("cached", np.bool_),  # whether answers are kept for a repeat
+        ("reason", np.int16),  # errors.Reason, of REFUSE
+        ("arrival", np.float64),  # monotonic seconds
+        ("deadline", np.float64),  # monotonic seconds
+        ("served", np.int64),  # turn in which a chunk launch last took steps of it
+    ]
+)
+
+
+class Backlog:
+    """Rows waiting, and the inputs they wait with."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], sessions: int) -> None:
+        self._specs = inputs
+        self._rows: Rows = np.zeros(0, ROW)
+        self._intakes: dict[int, tuple[Tensor, ...]] = {}
+        self._last_intake = 0
+        self._position = np.zeros(sessions, np.int64)  # scratch for `heads`
+        self.steps = 0  # waiting to be applied
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def rows(self) -> Rows:
+        """All rows in order of arrival. Fields may be written to; only `remove` and `append` change how many there are."""
+        return self._rows
+
+    def append(self, rows: Rows, inputs: tuple[Tensor, ...] = ()) -> None:
+        """Adds rows behind all others; `inputs` [steps, *shape] is what their offsets point into."""
+        if not len(rows):
+            return
+        if inputs:
+            self._last_intake += 1
+            self._intakes[self._last_intake] = inputs
+        rows["intake"] = self._last_intake
+        self._rows = rows if not len(self._rows) else np.concatenate([self._rows, rows])
+        self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
+
+    def heads(self) -> Ints:
+        """Positions of each session's first row, in order of arrival."""
+        sessions = self._rows["session"]
+        positions = np.arange(len(sessions))
+        self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first row, stands
+        return np.flatnonzero(self._position[sessions] == positions)
+
+    def of_session(self, session: int) -> Ints:
+        """Positions of a session's rows."""
+        return np.flatnonzero(self._rows["session"] == session)
+
+    def of_stream(self, stream: int) -> Ints:
+        """Positions of a stream's rows."""
+        return np.flatnonzero(self._rows["stream"] == stream)
+
+    def gather(self, positions: Ints, length: int) -> tuple[Tensor, ...]:
+        """The next `length` steps of each row: one [n, length, *shape] per input."""
+        rows = self._rows[positions]
+        intakes = rows["intake"]
+        if len(positions) and (intakes == intakes[0]).all():
+            return tuple(_cut(values, rows["offset"], length) for values in self._intakes[int(intakes[0])])
+        gathered = tuple(np.empty((len(positions), length, *spec.shape), spec.dtype) for spec in self._specs)
+        for intake in np.unique(intakes).tolist():
+            here = intakes == intake
+            for target, values in zip(gathered, self._intakes[intake], strict=True):
+                target[here] = _cut(values, rows["offset"][here], length)
+        return gathered
+
+    def advance(self, positions: Ints, steps: int, turn: int) -> None:
+        """Moves rows on by steps that were applied; a row with nothing left stays until `remove`."""
+        rows = self._rows
+        rows["first"][positions] += steps
+        rows["offset"][positions] += steps
+        rows["length"][positions] -= steps
+        rows["served"][positions] = turn
+        self.steps -= steps * len(positions)
+
+    def refuse(self, positions: Ints, reason: int) -> None:
+        """Turns rows into refusals, where they stand."""
+        rows = self._rows
+        self.steps -= int(rows["length"][positions][rows["kind"][positions] == Kind.APPLY].sum())
+        rows["kind"][positions] = Kind.REFUSE
+        rows["reason"][positions] = reason
+
+    def remove(self, gone: NDArray[np.bool_]) -> None:
+        """Drops rows by mask, and inputs that no row waits with any more."""
+        if not gone.any():
+            return
+        dropped = self._rows[gone]
+        self.steps -= int(dropped["length"][dropped["kind"] == Kind.APPLY].sum())
+        self._rows = self._rows[~gone]
+        if not len(self._rows):
+            self._intakes.clear()
+        elif len(self._intakes) > 1:
+            needed = set(np.unique(self._rows["intake"]).tolist())
+            self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
+
+
+def _cut(values: Tensor, offsets: Ints, length: int) -> Tensor:
+    """Steps [offset, offset + length) of each row: [n, length, *shape]; a view where rows lie one behind the other."""
+    n = len(offsets)
+    first = int(offsets[0])
+    if int(offsets[-1]) - first == (n - 1) * length and (n < 3 or (np.diff(offsets) == length).all()):
+        return values[first : first + n * length].reshape(n, length, *values.shape[1:])
+    cut: Tensor = values[offsets[:, None] + np.arange(length)]
+    return cut

@@ -1,0 +1,234 @@
+"""The engine: the one owner of a model's sessions and batches. One turn is cut, run, settle.
+
+Synchronous and without any I/O: whoever calls `turn` again and again is its clockwork (`thread.EngineThread`, or a test).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepstream_server.config import EngineSettings
+from stepstream_server.engine.admission import Admission
+from stepstream_server.engine.answers import AnswerCache
+from stepstream_server.engine.backlog import Backlog, Rows
+from stepstream_server.engine.control import Control
+from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.outcomes import Outcomes
+from stepstream_server.engine.ports import (
+    Acknowledge,
+    Backend,
+    Block,
+    Call,
+    Command,
+    Computed,
+    Door,
+    EngineStats,
+    Ints,
+    Launch,
+    Observer,
+    Reset,
+    Sink,
+    TurnReport,
+)
+from stepstream_server.engine.scheduler import Group, Scheduler
+from stepstream_server.engine.table import SessionTable
+from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
+from stepstream_server.spec import ModelSpec
+
+Clock = Callable[[], float]  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A group that was computed."""
+
+    positions: Ints
+    rows: Rows  # as they were before the launch
+    length: int
+    computed: Computed
+    begun: float  # monotonic seconds of the launch
+
+
+class Engine:
+    """Sessions of one model on one device."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backend: Backend,
+        settings: EngineSettings,
+        observer: Observer,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.inbox: queue.SimpleQueue[tuple[int, Command] | None] = queue.SimpleQueue()  # None only wakes the reader
+        self.clock = clock
+        self._backend = backend
+        self._observer = observer
+        self._sinks: list[Sink] = []
+        self._failure: StepStreamError | None = None
+        self._table = SessionTable(settings.capacity, settings.tombstone_seconds)
+        self._backlog = Backlog(spec.inputs, settings.capacity)
+        self._outbox = Outbox(spec.outputs)
+        cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
+        self._admission = Admission(spec, settings, self._table, self._backlog, cache, self._outbox)
+        self._outcomes = Outcomes(self._table, self._backlog, cache, self._outbox, self._admission)
+        self._control = Control(settings, backend, self._table, self._backlog, self._outbox, self._admission, self._outcomes)
+        self._scheduler = Scheduler(
+            min(settings.max_batch, backend.max_batch), settings.turn_budget_seconds, settings.alone_budget_seconds
+        )
+        self.window_steps = settings.window_steps
+        self.window_bytes = settings.window_bytes
+        self.max_wait = settings.max_wait_seconds
+        self._turns = 0
+        self._steps = 0
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return f"<Engine {stats.sessions}/{stats.slots} sessions | {stats.pending_steps} pending | turn {stats.turns}>"
+
+    def connect(self, sink: Sink) -> Door:
+        """Adds a front door. Call before the first turn, or from the thread that turns."""
+        self._sinks.append(sink)
+        return _Door(len(self._sinks) - 1, self)
+
+    def stats(self) -> EngineStats:
+        """The engine at this moment; safe from any thread."""
+        sessions = len(self._table)
+        return EngineStats(
+            sessions=sessions,
+            slots=self._backend.slots,
+            streams=self._control.streams,
+            pending_steps=self._backlog.steps,
+            state_bytes=sessions * self._backend.state_bytes,
+            turns=self._turns,
+            steps=self._steps,
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether another turn has something to do already."""
+        return len(self._backlog) > 0
+
+    @property
+    def next_deadline(self) -> float:
+        """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""
+        return self._table.next_deadline
+
+    @property
+    def failure(self) -> StepStreamError | None:
+        """Why the engine no longer accepts commands, if it does not."""
+        return self._failure
+
+    def turn(self, commands: Iterable[tuple[int, Command]] = ()) -> None:
+        """One round: takes commands in, then cut, run, settle, and hands each front door what is ready for it."""
+        self._turns += 1
+        report = TurnReport()
+        self._take_in(commands, report)
+        groups = self._cut(report)
+        self._settle(self._run(groups, report), report)
+        self._hand_over(report)
+
+    def fail(self, error: StepStreamError) -> None:
+        """Ends the engine: every front door is told, and nothing is accepted any more."""
+        self._failure = error
+        for sink in self._sinks:
+            sink.fail(error)
+
+    def _take_in(self, commands: Iterable[tuple[int, Command]], report: TurnReport) -> None:
+        """Commands in their order; neighbouring blocks are admitted together."""
+        blocks: list[tuple[int, Block]] = []
+        for door, command in commands:
+            if isinstance(command, Block):
+                blocks.append((global_stream(door, command.stream), command))
+                continue
+            self._admission.admit(blocks)
+            blocks = []
+            self._dispatch(door, command, report)
+        self._admission.admit(blocks)
+        self._control.expire(self.clock(), report)
+
+    def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
+        match command:
+            case Acknowledge():
+                stream = global_stream(door, command.stream)
+                current = self._table.current(command.sessions, command.generations, stream)
+                self._admission.acknowledge(command.sessions[current], command.counts[current])
+            case Reset():
+                self._admission.reset(command, global_stream(door, command.stream))
+            case Call():
+                self._call(command, global_stream(door, command.stream))
+            case _:
+                self._control.handle(door, command, self.clock(), report)
+
+    def _call(self, call: Call, stream: int) -> None:
+        try:
+            self._admission.admit_call(call, stream)
+        except CallerError as error:
+            self._outbox.refuse(stream, 0, max(call.seq, 0), call.length, error.reason, error.expected_seq, error.message)
+
+    def _cut(self, report: TurnReport) -> list[Group]:
+        """Answers what needs no computing, and plans the launches for what does."""
+        heads = self._outcomes.resolve(self.clock(), report)
+        self._backend.zero(self._outcomes.take_resets())
+        rows = self._backlog.rows[heads]
+        return self._scheduler.plan(heads, rows["length"], rows["served"])
+
+    def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
+        """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
+        done = []
+        for group in groups:
+            rows = self._backlog.rows[group.positions]
+            slots = self._table.slot[rows["session"]]
+            inputs = self._backlog.gather(group.positions, group.length)
+            begun = self.clock()
+            computed = self._backend.collect(self._backend.launch("step", slots, inputs, group.length))
+            launch = Launch(len(slots), group.length, self.clock() - begun)
+            report.launches.append(launch)
+            self._scheduler.pace.learn(launch)
+            done.append(_Done(group.positions, rows, group.length, computed, begun))
+            if computed.finite is not None and not computed.finite.all():
+                self._backlog.advance(group.positions[computed.finite], group.length, self._turns)
+                break  # what was planned for a session that failed must not run: the rest waits for the next turn
+            self._backlog.advance(group.positions, group.length, self._turns)
+        return done
+
+    def _settle(self, done: list[_Done], report: TurnReport) -> None:
+        """Makes results known: counts, kept answers, answers; quarantines sessions that would no longer be finite."""
+        now = self.clock()
+        for result in done:
+            positions, rows, computed = result.positions, result.rows, result.computed
+            if computed.finite is not None and not computed.finite.all():
+                self._outcomes.quarantine(positions[~computed.finite])
+                rows = rows[computed.finite]
+                computed = Computed(tuple(values[computed.finite] for values in computed.outputs), None)
+            if len(rows):
+                self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
+            self._steps += len(rows) * result.length
+        self._outcomes.sweep()
+
+    def _hand_over(self, report: TurnReport) -> None:
+        self._control.answer_drains()
+        for door, delivery in self._outbox.empty().items():
+            for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
+                report.failures[reason] = report.failures.get(reason, 0) + length
+            self._sinks[door].deliver(delivery)
+        self._observer.turn(report)
+
+
+class _Door:
+    """One front door's way in."""
+
+    def __init__(self, number: int, engine: Engine) -> None:
+        self._number = number
+        self._engine = engine
+
+    def submit(self, command: Command) -> None:
+        if self._engine.failure is not None:
+            raise ServerFault(Reason.ENGINE_FAILED, self._engine.failure.message)
+        self._engine.inbox.put((self._number, command))

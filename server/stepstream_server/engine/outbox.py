@@ -1,0 +1,148 @@
+"""The outbox: what a turn has to say, collected in order and handed to each front door at once.
+
+Outcomes of one session leave in input order: answers in the order in which they were added, then errors. The engine keeps to
+that by answering nothing more of a session in a turn that has refused it something.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stepstream_server.engine.ports import (
+    Answers,
+    Delivery,
+    Detached,
+    Ending,
+    Ints,
+    Reply,
+    RowErrors,
+    Tensor,
+)
+from stepstream_server.errors import Reason
+from stepstream_server.spec import TensorSpec
+
+# The engine's own number for a stream: which door it belongs to, then the door's number for it.
+_STREAM_BITS = 40
+
+
+def global_stream(door: int, stream: int) -> int:
+    """The engine-wide number of a door's stream."""
+    return door << _STREAM_BITS | stream
+
+
+def door_of(stream: int) -> int:
+    return stream >> _STREAM_BITS
+
+
+def _local(stream: int) -> int:
+    return stream & ((1 << _STREAM_BITS) - 1)
+
+
+@dataclass(slots=True)
+class _Mail:
+    """What is ready for one door, but for answers."""
+
+    replies: list[Reply] = field(default_factory=list)
+    errors: RowErrors = field(default_factory=RowErrors)
+    detached: Detached = field(default_factory=Detached)
+
+
+class Outbox:
+    """Collects one turn's outcomes; `empty` sorts them by door and stream."""
+
+    def __init__(self, outputs: Sequence[TensorSpec]) -> None:
+        self._specs = outputs
+        self._mail: dict[int, _Mail] = {}
+        self._rows: list[Ints] = []  # each [5, n]: stream, tag, first, length, kept
+        self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
+
+    def reply(self, door: int, reply: Reply) -> None:
+        self._of(door).replies.append(reply)
+
+    def answer(
+        self, streams: Ints, tags: Ints, first_seqs: Ints, lengths: Ints, kept: Ints, outputs: Sequence[Tensor] | None
+    ) -> None:
+        """Adds answered rows; outputs [sum of kept, *shape] each, or None if no row has any."""
+        self._rows.append(np.stack([streams, tags.astype(np.int64), first_seqs, lengths, kept]))
+        self._outputs.append(outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
+
+    def answer_one(self, stream: int, tag: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None) -> None:
+        """Adds one answered row; outputs [kept, *shape] each."""
+        one = (np.array([number], np.int64) for number in (stream, tag, first_seq, length, kept))
+        streams, tags, first_seqs, lengths, kepts = one
+        self.answer(streams, tags, first_seqs, lengths, kepts, outputs)
+
+    def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
+        """Adds one row's refusal or failure."""
+        errors = self._of(door_of(stream)).errors
+        errors.streams.append(_local(stream))
+        errors.tags.append(tag)
+        errors.first_seqs.append(first_seq)
+        errors.lengths.append(length)
+        errors.reasons.append(reason)
+        errors.expected_seqs.append(expected)
+        errors.messages.append(message)
+
+    def detached(self, stream: int, tag: int, ending: Ending) -> None:
+        """Says that a handle no longer stands for a session."""
+        detached = self._of(door_of(stream)).detached
+        detached.streams.append(_local(stream))
+        detached.tags.append(tag)
+        detached.endings.append(ending)
+
+    def empty(self) -> dict[int, Delivery]:
+        """Everything collected, by door; the outbox is empty afterwards."""
+        answers = self._answers_by_door()
+        mail, self._mail = self._mail, {}
+        for door in answers:
+            mail.setdefault(door, _Mail())
+        return {
+            door: Delivery(letters.replies, answers.get(door), letters.errors, letters.detached) for door, letters in mail.items()
+        }
+
+    def _of(self, door: int) -> _Mail:
+        return self._mail.setdefault(door, _Mail())
+
+    def _answers_by_door(self) -> dict[int, Answers]:
+        if not self._rows:
+            return {}
+        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows, axis=1)
+        outputs = (
+            self._outputs[0] if len(self._outputs) == 1 else [np.concatenate(parts) for parts in zip(*self._outputs, strict=True)]
+        )
+        self._rows, self._outputs = [], []
+        rows, outputs = _group_by_stream(rows, outputs)
+        doors = rows[0] >> _STREAM_BITS
+        edges = [0, *(np.flatnonzero(np.diff(doors)) + 1).tolist(), len(doors)]
+        ends = np.concatenate([[0], np.cumsum(rows[4])])
+        answers = {}
+        for start, end in itertools.pairwise(edges):
+            streams, tags, first_seqs, lengths, kept = rows[:, start:end]
+            steps = slice(ends[start], ends[end])
+            answers[int(doors[start])] = Answers(
+                _locals(streams), tags.astype(np.uint32), first_seqs, lengths, kept, tuple(part[steps] for part in outputs)
+            )
+        return answers
+
+
+def _locals(streams: Ints) -> Ints:
+    local: Ints = streams & ((1 << _STREAM_BITS) - 1)
+    return local
+
+
+def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Sequence[Tensor]]:
+    """Brings rows of equal streams together, keeping their order, and their outputs with them."""
+    streams, kept = rows[0], rows[4]
+    if (np.diff(streams) >= 0).all():
+        return rows, outputs
+    order = np.argsort(streams, kind="stable")
+    starts = (np.cumsum(kept) - kept)[order]
+    sorted_kept = kept[order]
+    # Output row of the j-th kept step of a moved row: its old start + j.
+    within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(sorted_kept) - sorted_kept, sorted_kept)
+    index = np.repeat(starts, sorted_kept) + within
+    return rows[:, order], [part[index] for part in outputs]

@@ -1,0 +1,221 @@
+"""Outcomes: what each row is told, in input order, once its session's earlier rows have been told theirs.
+
+Rows that need no computing are resolved at the cut: repeats from the cache, resets, refusals, steps whose deadline has passed.
+Rows that were computed are settled after the run: counts move, answers are kept and given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.admission import Admission
+from stepstream_server.engine.answers import AnswerCache
+from stepstream_server.engine.backlog import Backlog, Kind, Rows
+from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.ports import Ints, Keep, Tensor, TurnReport
+from stepstream_server.engine.table import SessionTable, Status
+from stepstream_server.errors import Reason
+
+_MESSAGES = {
+    Reason.SEQUENCE_MISMATCH: "step {first} came where step {expected} was expected",
+    Reason.ANSWER_DISCARDED: "the answer to step {first} has been acknowledged and is no longer kept",
+    Reason.ANSWER_NOT_KEPT: "step {first} was applied without keeping its outputs",
+    Reason.WINDOW_FULL: "{length} steps from {first} on do not fit into the window: acknowledge answers first",
+    Reason.QUEUE_FULL: "the server has no room for {length} more steps now",
+    Reason.DEADLINE_EXCEEDED: "step {first} had not begun to run when its time was over",
+    Reason.NON_FINITE_INPUT: "inputs of the {length} steps from {first} on: expected finite numbers, got NaN or infinity",
+    Reason.INPUT_OUT_OF_RANGE: "inputs of the {length} steps from {first} on: expected 0 <= token < the model's limit",
+    Reason.NON_FINITE_STATE: "the {length} steps from {first} on would make state or outputs non-finite: none was applied, "
+    "the session is quarantined until it is reset",
+    Reason.SESSION_QUARANTINED: "the session is quarantined: reset or close it",
+}
+
+
+class Outcomes:
+    """Gives rows of the backlog their outcomes."""
+
+    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache, outbox: Outbox, admission: Admission) -> None:
+        self._table = table
+        self._backlog = backlog
+        self._cache = cache
+        self._outbox = outbox
+        self._admission = admission
+        self._resets: list[int] = []  # slots to be zeroed before the next launch
+
+    def resolve(self, now: float, report: TurnReport) -> Ints:
+        """Settles what needs no computing. Returns the positions of the heads that do."""
+        heads = self._backlog.heads()
+        rows = self._backlog.rows
+        special = (rows["kind"][heads] != Kind.APPLY) | (rows["deadline"][heads] <= now)
+        if not special.any():
+            return heads
+        gone = np.zeros(len(rows), np.bool_)
+        refused: set[int] = set()
+        for session in rows["session"][heads[special]].tolist():
+            self._resolve_session(session, now, gone, refused, report)
+        self._backlog.remove(gone)
+        return self._computable(refused)
+
+    def take_resets(self) -> Ints:
+        """Slots that resets of this turn want zeroed; each is named once."""
+        slots, self._resets = np.array(self._resets, np.int64), []
+        return slots
+
+    def settle(self, rows: Rows, length: int, outputs: Sequence[Tensor], begun: float, now: float, report: TurnReport) -> None:
+        """Makes `length` computed steps of each row known. outputs: [n, length, *shape]."""
+        sessions, first, keep = rows["session"], rows["first"], rows["keep"]
+        self._table.next_seq[sessions] = first + length
+        self._table.used_at[sessions] = now
+        finishes = rows["length"] == length
+        kept = np.where(keep == Keep.ALL, length, (keep == Keep.LAST) & finishes)
+        self._keep(rows, kept, outputs)
+        lengths = np.full(len(rows), length)
+        self._outbox.answer(rows["stream"], rows["tag"], first, lengths, kept, _select(outputs, kept))
+        report.steps = np.concatenate([report.steps, lengths])
+        report.queue_seconds = np.concatenate([report.queue_seconds, begun - rows["arrival"]])
+        report.step_seconds = np.concatenate([report.step_seconds, now - rows["arrival"]])
+
+    def quarantine(self, positions: Ints) -> None:
+        """Nothing of these rows was applied, since it would have made their sessions non-finite."""
+        self._backlog.refuse(positions, Reason.NON_FINITE_STATE)
+        for session in self._backlog.rows["session"][positions].tolist():
+            self._table.status[session] = Status.QUARANTINED
+            self._admission.fail_from(session)
+
+    def sweep(self) -> None:
+        """Drops rows with nothing left to do."""
+        rows = self._backlog.rows
+        if len(rows):
+            self._backlog.remove((rows["length"] == 0) & (rows["kind"] == Kind.APPLY))
+
+    def resend(self, session: int) -> None:
+        """Answers every step from the acknowledged count on again, to the stream that is attached now."""
+        table = self._table
+        first, end = int(table.acked[session]), int(table.next_seq[session])
+        while first < end:
+            held = self._cache.held(session, first, end - first)
+            run = _run_of_equal(held)
+            self._answer_kept(session, int(table.stream[session]), int(table.tag[session]), first, run, run * bool(held[0]))
+            first += run
+
+    def _computable(self, refused: set[int]) -> Ints:
+        """Heads to be computed, but for sessions that were refused something: their next answer belongs behind that."""
+        heads = self._backlog.heads()
+        rows = self._backlog.rows
+        ready = rows["kind"][heads] == Kind.APPLY
+        if refused:
+            ready &= ~np.isin(rows["session"][heads], list(refused))
+        computable: Ints = heads[ready]
+        return computable
+
+    def _resolve_session(self, session: int, now: float, gone: NDArray[np.bool_], refused: set[int], report: TurnReport) -> None:
+        """Resolves a session's rows from its head on, up to the first that must be computed."""
+        rows = self._backlog.rows
+        for position in self._backlog.of_session(session).tolist():
+            row = rows[position]
+            if row["kind"] == Kind.APPLY:
+                if row["deadline"] > now:
+                    return
+                self._backlog.refuse(np.array([position]), Reason.DEADLINE_EXCEEDED)
+                self._admission.fail_from(session)
+            if row["kind"] == Kind.REFUSE:
+                self._refuse(row, int(row["length"]), Reason(int(row["reason"])))
+                refused.add(session)
+            elif session in refused:
+                return
+            elif row["kind"] == Kind.RESET:
+                self._reset(session, row, now)
+            elif not self._repeat(row, report):
+                refused.add(session)
+                if row["length"]:
+                    return
+            gone[position] = True
+
+    def _reset(self, session: int, row: np.void, now: float) -> None:
+        """Back to the initial state; takes one number, like a step."""
+        table = self._table
+        self._resets.append(int(table.slot[session]))
+        table.status[session] = Status.OPEN
+        table.next_seq[session] += 1
+        table.used_at[session] = now
+        self._answer_kept(session, int(row["stream"]), int(row["tag"]), int(row["first"]), 1, 0)
+
+    def _repeat(self, row: np.void, report: TurnReport) -> bool:
+        """Answers a repeat from the cache as far as it goes. False after a refusal: what then is left stays in the row."""
+        session, first, length = int(row["session"]), int(row["first"]), int(row["length"])
+        acked, next_seq = int(self._table.acked[session]), int(self._table.next_seq[session])
+        if first < acked:
+            self._refuse(row, min(length, acked - first), Reason.ANSWER_DISCARDED)
+            return False
+        if first >= next_seq:  # what it repeats was pending when it came, and has failed since
+            self._refuse(row, length, Reason.SEQUENCE_MISMATCH)
+            return False
+        here = min(length, next_seq - first)
+        wanted = np.full(here, row["keep"] == Keep.ALL)
+        wanted[-1] |= row["keep"] == Keep.LAST and here == length
+        missing = wanted & ~self._cache.held(session, first, here)
+        answered = here if not missing.any() else int(missing.argmax())
+        if answered:
+            kept = int(wanted[:answered].sum())
+            self._answer_kept(session, int(row["stream"]), int(row["tag"]), first, answered, kept)
+            report.duplicates += answered
+            _shorten(row, answered)
+        if answered < here:
+            self._refuse(row, _run_of_equal(missing[answered:]), Reason.ANSWER_NOT_KEPT)
+        elif here < length:
+            self._refuse(row, length - here, Reason.SEQUENCE_MISMATCH)
+        return int(row["length"]) == 0 and answered == length
+
+    def _answer_kept(self, session: int, stream: int, tag: int, first: int, length: int, kept: int) -> None:
+        """Answers steps of which the last `kept` have their outputs in the cache."""
+        outputs = self._cache.fetch(session, first + length - kept, kept) if kept else None
+        self._outbox.answer_one(stream, tag, first, length, kept, outputs)
+
+    def _refuse(self, row: np.void, length: int, reason: Reason) -> None:
+        """Refuses the row's next `length` steps."""
+        first, expected = int(row["first"]), int(self._table.next_seq[row["session"]])
+        message = _MESSAGES[reason].format(first=first, length=length, expected=expected)
+        self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, expected, message)
+        _shorten(row, length)
+
+    def _keep(self, rows: Rows, kept: Ints, outputs: Sequence[Tensor]) -> None:
+        """Keeps answers for repeats."""
+        sessions, first, length = rows["session"], rows["first"], outputs[0].shape[1]
+        cached = rows["cached"]
+        if cached.all() and (kept == length).all():
+            self._cache.keep(sessions, first, outputs)
+            return
+        whole = np.flatnonzero(cached & (kept == length))
+        if whole.size:
+            self._cache.keep(sessions[whole], first[whole], [values[whole] for values in outputs])
+        last = np.flatnonzero(cached & (kept == 1)) if length > 1 else whole[:0]
+        if last.size:
+            self._cache.keep(sessions[last], first[last] + length - 1, [values[last, -1:] for values in outputs])
+        # A momentary step that keeps no answer is acknowledged by itself, or it would fill the window for ever.
+        alone = np.flatnonzero(~cached & (self._table.acked[sessions] == first))
+        self._table.acked[sessions[alone]] += length
+
+
+def _select(outputs: Sequence[Tensor], kept: Ints) -> list[Tensor]:
+    """The last kept steps of each row, one behind the other: [sum of kept, *shape] of each output [n, length, *shape]."""
+    n, length = outputs[0].shape[:2]
+    if (kept == length).all():
+        return [values.reshape(n * length, *values.shape[2:]) for values in outputs]
+    chosen = np.arange(length) >= (length - kept)[:, None]
+    return [values[chosen] for values in outputs]
+
+
+def _run_of_equal(flags: NDArray[np.bool_]) -> int:
+    """How many flags from the first on equal it."""
+    different = flags != flags[0]
+    return int(different.argmax()) if different.any() else len(flags)
+
+
+def _shorten(row: np.void, steps: int) -> None:
+    """Takes steps off the front of a row of the backlog, in place."""
+    row["first"] += steps
+    row["offset"] += steps
+    row["length"] -= steps

@@ -1,0 +1,179 @@
+"""The session table: one row of columns per session, found by id, ended by time.
+
+Columns are numpy arrays indexed by session number, because a turn touches a thousand sessions at once; an idle session costs
+its row, its id and its secret, never a thread or a timer. A session number is used again only with a higher generation.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import secrets as tokens
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports import NO_STREAM, Ending, Ints
+from stepstream_server.errors import CallerError, Reason
+
+ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
+_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+_TOKEN_BYTES = 16  # of made ids and of secrets: 128 bits cannot be guessed
+
+_REASON_OF_ENDING = {
+    Ending.CLOSED: Reason.SESSION_CLOSED,
+    Ending.EXPIRED: Reason.SESSION_EXPIRED,
+    Ending.EVICTED: Reason.SESSION_EVICTED,
+    Ending.MOVED: Reason.SESSION_MOVED,
+}
+
+
+class Status(enum.IntEnum):
+    """A session's life: FREE -> OPEN <-> QUARANTINED -> FREE."""
+
+    FREE = 0
+    OPEN = 1
+    QUARANTINED = 2  # its last launch would have made it non-finite: only reset and close are accepted
+
+
+class SessionTable:
+    """Sessions of one model. Numbers only; states live in the backend, answers in the cache."""
+
+    def __init__(self, capacity: int, tombstone_seconds: float) -> None:
+        self.capacity = capacity
+        self.status = np.zeros(capacity, np.uint8)
+        self.generation = np.zeros(capacity, np.int64)
+        self.slot = np.zeros(capacity, np.int64)
+        self.next_seq = np.zeros(capacity, np.int64)  # steps and resets applied
+        self.admitted = np.zeros(capacity, np.int64)  # the admission point: next_seq + pending
+        self.acked = np.zeros(capacity, np.int64)  # answers below are no longer kept
+        self.kept = np.zeros(capacity, np.int64)  # admitted steps from acked on whose outputs are (to be) kept
+        self.stream = np.full(capacity, NO_STREAM, np.int64)  # attached stream, or NO_STREAM
+        self.tag = np.zeros(capacity, np.uint32)  # that stream's handle
+        self.opened_at = np.zeros(capacity)  # monotonic seconds
+        self.used_at = np.zeros(capacity)  # monotonic seconds of the last step
+        self.idle_ttl = np.zeros(capacity)  # seconds
+        self.dies_at = np.zeros(capacity)  # monotonic seconds; inf: no maximal lifetime
+        self._ids: list[str] = [""] * capacity
+        self._secrets: list[bytes] = [b""] * capacity
+        self._by_id: dict[str, int] = {}
+        self._free: list[int] = []
+        self._high = 0  # session numbers from here on have never been used
+        self._deadlines: list[tuple[float, int, int]] = []  # heap of (not before, session, generation)
+        self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
+        self._tombstone_seconds = tombstone_seconds
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __repr__(self) -> str:
+        return f"<SessionTable {len(self)}/{self.capacity} sessions | {len(self._tombstones)} tombstones>"
+
+    def check_new_id(self, session_id: str) -> None:
+        """Raises CallerError if the id is malformed or taken."""
+        if len(session_id) > ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
+            raise CallerError(
+                Reason.INVALID_ARGUMENT,
+                f"id: expected 1 to {ID_LENGTH} characters of A-Z a-z 0-9 . _ : -, got {session_id[:ID_LENGTH]!r}",
+                field="id",
+            )
+        if session_id in self._by_id:
+            raise CallerError(Reason.SESSION_EXISTS, f"session {session_id!r} is open already", field="id")
+
+    def open(self, session_id: str, slot: int, now: float, idle_ttl: float, lifetime: float) -> int:
+        """Adds a session whose id has been checked (empty: one is made) and returns its number."""
+        session = self._free.pop() if self._free else self._high
+        self._high = max(self._high, session + 1)
+        session_id = session_id or tokens.token_hex(_TOKEN_BYTES)
+        self._ids[session], self._secrets[session] = session_id, tokens.token_bytes(_TOKEN_BYTES)
+        self._by_id[session_id] = session
+        self._tombstones.pop(session_id, None)
+        self.status[session] = Status.OPEN
+        self.slot[session] = slot
+        for counter in (self.next_seq, self.admitted, self.acked, self.kept):
+            counter[session] = 0
+        self.stream[session] = NO_STREAM
+        self.opened_at[session] = self.used_at[session] = now
+        self.idle_ttl[session] = idle_ttl
+        self.dies_at[session] = now + lifetime
+        heapq.heappush(self._deadlines, (self._deadline(session, now), session, int(self.generation[session])))
+        return session
+
+    def end(self, session: int, ending: Ending, now: float) -> None:
+        """Removes a session and remembers why."""
+        session_id = self._ids[session]
+        del self._by_id[session_id]
+        self._ids[session], self._secrets[session] = "", b""
+        self.status[session] = Status.FREE
+        self.stream[session] = NO_STREAM
+        self.generation[session] += 1
+        self._free.append(session)
+        self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
+        self._forget(now)
+
+    def find(self, session_id: str) -> int:
+        """Number of an open session. Raises CallerError: not found, closed, expired, evicted or moved."""
+        session = self._by_id.get(session_id)
+        if session is not None:
+            return session
+        ending = self.ending(session_id)
+        if ending is None:
+            raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {session_id!r}", field="id")
+        raise CallerError(_REASON_OF_ENDING[ending], f"session {session_id!r} was {ending.name.lower()}", field="id")
+
+    def ending(self, session_id: str) -> Ending | None:
+        """Why a session ended, while that is remembered."""
+        tombstone = self._tombstones.get(session_id)
+        return tombstone[1] if tombstone else None
+
+    def id(self, session: int) -> str:
+        return self._ids[session]
+
+    def secret(self, session: int) -> bytes:
+        return self._secrets[session]
+
+    def owns(self, session: int, secret: bytes) -> bool:
+        """Whether the secret is the session's, in constant time."""
+        return tokens.compare_digest(self._secrets[session], secret)
+
+    def attached_to(self, stream: int) -> Ints:
+        """Sessions that a stream holds."""
+        return np.flatnonzero(self.stream[: self._high] == stream)
+
+    def current(self, sessions: Ints, generations: Ints, stream: int | Ints) -> NDArray[np.bool_]:
+        """Which of the sessions still exist in that generation and are attached to that stream: [n]."""
+        current: NDArray[np.bool_] = (self.generation[sessions] == generations) & (self.stream[sessions] == stream)
+        return current
+
+    def expire(self, now: float) -> Iterator[int]:
+        """Sessions whose time is over. The caller ends each before asking for the next."""
+        self._forget(now)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, session, generation = heapq.heappop(self._deadlines)
+            if self.generation[session] != generation:
+                continue
+            deadline = self._deadline(session, now)
+            if deadline <= now:
+                yield session
+            else:  # it was used since: the heap holds one entry per session, moved only when it comes up
+                heapq.heappush(self._deadlines, (deadline, session, generation))
+
+    @property
+    def next_deadline(self) -> float:
+        """Monotonic seconds at which `expire` should be called next; inf if never."""
+        return self._deadlines[0][0] if self._deadlines else float("inf")
+
+    def _deadline(self, session: int, now: float) -> float:
+        """When the session ends if nothing more happens. A session with steps pending is not idle."""
+        idle_since = self.used_at[session] if self.admitted[session] == self.next_seq[session] else now
+        return float(min(idle_since + self.idle_ttl[session], self.dies_at[session]))
+
+    def _forget(self, now: float) -> None:
+        """Drops tombstones that are old, or older than the newest `capacity` of them."""
+        while self._tombstones:
+            session_id, (forgotten_at, _) = next(iter(self._tombstones.items()))
+            if forgotten_at > now and len(self._tombstones) <= self.capacity:
+                return
+            del self._tombstones[session_id]

@@ -1,0 +1,69 @@
+"""The engine's clockwork: one thread that takes commands from the inbox and turns, and sleeps when there is nothing to do."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.ports import Command
+from stepstream_server.errors import Reason, ServerFault
+
+# Commands that one turn takes in at most, so that a flood cannot keep the turn from running.
+_COMMANDS_PER_TURN = 4096
+
+
+class EngineThread:
+    """Runs an engine until `stop`, or until it crashes."""
+
+    def __init__(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> None:
+        self._engine = engine
+        self._on_crash = on_crash
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"engine-{engine.spec.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begins to turn."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after the turn that it is in, and waits for it."""
+        self._stopping.set()
+        self._engine.inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._engine.turn(self._commands())
+        except BaseException as crash:  # whatever it was: the waiting callers must hear of it before the thread dies
+            self._engine.fail(ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has failed"))
+            self._on_crash(crash)
+
+    def _commands(self) -> list[tuple[int, Command]]:
+        """What has arrived; waits for it only if the engine has nothing else to do."""
+        commands: list[tuple[int, Command]] = []
+        clock = self._engine.clock
+        if not self._engine.busy and self._receive(commands, self._engine.next_deadline) and self._engine.max_wait:
+            until = clock() + self._engine.max_wait
+            while len(commands) < _COMMANDS_PER_TURN and self._receive(commands, until):
+                pass
+        while len(commands) < _COMMANDS_PER_TURN and self._receive(commands, 0.0):
+            pass
+        return commands
+
+    def _receive(self, commands: list[tuple[int, Command]], until: float) -> bool:
+        """Takes one item from the inbox, waiting no longer than until (monotonic seconds). False if nothing came."""
+        seconds = until - self._engine.clock()
+        try:
+            if seconds <= 0:
+                item = self._engine.inbox.get_nowait()
+            else:
+                item = self._engine.inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            return False
+        if item is not None:  # None only wakes the thread
+            commands.append(item)
+        return True

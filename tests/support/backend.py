@@ -1,0 +1,85 @@
+"""A backend whose arithmetic anybody can redo by hand, and that a test can hold, poison and break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stepstream_server.engine.ports import Computed, Ints, Tensor
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+
+
+def counter_spec(name: str = "counter") -> ModelSpec:
+    """A model of one number in and two out: the running sum of its inputs, and how many there were."""
+    return ModelSpec(
+        name=name,
+        version=1,
+        inputs=(TensorSpec("x", "float32", (1,)),),
+        outputs=(TensorSpec("sum", "float32", (1,)), TensorSpec("count", "float32", (1,))),
+        states=(StateSpec("sum", (1,)), StateSpec("count", (1,))),
+        cell=CellSpec("rnn", 1, 1, 1),
+        front=None,
+        heads=(HeadSpec("sum", "regression", 1), HeadSpec("count", "regression", 1)),
+        fingerprint="0" * 64,
+    )
+
+
+@dataclass
+class FakeBackend:
+    """Adds up. A state or output that is not finite is not applied, as the port demands."""
+
+    slots: int = 64
+    max_batch: int = 1024
+    state_bytes: int = 8
+    before_collect: Callable[[], None] = lambda: None  # called while a launch is "computing"
+    launches: list[tuple[int, int]] = field(default_factory=list)  # (batch, length) of each launch
+
+    def __post_init__(self) -> None:
+        self.states = np.zeros((self.slots, 2), np.float32)
+        self.free = list(range(self.slots - 1, -1, -1))
+        self.broken = False
+
+    def warm_up(self) -> None:
+        """Nothing to warm."""
+
+    def allocate(self, count: int) -> Ints:
+        if count > len(self.free):
+            raise CallerError(Reason.SESSION_CAPACITY, f"expected {count} free slots, got {len(self.free)}")
+        slots = np.array([self.free.pop() for _ in range(count)], np.int64)
+        self.zero(slots)
+        return slots
+
+    def release(self, slots: Ints) -> None:
+        self.free.extend(slots.tolist())
+
+    def zero(self, slots: Ints) -> None:
+        self.states[slots] = 0
+
+    def copy(self, sources: Ints, targets: Ints) -> None:
+        self.states[targets] = self.states[sources]
+
+    def read(self, slots: Ints) -> dict[str, Tensor]:
+        return {"sum": self.states[slots, :1].copy(), "count": self.states[slots, 1:].copy()}
+
+    def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
+        self.states[slots] = np.concatenate([states["sum"], states["count"]], axis=1)
+
+    def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Any:
+        if self.broken:
+            raise RuntimeError("the device fell off the bus")
+        if len(set(slots.tolist())) != len(slots):
+            raise AssertionError(f"slots twice in one launch: {slots}")
+        self.launches.append((len(slots), length))
+        steps = np.stack([inputs[0][..., 0], np.ones((len(slots), length), np.float32)], axis=-1)
+        return slots, self.states[slots][:, None] + np.cumsum(steps, axis=1, dtype=np.float32)
+
+    def collect(self, ticket: Any) -> Computed:
+        self.before_collect()
+        slots, sums = ticket  # sums: [batch, length, 2]
+        finite = np.isfinite(sums).all(axis=(1, 2))
+        self.states[slots[finite]] = sums[finite, -1]
+        return Computed((sums[..., :1], sums[..., 1:]), None if finite.all() else finite)

@@ -1,0 +1,209 @@
+"""An engine that a test turns by hand, and a front door that remembers what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from support.backend import FakeBackend, counter_spec
+from support.clock import FakeClock
+from support.observer import Reports
+
+from stepstream_server.config import EngineSettings
+from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.ports import (
+    Acknowledge,
+    Attach,
+    Block,
+    Call,
+    Close,
+    Delivery,
+    Detach,
+    Drain,
+    Ending,
+    Get,
+    Keep,
+    Open,
+    Opened,
+    Reset,
+    SessionInfo,
+    StreamEnded,
+)
+from stepstream_server.errors import Reason, StepStreamError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered row: sums [kept]."""
+
+    stream: int
+    tag: int
+    first: int
+    length: int
+    sums: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One refused row."""
+
+    stream: int
+    tag: int
+    first: int
+    length: int
+    reason: Reason
+    expected: int
+
+
+@dataclass
+class Ear:
+    """A sink that takes deliveries apart."""
+
+    outcomes: list[Answer | Refusal] = field(default_factory=list)
+    replies: dict[int, object] = field(default_factory=dict)
+    detached: list[tuple[int, int, Ending]] = field(default_factory=list)
+    failure: StepStreamError | None = None
+
+    def deliver(self, delivery: Delivery) -> None:
+        for reply in delivery.replies:
+            self.replies[reply.request] = reply.value
+        if delivery.answers is not None:
+            answers, start = delivery.answers, 0
+            for row in range(len(answers.streams)):
+                end = start + int(answers.kept[row])
+                columns = (answers.streams, answers.tags, answers.first_seqs, answers.lengths)
+                sums = tuple(answers.outputs[0][start:end, 0].tolist())
+                self.outcomes.append(Answer(*(int(column[row]) for column in columns), sums))
+                start = end
+        errors = delivery.errors
+        self.outcomes += [
+            Refusal(*row)
+            for row in zip(
+                errors.streams, errors.tags, errors.first_seqs, errors.lengths, errors.reasons, errors.expected_seqs, strict=True
+            )
+        ]
+        gone = delivery.detached
+        self.detached += list(zip(gone.streams, gone.tags, gone.endings, strict=True))
+
+    def fail(self, error: StepStreamError) -> None:
+        self.failure = error
+
+
+class Harness:
+    """One engine over the counting backend, one front door."""
+
+    def __init__(self, backend: FakeBackend | None = None, **settings: float) -> None:
+        self.clock = FakeClock()
+        self.backend = backend or FakeBackend()
+        self.reports = Reports()
+        options = {"capacity": self.backend.slots, **settings}
+        self.engine = Engine(counter_spec(), self.backend, EngineSettings.model_validate(options), self.reports, self.clock)
+        self.ear = Ear()
+        self.door = self.engine.connect(self.ear)
+        self._request = 0
+
+    def turn(self, times: int = 1) -> list[Answer | Refusal]:
+        """Turns with what has been submitted; returns the outcomes since the last call."""
+        for _ in range(times):
+            commands = []
+            while not self.engine.inbox.empty():
+                commands.append(self.engine.inbox.get())
+            self.engine.turn([command for command in commands if command is not None])
+        outcomes, self.ear.outcomes = self.ear.outcomes, []
+        return outcomes
+
+    def settle(self) -> list[Answer | Refusal]:
+        """Turns until nothing is pending."""
+        outcomes = self.turn()
+        while self.engine.busy:
+            outcomes += self.turn()
+        return outcomes
+
+    def ask(self, command: object) -> object:
+        """Submits a command that has a request number, turns, and returns the reply."""
+        self.door.submit(command)  # type: ignore[arg-type]
+        kept = self.turn()
+        self.ear.outcomes = kept
+        return self.ear.replies[self._request]
+
+    def request(self) -> int:
+        self._request += 1
+        return self._request
+
+    def open(self, count: int = 1, *, stream: int = 1, first_tag: int = 0, idle_ttl: float | None = None) -> list[Opened]:
+        tags = np.arange(first_tag, first_tag + count, dtype=np.uint32)
+        opened = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl))
+        assert isinstance(opened, list)
+        return opened
+
+    def attach(self, session: Opened, *, stream: int, tag: int = 0, acked: int = 0, secret: bytes | None = None) -> object:
+        secrets = [session.secret if secret is None else secret]
+        tags = np.array([tag], np.uint32)
+        attached = self.ask(Attach(stream, self.request(), tags, [session.id], secrets, np.array([acked])))
+        assert isinstance(attached, list)
+        return attached[0]
+
+    def send(
+        self,
+        sessions: Sequence[Opened],
+        first_seqs: Sequence[int],
+        values: Sequence[Sequence[float]],
+        *,
+        stream: int = 1,
+        tags: Sequence[int] | None = None,
+        keep: Keep = Keep.ALL,
+        acked: Sequence[int] | None = None,
+        deadline: float = float("inf"),
+    ) -> None:
+        """Submits one block: a row per session with its values."""
+        flat = [value for row in values for value in row]
+        self.door.submit(
+            Block(
+                stream=stream,
+                sessions=np.array([session.session for session in sessions], np.int64),
+                generations=np.array([session.generation for session in sessions], np.int64),
+                tags=np.array(range(len(sessions)) if tags is None else tags, np.uint32),
+                first_seqs=np.array(first_seqs, np.int64),
+                lengths=np.array([len(row) for row in values], np.int64),
+                inputs=(np.array(flat, np.float32)[:, None],),
+                keep=keep,
+                arrival=self.clock(),
+                deadline=deadline,
+                acked=None if acked is None else np.array(acked, np.int64),
+            )
+        )
+
+    def acknowledge(self, session: Opened, count: int, *, stream: int = 1) -> None:
+        self.door.submit(Acknowledge(stream, *_column(session), np.array([count], np.int64)))
+
+    def reset(self, session: Opened, seq: int, *, stream: int = 1, tag: int = 0) -> None:
+        tags = np.array([tag], np.uint32)
+        self.door.submit(Reset(stream, *_column(session), tags, np.array([seq], np.int64), self.clock()))
+
+    def detach(self, session: Opened, *, stream: int = 1, tag: int = 0, close: bool = False) -> None:
+        self.door.submit(Detach(stream, *_column(session), np.array([tag], np.uint32), close))
+
+    def call(self, session: Opened, seq: int, values: Sequence[float], *, stream: int, secret: bytes = b"") -> None:
+        inputs = (np.array(values, np.float32)[:, None],)
+        self.door.submit(Call(stream, session.id, secret, seq, len(values), inputs, Keep.ALL, self.clock()))
+
+    def end_stream(self, stream: int) -> None:
+        self.door.submit(StreamEnded(stream))
+
+    def get(self, session_id: str) -> SessionInfo | StepStreamError:
+        info = self.ask(Get(self.request(), session_id))
+        assert isinstance(info, SessionInfo | StepStreamError)
+        return info
+
+    def close(self, session: Opened, secret: bytes = b"") -> object:
+        return self.ask(Close(self.request(), session.id, secret))
+
+    def drain(self) -> int:
+        request = self.request()
+        self.door.submit(Drain(request))
+        return request
+
+
+def _column(session: Opened) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    return np.array([session.session], np.int64), np.array([session.generation], np.int64)
