@@ -1,7 +1,7 @@
 """Settings: one frozen record per concern, units in names, every default with its reason.
 
-Only this module reads flags, environment (`STEPSTREAM_ENGINE__CAPACITY=...`) and the TOML file, in that precedence; an unknown
-key anywhere is an error. Everyone else is handed the record that concerns it.
+`sources.py` fills them from flags, environment and a TOML file. Flags, their help and `docs/settings.md` are derived from
+them, so a new setting is one field here. Everyone else is handed the record that concerns it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EngineSettings(Section):
     max_pending_steps: int = Field(
         default=1 << 20,
         gt=0,
-        description="Steps queued in the engine over all sessions; beyond it steps are refused. About a second of an H = 128 model.",
+        description="Steps queued in the engine over all sessions; beyond it they are refused. About a second of H = 128.",
     )
     max_batch: int = Field(
         default=1024,
@@ -91,7 +91,7 @@ class EngineSettings(Section):
     max_wait_seconds: float = Field(
         default=0.0,
         ge=0,
-        description="How long an idle engine waits for more steps before it runs the first. 0: what arrives during a turn is batch enough.",
+        description="How long an idle engine waits for more steps before it runs the first. 0: a turn gathers enough.",
     )
 
 
@@ -167,7 +167,7 @@ class DoorSettings(Section):
     keepalive_seconds: float = Field(
         default=60.0,
         ge=1,
-        description="Silence after which the server pings a client: a dead one is noticed in a minute; gRPC advises not much less.",
+        description="Silence after which the server pings a client: a dead one shows in a minute; gRPC advises not much less.",
     )
     keepalive_timeout_seconds: float = Field(
         default=20.0,

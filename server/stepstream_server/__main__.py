@@ -1,0 +1,5 @@
+"""`python -m stepstream_server` is `stepstream-server`."""
+
+from stepstream_server.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""How the server logs: structlog's events and the standard library's messages (grpc's, asyncio's) as one stream, on stderr.
+
+One line per event, JSON for a collector or columns for a person. Configured once, by the command line; nobody else calls this.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from stepstream_server.config import LogSettings
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Sends all events of `settings.level` and above to `stream` (stderr), replacing what was configured before."""
+    stream = stream or sys.stderr
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,  # so that a test can configure anew; a lookup costs microseconds, per event
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_render(console, stream)))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _render(console: bool, stream: TextIO) -> list[Processor]:
+    last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    if not console:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]

@@ -1,0 +1,124 @@
+"""Where settings come from: flags, environment, TOML file, defaults, the first of them that names a key.
+
+All three become the same thing, a value and its source per dotted key (`engine.capacity`), so precedence is one line and each
+error can say who is to blame. This module is handed the environment; it does not read the process's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from stepstream_server.config import Settings
+
+PREFIX = "STEPSTREAM_"
+CONFIG_VARIABLE = "STEPSTREAM_CONFIG"
+
+# Kubernetes gives every pod such variables for each Service of its namespace; one named `stepstream` or `stepstream-metrics`
+# would otherwise keep the server from starting.
+_SERVICE_LINK = re.compile(r"STEPSTREAM_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used. The message has one line per fault: source, key, what was expected, what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that somebody gave for a key, and who, in words."""
+
+    value: object
+    source: str
+
+
+def fields(record: type[BaseModel] = Settings, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting as (dotted key, field), in the order of the records."""
+    for name, field in record.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from fields(field.annotation, f"{above}{name}.")
+        else:
+            yield above + name, field
+
+
+def variable(key: str) -> str:
+    """The environment variable of a key: `engine.capacity` -> `STEPSTREAM_ENGINE__CAPACITY`."""
+    return PREFIX + key.replace(".", "__").upper()
+
+
+def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> Settings:
+    """Settings from flags (dotted key -> text), environment and a TOML file, in that precedence.
+
+    The file is `config`, or the one that STEPSTREAM_CONFIG names, or none. Raises SettingsError.
+    """
+    if config is None and environment.get(CONFIG_VARIABLE):
+        config = Path(environment[CONFIG_VARIABLE])
+    faults: list[str] = []
+    given = {
+        **_from_file(config, faults),
+        **_from_environment(environment, faults),
+        **{key: Given(value, f"flag --{key}") for key, value in flags.items()},
+    }
+    if not faults:
+        try:
+            return Settings.model_validate(_nested(given))
+        except ValidationError as error:
+            faults = [_fault(given, ".".join(map(str, each["loc"])), each["msg"], each["input"]) for each in error.errors()]
+    raise SettingsError("\n".join(faults)) from None
+
+
+def _from_file(path: Path | None, faults: list[str]) -> dict[str, Given]:
+    if path is None:
+        return {}
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"file {path}: expected readable TOML; {error}") from None
+    known = [key for key, _ in fields()]
+    found = dict(_flat(tree))
+    faults += [f"file {path}: unknown key {key!r}{_nearest(key, known)}" for key in found if key not in known]
+    return {key: Given(value, f"file {path}") for key, value in found.items()}
+
+
+def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Given]:
+    known = {variable(key): key for key, _ in fields()}
+    ours = [name for name in environment if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
+    ours = [name for name in ours if name != CONFIG_VARIABLE]
+    faults += [f"environment: unknown variable {name}{_nearest(name, known)}" for name in ours if name not in known]
+    return {known[name]: Given(environment[name], f"environment {name}") for name in ours if name in known}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
+
+
+def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, each in given.items():
+        section, _, name = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[name] = each.value
+    return tree
+
+
+def _fault(given: Mapping[str, Given], key: str, message: str, value: object) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should", "must").replace("String should", "must")
+    if key in given:
+        return f"{given[key].source}: {key}: {message}; got {value!r}"
+    concerned = ", ".join(f"{each.source} ({name})" for name, each in given.items() if name.startswith(f"{key}."))
+    return f"{concerned}: {key}: {message}"
