@@ -15,7 +15,7 @@ FILES = (common_pb2, inference_pb2, model_pb2, session_pb2)
 
 
 def calls_that_do_not_work_yet() -> set[str]:
-    """Calls whose comment in the contract ends in `Answers UNIMPLEMENTED for now.`"""
+    """The calls that the contract's own comments say answer UNIMPLEMENTED for now."""
     text = "\n".join(path.read_text() for path in sorted((ROOT / "proto").rglob("*.proto")))
     return set(re.findall(r"Answers UNIMPLEMENTED for now\.\n\s*rpc (\w+)\(", text))
 
