@@ -109,6 +109,8 @@ class Admission:
         kinds = backlog.rows["kind"][positions]
         backlog.refuse(positions[(kinds == Kind.APPLY) | (kinds == Kind.RESET)], Reason.SEQUENCE_MISMATCH)
         table.admitted[session] = table.next_seq[session]
+        if table.status[session] == Status.RESETTING:
+            table.status[session] = Status.QUARANTINED
         one = np.array([session])
         table.kept[session] = self._cache.count(one, table.acked[one], table.next_seq[one])[0]
 
@@ -184,9 +186,11 @@ class Admission:
         if reason is not None:
             self._append(row, admitted, end, Kind.REFUSE, reason)
             return
-        kept = np.array([end - admitted if row["keep"][0] == Keep.ALL else row["keep"][0] == Keep.LAST], np.int64)
+        kept = _kept(row, end - admitted)
         table.admitted[session] = end
-        table.kept[session] += kept[0] if row["cached"][0] else 0
+        table.kept[session] += kept if row["cached"][0] else 0
+        if row["kind"][0] == Kind.RESET and table.status[session] == Status.QUARANTINED:
+            table.status[session] = Status.RESETTING
         self._append(row, admitted, end, Kind(int(row["kind"][0])), inputs=inputs)
 
     def _refusal(self, row: Rows, steps: int, valid: bool) -> Reason | None:
@@ -197,7 +201,7 @@ class Admission:
             return Reason.SESSION_QUARANTINED
         if not valid:
             return Reason.NON_FINITE_INPUT if self._inputs[0].dtype == "float32" else Reason.INPUT_OUT_OF_RANGE
-        kept = steps if row["keep"][0] == Keep.ALL else int(row["keep"][0] == Keep.LAST)
+        kept = _kept(row, steps)
         within_steps = table.admitted[session] + steps - table.acked[session] <= self._settings.window_steps
         if not within_steps or table.kept[session] + kept > self._window_kept:
             return Reason.WINDOW_FULL
@@ -264,6 +268,11 @@ class Admission:
             return steps
         valid: NDArray[np.bool_] = np.logical_and.reduceat(steps, np.cumsum(lengths) - lengths)
         return valid
+
+
+def _kept(row: Rows, steps: int) -> int:
+    """How many of the last `steps` steps of one row [1] come with outputs."""
+    return steps if row["keep"][0] == Keep.ALL else int(row["keep"][0] == Keep.LAST)
 
 
 def _valid(spec: TensorSpec, values: Tensor) -> NDArray[np.bool_]:

@@ -163,7 +163,7 @@ class Control:
             return error
         return SessionInfo(
             id=command.id,
-            quarantined=bool(table.status[session] == Status.QUARANTINED),
+            quarantined=bool(table.status[session] != Status.OPEN),
             next_seq=int(table.next_seq[session]),
             acked=int(table.acked[session]),
             pending_steps=int(table.admitted[session] - table.next_seq[session]),

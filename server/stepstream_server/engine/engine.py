@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache

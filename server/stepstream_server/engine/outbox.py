@@ -35,6 +35,7 @@ def global_stream(door: int, stream: int) -> int:
 
 
 def door_of(stream: int) -> int:
+    """The door that an engine-wide stream number belongs to."""
     return stream >> _STREAM_BITS
 
 

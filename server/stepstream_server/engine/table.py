@@ -31,11 +31,12 @@ _REASON_OF_ENDING = {
 
 
 class Status(enum.IntEnum):
-    """A session's life: FREE -> OPEN <-> QUARANTINED -> FREE."""
+    """A session's life: FREE -> OPEN -> QUARANTINED -> RESETTING -> OPEN; closing leads to FREE from anywhere."""
 
     FREE = 0
     OPEN = 1
     QUARANTINED = 2  # its last launch would have made it non-finite: only reset and close are accepted
+    RESETTING = 3  # quarantined, and a reset is pending: what comes behind it is admitted
 
 
 class SessionTable:

@@ -1,0 +1,140 @@
+"""Sessions as such: capacity, ids, time to live, closing, draining."""
+
+from __future__ import annotations
+
+import pytest
+
+from stepstream_server.engine.ports import NO_STREAM, Ending, Open, Opened
+from stepstream_server.errors import Reason, StepStreamError
+from support.backend import FakeBackend
+from support.engine import Answer, Harness, Refusal
+
+
+def test_capacity_refuses_with_a_retry_delay_and_room_returns() -> None:
+    """Beyond capacity an open fails by itself; closing one makes room, zeroed."""
+    h = Harness(backend=FakeBackend(slots=2))
+    opened = h.open(3)
+    assert [isinstance(one, Opened) for one in opened] == [True, True, False]
+    refused = opened[2]
+    assert isinstance(refused, StepStreamError)
+    assert (refused.reason, refused.retry_delay_seconds > 0) == (Reason.SESSION_CAPACITY, True)
+    h.send([opened[0]], [0], [[9.0]])
+    h.settle()
+    assert h.close(opened[0], opened[0].secret) == 1
+    (again,) = h.open(first_tag=7)
+    h.send([again], [0], [[1.0]], tags=[7])
+    assert h.settle() == [Answer(1, 7, 0, 1, (1.0,))]
+
+
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ä", "a/b"])
+def test_malformed_ids_are_refused(bad: str) -> None:
+    """An id outside the alphabet or too long opens nothing."""
+    h = Harness()
+    (error,) = h.ask(Open(NO_STREAM, h.request(), [bad]))  # type: ignore[misc]
+    assert isinstance(error, StepStreamError)
+    assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "id")
+
+
+def test_an_id_is_open_once() -> None:
+    """A second open of a live id is refused; after closing, the id is free again."""
+    h = Harness()
+    (first,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
+    (second,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
+    assert isinstance(second, StepStreamError)
+    assert second.reason == Reason.SESSION_EXISTS
+    h.close(first)
+    (third,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
+    assert isinstance(third, Opened)
+    assert third.generation != first.generation or third.session != first.session
+
+
+def test_idle_sessions_expire_and_say_so() -> None:
+    """A session that is stepped lives on; one that is not is closed, its stream is told, and its id remembers why."""
+    h = Harness(idle_ttl_seconds=10)
+    a, b = h.open(2)
+    h.clock.advance(6)
+    h.send([a], [0], [[1.0]])
+    h.settle()
+    h.clock.advance(6)
+    h.turn()
+    assert h.ear.detached == [(1, 1, Ending.EXPIRED)]
+    gone = h.get(b.id)
+    assert isinstance(gone, StepStreamError)
+    assert gone.reason == Reason.SESSION_EXPIRED
+    assert not isinstance(h.get(a.id), StepStreamError)
+    assert h.engine.next_deadline <= h.clock() + 10
+
+
+def test_an_opener_may_ask_for_a_shorter_life_but_not_for_a_longer_one() -> None:
+    """The server's idle time-to-live is the maximum."""
+    h = Harness(idle_ttl_seconds=10)
+    (short,) = h.open(idle_ttl=3)
+    (long,) = h.open(first_tag=1, idle_ttl=500)
+    h.clock.advance(4)
+    h.turn()
+    assert isinstance(h.get(short.id), StepStreamError)
+    h.clock.advance(7)
+    h.turn()
+    assert isinstance(h.get(long.id), StepStreamError)
+
+
+def test_a_busy_session_ends_with_its_maximal_lifetime() -> None:
+    """However often it is stepped."""
+    h = Harness(max_lifetime_seconds=10, idle_ttl_seconds=5)
+    (a,) = h.open()
+    for seq in range(4):
+        h.send([a], [seq], [[1.0]])
+        h.settle()
+        h.clock.advance(3)
+    h.turn()
+    assert h.ear.detached == [(1, 0, Ending.EXPIRED)]
+
+
+def test_tombstones_are_forgotten() -> None:
+    """After a while an id that ended is as one that never was."""
+    h = Harness(tombstone_seconds=60)
+    (a,) = h.open()
+    h.close(a, a.secret)
+    reasons = []
+    for seconds in (1, 60):
+        h.clock.advance(seconds)
+        h.turn()
+        error = h.get(a.id)
+        assert isinstance(error, StepStreamError)
+        reasons.append(error.reason)
+    assert reasons == [Reason.SESSION_CLOSED, Reason.SESSION_NOT_FOUND]
+
+
+def test_closing_tells_whoever_waits() -> None:
+    """A call queued behind the close hears it, and closing twice succeeds."""
+    h = Harness()
+    (a,) = h.open()
+    h.call(a, -1, [1.0], stream=50, secret=a.secret)
+    assert h.close(a, a.secret) == 0
+    assert h.settle() == [Refusal(50, 0, 0, 1, Reason.SESSION_CLOSED, 0)]
+    assert h.close(a) == 0
+
+
+def test_detach_can_close() -> None:
+    """The confirmation says which it was."""
+    h = Harness()
+    a, b = h.open(2)
+    h.detach(a, tag=0)
+    h.detach(b, tag=1, close=True)
+    h.turn()
+    assert h.ear.detached == [(1, 0, Ending.REQUESTED), (1, 1, Ending.CLOSED)]
+    assert h.engine.stats().sessions == 1
+
+
+def test_draining_refuses_sessions_and_finishes_steps() -> None:
+    """What was admitted is answered before the drain is; nothing new is opened."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 100])
+    request = h.drain()
+    (error,) = h.open(first_tag=1)
+    assert isinstance(error, StepStreamError)
+    assert error.reason == Reason.SERVER_DRAINING
+    outcomes = h.settle()
+    assert sum(outcome.length for outcome in outcomes) == 100
+    assert h.ear.replies[request] is None
