@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
-from stepstream_server.bundles.manifest import wrong
+from stepstream_server.bundles.manifest import shorten, wrong
 from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
 
 Weights = dict[str, NDArray[np.float32]]
@@ -34,7 +34,7 @@ def check_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]], file: st
     """Raises BundleError naming `file` and the tensor that is missing, not asked for, misshapen or not finite."""
     shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
     for name in sorted(weights.keys() - shapes.keys()):
-        raise wrong(file, name, "no tensor of this name", list(weights[name].shape))
+        raise wrong(file, name, "no tensor of this name", shorten(list(weights[name].shape)))
     for name, shape in shapes.items():
         if name not in weights:
             raise wrong(file, name, f"a float32 tensor {list(shape)}", "nothing")
@@ -42,7 +42,7 @@ def check_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]], file: st
         if tensor.dtype != np.float32:
             raise wrong(file, name, "float32", str(tensor.dtype))
         if tensor.shape != shape:
-            raise wrong(file, name, f"the shape {list(shape)}", list(tensor.shape))
+            raise wrong(file, name, f"the shape {list(shape)}", shorten(list(tensor.shape)))
         finite = np.isfinite(tensor)
         if not finite.all():
             raise wrong(file, name, "finite numbers", f"{tensor.size - int(finite.sum())} of {tensor.size} that are not")
@@ -59,14 +59,14 @@ def _check_features(front: FeaturesFront, file: str) -> None:
 
 def _check_divisor(value: float, field: str, file: str) -> None:
     if np.float32(value) == 0:
-        raise wrong(file, field, "a number other than 0 in float32", value)
+        raise wrong(file, field, "a number other than 0 in float32", shorten(value))
 
 
 def _check_sizes(spec: ModelSpec, file: str) -> None:
     expected = declare.front_width(spec.front, spec.inputs[0].elements)
     if spec.cell.input_size != expected:
         source = "inputs[0].shape" if spec.front is None else "front"
-        raise wrong(file, "cell.input_size", f"{expected}, the width of {source}", spec.cell.input_size)
+        raise wrong(file, "cell.input_size", f"{expected}, the width of {source}", shorten(spec.cell.input_size))
 
 
 def _check_input(spec: ModelSpec, file: str) -> None:
@@ -74,12 +74,7 @@ def _check_input(spec: ModelSpec, file: str) -> None:
     expected = declare.input_spec(given.name, spec.cell, spec.front)
     for field in ("dtype", "shape", "limit"):
         if getattr(given, field) != getattr(expected, field):
-            raise wrong(file, f"inputs[0].{field}", _as_text(getattr(expected, field)), getattr(given, field))
-
-
-def _as_text(value: object) -> str:
-    """Shapes as JSON arrays, so that expected and actual look alike."""
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+            raise wrong(file, f"inputs[0].{field}", shorten(getattr(expected, field)), shorten(getattr(given, field)))
 
 
 def _check_head(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
@@ -95,19 +90,19 @@ def _check_head(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
 def _check_levels(head: HeadSpec, field: str, file: str) -> None:
     if head.kind != "quantiles":
         if head.levels:
-            raise wrong(file, f"{field}.levels", f"nothing, since the head's kind is {head.kind}", head.levels)
+            raise wrong(file, f"{field}.levels", f"nothing, since the head's kind is {head.kind}", shorten(head.levels))
         return
     if len(head.levels) != head.width:
-        raise wrong(file, f"{field}.levels", f"{head.width} numbers, one per output", head.levels)
+        raise wrong(file, f"{field}.levels", f"{head.width} numbers, one per output", shorten(head.levels))
     if any(low >= high for low, high in zip(head.levels, head.levels[1:], strict=False)):
-        raise wrong(file, f"{field}.levels", "ascending numbers in (0, 1)", head.levels)
+        raise wrong(file, f"{field}.levels", "ascending numbers in (0, 1)", shorten(head.levels))
 
 
 def _check_labels(head: HeadSpec, field: str, file: str) -> None:
     if not head.labels:
         return
     if head.kind not in ("classes", "next_token"):
-        raise wrong(file, f"{field}.labels", f"nothing, since the head's kind is {head.kind}", head.labels)
+        raise wrong(file, f"{field}.labels", f"nothing, since the head's kind is {head.kind}", shorten(head.labels))
     if len(head.labels) != head.width:
         raise wrong(file, f"{field}.labels", f"{head.width} names, one per output", f"{len(head.labels)}")
     _check_distinct(head.labels, f"{field}.labels", file)
@@ -116,16 +111,18 @@ def _check_labels(head: HeadSpec, field: str, file: str) -> None:
 def _check_residual(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
     inputs = [tensor.name for tensor in spec.inputs if tensor.dtype == "float32"]
     if head.kind not in ("regression", "quantiles"):
-        raise wrong(file, f"{field}.residual_of", f"nothing, since the head's kind is {head.kind}", head.residual_of)
+        raise wrong(file, f"{field}.residual_of", f"nothing, since the head's kind is {head.kind}", shorten(head.residual_of))
     if head.residual_of not in inputs:
-        raise wrong(file, f"{field}.residual_of", f"the name of a float32 input, of which there are {inputs}", head.residual_of)
+        raise wrong(
+            file, f"{field}.residual_of", f"the name of a float32 input, of which there are {inputs}", shorten(head.residual_of)
+        )
 
 
 def _check_tokens(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
     if not isinstance(spec.front, EmbeddingFront):
-        raise wrong(file, f"{field}.kind", "a front of kind embedding, since the next token is stepped on", head.kind)
+        raise wrong(file, f"{field}.kind", "a front of kind embedding, since the next token is stepped on", shorten(head.kind))
     if head.width != spec.front.tokens:
-        raise wrong(file, f"{field}.width", f"{spec.front.tokens}, the tokens of the embedding", head.width)
+        raise wrong(file, f"{field}.width", f"{spec.front.tokens}, the tokens of the embedding", shorten(head.width))
 
 
 def _check_declared(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stepstream_server.bundles.check import Weights, check_spec, check_weights
 from stepstream_server.bundles.declare import weight_shapes
 from stepstream_server.bundles.fingerprint import fingerprint
-from stepstream_server.bundles.manifest import parse, wrong
+from stepstream_server.bundles.manifest import parse, shorten, wrong
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import ModelSpec
@@ -76,7 +76,7 @@ def load_all(directory: Path) -> list[Bundle]:
         other = taken.setdefault((bundle.spec.name, bundle.spec.version), bundle)
         if other is not bundle:
             name = f"{bundle.path.name}/{MANIFEST_FILE}"
-            raise wrong(name, "name, version", f"a pair that {other.path.name} does not have", [*_key(bundle)])
+            raise wrong(name, "name, version", f"a pair that {other.path.name} does not have", shorten(_key(bundle)))
     return sorted(bundles, key=_key)
 
 

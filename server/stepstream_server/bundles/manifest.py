@@ -152,13 +152,12 @@ def parse(text: str | bytes, file: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        shown = error.errors(include_url=False)[:MAX_SHOWN_ERRORS]
-        raise BundleError(f"{file}: " + "; ".join(_sentence(tree, dict(each)) for each in shown)) from None
+        raise BundleError(f"{file}: " + "; ".join(_sentences(tree, error)[:MAX_SHOWN_ERRORS])) from None
 
 
-def wrong(file: str, field: str, expected: str, actual: object) -> BundleError:
+def wrong(file: str, field: str, expected: str, actual: str) -> BundleError:
     """The one form of a complaint: file, field, expected, actual."""
-    return BundleError(f"{file}: {field}: expected {expected}, got {shorten(actual)}")
+    return BundleError(f"{file}: {field}: expected {expected}, got {actual}")
 
 
 def shorten(value: object) -> str:
@@ -189,15 +188,26 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name}, which is not a JSON number")
 
 
+def _sentences(tree: object, refusal: ValidationError) -> list[str]:
+    """One per wrong field. An array is not blamed for the length that is left when its wrong items are taken away."""
+    errors = refusal.errors(include_url=False)
+    parents = {error["loc"][:end] for error in errors for end in range(len(error["loc"]))}
+    return [_sentence(tree, dict(error)) for error in errors if error["loc"] not in parents]
+
+
 def _sentence(tree: object, error: dict[str, Any]) -> str:
     """`heads[0].levels: expected ..., got ...` from one of pydantic's error records."""
     field = _path(tree, error["loc"])
-    if error["type"] == "missing":
-        return f"{field}: expected a value, got nothing"
-    if error["type"] == "extra_forbidden":
-        return f"{field}: expected no field of this name, got {shorten(error['input'])}"
+    match error["type"]:
+        case "missing":
+            return f"{field}: expected a value, got nothing"
+        case "extra_forbidden":
+            return f"{field}: expected no field of this name, got {shorten(error['input'])}"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return f"{field}.kind: expected 'features' or 'embedding', got {shorten(error['input'].get('kind'))}"
     message = re.sub(r"^Input should be ", "", error["msg"])
     message = re.sub(r"^(\w+) should ", lambda match: f"{match[1].lower()} to ", message)
+    message = re.sub(r" after validation, not \d+$", "", message).replace("tuple", "array")  # JSON's word
     return f"{field}: expected {message}, got {shorten(error['input'])}"
 
 

@@ -91,9 +91,9 @@ def _cell_spec(module: torch.nn.RNNBase) -> CellSpec:
     if type(module) not in kinds:  # a subclass may compute something else
         raise wrong("save", "module", "a torch.nn.LSTM, GRU or RNN", type(module).__name__)
     if module.bidirectional:
-        raise wrong("save", "module.bidirectional", "False, since a stream has no future to read", True)
+        raise wrong("save", "module.bidirectional", "False, since a stream has no future to read", "True")
     if module.proj_size:
-        raise wrong("save", "module.proj_size", "0", module.proj_size)
+        raise wrong("save", "module.proj_size", "0", str(module.proj_size))
     nonlinearity = getattr(module, "nonlinearity", "tanh")
     if nonlinearity != "tanh":
         raise wrong("save", "module.nonlinearity", "tanh", nonlinearity)
@@ -104,7 +104,7 @@ def _front_spec(front: FeaturesFront | torch.nn.Embedding | None) -> FeaturesFro
     if front is None or isinstance(front, FeaturesFront):
         return front
     if front.max_norm is not None:
-        raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", front.max_norm)
+        raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(front.max_norm))
     return EmbeddingFront(front.num_embeddings, front.embedding_dim)
 
 
