@@ -1,0 +1,170 @@
+"""What callers wait for: a call, the rows it travels as, and the gathering of answers into arrays.
+
+Knows nothing of windows, numbering or messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream._errors import GroupError, ProtocolError, StepStreamError
+from stepstream._models import ModelInfo
+from stepstream._tensors import Array, blank
+from stepstream_proto.v1 import common_pb2
+
+Outputs = Mapping[str, NDArray[Any]]
+"""Answers by output name."""
+
+
+class Keep(enum.IntEnum):
+    """Which steps of a row come back with outputs: the contract's numbers."""
+
+    ALL = common_pb2.OUTPUTS_ALL
+    LAST = common_pb2.OUTPUTS_LAST
+    NONE = common_pb2.OUTPUTS_NONE
+
+    def of(self, length: int) -> int:
+        """How many of `length` steps have outputs."""
+        return {Keep.ALL: length, Keep.LAST: min(length, 1), Keep.NONE: 0}[self]
+
+
+class Call:
+    """One awaited call with one future, whatever the number of its rows.
+
+    `sessions` is the number of sessions in a group's call and None for a session's own. `steps` is the length of the time axis
+    of the result, None if it has none.
+    """
+
+    __slots__ = ("_arrays", "_filled", "_places", "_rows", "errors", "future", "model", "sessions", "steps")
+
+    def __init__(self, model: ModelInfo, rows: int, places: int, *, steps: int | None, sessions: int | None = None) -> None:
+        self.model = model
+        self.steps = steps
+        self.sessions = sessions
+        self.future: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
+        self.errors: dict[int, StepStreamError] = {}  # by session
+        self._rows = rows  # without a complete outcome
+        self._places = places  # steps with outputs, over all sessions
+        self._filled = 0
+        self._arrays: list[Array] | None = None  # [places, *shape] each
+
+    def put(self, place: int, outputs: Sequence[Array], source: int, count: int) -> None:
+        """Takes `count` steps of a message's outputs, from `source` on, as the call's steps from `place` on."""
+        if count == self._places:
+            self._arrays = [np.array(each[source : source + count], each.dtype.newbyteorder("=")) for each in outputs]
+        else:
+            if self._arrays is None:
+                self._arrays = [blank(spec, self._places) for spec in self.model.outputs]
+            for mine, theirs in zip(self._arrays, outputs, strict=True):
+                mine[place : place + count] = theirs[source : source + count]
+        self._filled += count
+
+    def fail(self, session: int, error: StepStreamError) -> None:
+        """Notes why a session's part of the call fails; the first reason stands."""
+        self.errors.setdefault(session, error)
+
+    def row_done(self) -> None:
+        """One row has its outcome; the last one ends the call."""
+        self._rows -= 1
+        if self._rows == 0 and not self.future.done():
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.errors and self._filled != self._places:
+            self.fail(0, ProtocolError(f"answers: expected outputs of {self._places} steps, got {self._filled}"))
+        if not self.errors:
+            self.future.set_result(self._outputs())
+        elif self.sessions is None:
+            self.future.set_exception(self.errors[0])
+        else:
+            ok = np.ones(self.sessions, bool)
+            ok[list(self.errors)] = False
+            self.future.set_exception(GroupError(dict(sorted(self.errors.items())), ok, self._outputs()))
+
+    def _outputs(self) -> Outputs:
+        arrays = self._arrays or [blank(spec, self._places) for spec in self.model.outputs]
+        lead = [size for size in (self.sessions, self.steps) if size is not None]
+        return {spec.name: array.reshape(*lead, *spec.shape) for spec, array in zip(self.model.outputs, arrays, strict=True)}
+
+
+class Row:
+    """Consecutive steps of one session that travel together and have one place in their call's outputs.
+
+    inputs: one piece of bytes per input of the model; None: a reset. first_seq is set when the row is sent.
+    """
+
+    __slots__ = ("call", "first_seq", "inputs", "keep", "length", "missing", "place", "session")
+
+    def __init__(
+        self, call: Call, session: int, place: int, length: int, keep: Keep, inputs: Sequence[bytes | memoryview] | None
+    ) -> None:
+        self.call = call
+        self.session = session  # index in the call's group
+        self.place = place  # of the first step with outputs
+        self.length = length
+        self.keep = keep
+        self.inputs = inputs
+        self.first_seq = 0
+        self.missing = length  # steps without an outcome
+
+    @property
+    def end(self) -> int:
+        """The number after the row's last step."""
+        return self.first_seq + self.length
+
+    def first_kept(self, seq: int) -> int:
+        """The first step from `seq` on whose outputs are asked for; `end` if there is none."""
+        if self.keep is Keep.ALL:
+            return seq
+        return self.end - (self.keep is Keep.LAST)
+
+    def place_of(self, seq: int) -> int:
+        """Where the outputs of step `seq` belong."""
+        return self.place + (seq - self.first_seq if self.keep is Keep.ALL else 0)
+
+    def fail(self, error: StepStreamError) -> None:
+        """Ends the row at once, whatever it still misses."""
+        self.missing = 0
+        self.call.fail(self.session, error)
+        self.call.row_done()
+
+
+class Harvest:
+    """One message's outputs on their way into calls. Neighbours in the message that are neighbours in a call are copied at once:
+    a group's block that is answered as a whole is one copy per output.
+    """
+
+    def __init__(self, outputs: Sequence[Array]) -> None:
+        self._outputs = outputs
+        self._call: Call | None = None
+        self._place = self._source = self._count = 0
+        self._done: list[Row] = []
+
+    def add(self, call: Call, place: int, source: int, count: int) -> None:
+        """The message's steps [source, source + count) are the call's from `place` on."""
+        if call is self._call and place == self._place + self._count and source == self._source + self._count:
+            self._count += count
+            return
+        self._copy()
+        self._call, self._place, self._source, self._count = call, place, source, count
+
+    def row_done(self, row: Row) -> None:
+        """Remembers that a row has its outcome, which its call may hear of once its outputs are copied."""
+        self._done.append(row)
+
+    def finish(self) -> None:
+        """Copies what is left and ends the calls that are complete."""
+        self._copy()
+        for row in self._done:
+            row.call.row_done()
+
+    def _copy(self) -> None:
+        if self._call is not None and self._count:
+            self._call.put(self._place, self._outputs, self._source, self._count)
+        self._call = None

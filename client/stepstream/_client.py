@@ -1,0 +1,231 @@
+"""The client: one server, one multiplexed stream, models and sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+
+from stepstream._connection import Connection, Request
+from stepstream._errors import GroupError, from_rpc
+from stepstream._group import SessionGroup
+from stepstream._models import ModelInfo, model_info
+from stepstream._options import ClientOptions
+from stepstream._session import Session
+from stepstream._tensors import uint32s
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
+
+NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it
+
+Response = TypeVar("Response")
+Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
+
+
+class Opening(Generic[Opened]):
+    """What is being opened: either awaited, or entered with `async with`, which also closes it in the end."""
+
+    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, Opened]]) -> None:
+        self._open_it = open_it
+        self._opened: Opened | None = None
+
+    def __await__(self) -> Generator[Any, Any, Opened]:
+        return self._open_it().__await__()
+
+    async def __aenter__(self) -> Opened:
+        self._opened = await self._open_it()
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.__aexit__(kind, error, traceback)
+
+
+class Client:
+    """A connection to one server, to be used as a context manager. All methods raise errors of this package only.
+
+    The stream is opened with the first session. When it breaks, its sessions end with ConnectionLost and the next session that
+    is opened or attached opens a new one.
+    """
+
+    def __init__(self, address: str, options: ClientOptions | None = None) -> None:
+        self._address = address
+        self._options = options or ClientOptions()
+        self._channel: grpc.aio.Channel | None = None
+        self._connection: Connection | None = None
+        self._models: dict[tuple[str, int], ModelInfo] = {}
+        self._models_lock = asyncio.Lock()
+        self.draining = asyncio.Event()
+        """Set while the server that the stream leads to is about to stop: finish what is under way."""
+
+    async def __aenter__(self) -> Self:
+        self._channel = self._open_channel()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream. Sessions that were not closed stay open at the server until they expire."""
+        connection, channel = self._connection, self._channel
+        self._connection = self._channel = None
+        if connection is not None:
+            await connection.close()
+        if channel is not None:
+            await channel.close()
+
+    # Models ----------------------------------------------------------------------------------------------------------
+
+    async def models(self) -> list[ModelInfo]:
+        """Every model that is served."""
+        stub = model_pb2_grpc.ModelServiceStub(self._open())
+        response = await self._call(stub.ListModels, model_pb2.ListModelsRequest())
+        return [model_info(each) for each in response.models]
+
+    async def model(self, name: str, version: int | None = None) -> ModelInfo:
+        """One model. version: None is the newest served. Raises ModelNotFound."""
+        stub = model_pb2_grpc.ModelServiceStub(self._open())
+        response = await self._call(stub.GetModel, model_pb2.GetModelRequest(name=name, version=version or 0))
+        return model_info(response.model)
+
+    # Sessions --------------------------------------------------------------------------------------------------------
+
+    def open_session(
+        self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
+    ) -> Opening[Session]:
+        """Opens a session: `async with client.open_session("ecg") as session`, or `session = await client.open_session("ecg")`.
+
+        version: None is the newest served. id: None lets the server make one, else 1 to 128 characters of A-Z a-z 0-9 . _ : -.
+        idle_ttl: seconds without a step after which the server closes it; None is the server's setting. Raises ModelNotFound,
+        SessionExists, SessionCapacity, ServerDraining, ConnectionLost.
+        """
+
+        async def open_it() -> Session:
+            try:
+                group = await self._open_group(model, version, 1, [] if id is None else [id], idle_ttl)
+            except GroupError as refused:
+                raise refused.errors[0] from None
+            return group[0]
+
+        return Opening(open_it)
+
+    def open_sessions(
+        self,
+        model: str,
+        count: int,
+        *,
+        version: int | None = None,
+        ids: Sequence[str] | None = None,
+        idle_ttl: float | None = None,
+    ) -> Opening[SessionGroup]:
+        """Opens `count` sessions to be stepped together; otherwise as `open_session`. All or none: if some are refused, the
+        others are closed and GroupError tells which. Raises ValueError for a count below 1 or another number of ids."""
+        if count < 1:
+            raise ValueError(f"count: expected at least 1, got {count}")
+        if ids is not None and len(ids) != count:
+            raise ValueError(f"ids: expected {count}, got {len(ids)}")
+
+        return Opening(lambda: self._open_group(model, version, count, ids or [], idle_ttl))
+
+    def attach_session(
+        self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
+    ) -> Opening[Session]:
+        """Takes an open session over, from whichever connection holds it.
+
+        acked: the next step sent gets this number (a lost session's `acked`); steps that were applied already are answered as
+        before and the state does not move again. None: go on behind all that was applied. Raises SessionNotFound,
+        SecretMismatch and the other endings of a session.
+        """
+
+        async def attach_it() -> Session:
+            connection = self._connected()
+            (ledger,) = connection.new_ledgers(1)
+            ledger.secret = secret
+            count = NOTHING_AGAIN if acked is None else acked
+            session = inference_pb2.AttachSession(handle=ledger.handle, id=id, secret=secret, acked=count)
+            attach = inference_pb2.Attach(model=model, version=version or 0, sessions=[session])
+            request = Request([ledger], acked=count)
+            await connection.join(request, inference_pb2.StreamRequest(attach=attach))
+            if ledger.ended is not None:
+                raise ledger.ended
+            return Session(connection, ledger, await self._introduce(connection, request, model), self._options)
+
+        return Opening(attach_it)
+
+    async def _open_group(
+        self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
+    ) -> SessionGroup:
+        connection = self._connected()
+        ledgers = connection.new_ledgers(count)
+        opening = inference_pb2.OpenOnStream(
+            model=model, version=version or 0, handles=uint32s([each.handle for each in ledgers]), ids=ids
+        )
+        if idle_ttl is not None:
+            opening.idle_ttl.FromTimedelta(timedelta(seconds=idle_ttl))
+        request = Request(ledgers, opens=True)
+        await connection.join(request, inference_pb2.StreamRequest(open=opening))
+        errors = {index: each.ended for index, each in enumerate(ledgers) if each.ended is not None}
+        if errors:
+            await connection.leave(ledgers, close=True)
+            raise GroupError(errors, np.array([each.ended is None for each in ledgers]))
+        return SessionGroup(connection, ledgers, await self._introduce(connection, request, model), self._options)
+
+    async def _introduce(self, connection: Connection, request: Request, name: str) -> ModelInfo:
+        """Tells new sessions what their model is. The record of a version never changes, so it is asked for once."""
+        try:
+            async with self._models_lock:
+                info = self._models.get((name, request.version))
+                if info is None:
+                    info = self._models[name, request.version] = await self.model(name, request.version)
+        except BaseException:
+            connection.let_go(request)
+            raise
+        for ledger in request.ledgers:
+            ledger.model = info
+        return info
+
+    # The wire --------------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Connection:
+        channel = self._open()
+        if self._connection is None or self._connection.ended is not None:
+            self.draining.clear()
+            self._connection = Connection(self._options, self.draining.set)
+            self._connection.start(inference_pb2_grpc.InferenceServiceStub(channel).Stream)
+        return self._connection
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
+        return self._channel
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        options = self._options
+        settings = [
+            ("grpc.max_send_message_length", options.max_message_bytes),
+            ("grpc.max_receive_message_length", options.max_answer_bytes),
+            ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
+            ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_seconds * 1000)),
+            ("grpc.enable_retries", 0),  # a stream's messages are numbered here and must never be replayed below
+        ]
+        if options.tls is None:
+            return grpc.aio.insecure_channel(self._address, settings)
+        tls = options.tls
+        credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
+        return grpc.aio.secure_channel(self._address, credentials, settings)
+
+    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message) -> Response:
+        try:
+            return await method(message, timeout=self._options.call_timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None

@@ -1,0 +1,328 @@
+"""One multiplexed stream: handles and ledgers of its sessions, one task that reads and one that writes.
+
+What is put into the outbox during one turn of the event loop leaves together in the next. When the stream ends, for whatever
+reason, every ledger ends with it and the connection is done for good; a client makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from stepstream._calls import Harvest
+from stepstream._errors import (
+    BY_ENDING,
+    ConnectionLost,
+    DeadlineExceeded,
+    HandleUnknown,
+    ProtocolError,
+    ServerDraining,
+    SessionClosed,
+    SessionDetached,
+    SessionEnded,
+    StepStreamError,
+    Unavailable,
+    from_status,
+    from_wire,
+)
+from stepstream._ledger import Ledger
+from stepstream._options import ClientOptions
+from stepstream._outbox import Outbox
+from stepstream._tensors import numbers, uint32s, unpack
+from stepstream_proto.v1 import inference_pb2 as pb
+
+StreamCall = grpc.aio.StreamStreamCall[pb.StreamRequest, pb.StreamResponse]
+
+
+class Request:
+    """Opening, attaching or letting go of some sessions, until the server has confirmed it for each."""
+
+    def __init__(self, ledgers: Sequence[Ledger], *, opens: bool = False, acked: int | None = None) -> None:
+        self.ledgers = ledgers
+        self.opens = opens  # rather than attaches
+        self.acked = acked  # attaching: answers below have been received; None: nothing is wanted again
+        self.version = 0  # of the model, as the server answered
+        self.abandoned = False
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._missing = len(ledgers)
+        self._error: StepStreamError | None = None
+
+    def confirm(self, error: StepStreamError | None = None) -> None:
+        """One session is done."""
+        self._error = self._error or error
+        self._missing -= 1
+        if self._missing == 0:
+            self.settle(self._error)
+
+    def settle(self, error: StepStreamError | None) -> None:
+        """The whole is done, or never will be."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error.again())
+
+
+class Connection:
+    """A stream and the sessions attached to it."""
+
+    def __init__(self, options: ClientOptions, on_drain: Callable[[], None]) -> None:
+        self._options = options
+        self._on_drain = on_drain
+        self._something_to_write = asyncio.Event()
+        self._ledgers: dict[int, Ledger] = {}  # by handle
+        self._free_handles: list[int] = []  # a heap
+        self._handles_made = 0
+        self._joining: dict[int, Request] = {}
+        self._leaving: dict[int, Request] = {}
+        self._unacknowledged: set[Ledger] = set()
+        self._quiet_timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._heard = False  # anything from the server
+        self.outbox = Outbox(options, self._something_to_write.set)
+        self.draining = False
+        self.ended: StepStreamError | None = None  # why the stream is over
+
+    def start(self, open_stream: Callable[[], StreamCall]) -> None:
+        """Opens the stream and begins to read and write."""
+        self._task = asyncio.create_task(self._run(open_stream()), name="stepstream connection")
+
+    async def close(self) -> None:
+        """Ends the stream. Sessions still attached stay open at the server until they expire."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    # Sessions --------------------------------------------------------------------------------------------------------
+
+    def new_ledgers(self, count: int) -> list[Ledger]:
+        """Books with free handles of their own."""
+        return [Ledger(self._take_handle(), self.outbox) for _ in range(count)]
+
+    async def join(self, request: Request, message: pb.StreamRequest) -> None:
+        """Opens or attaches the request's sessions. Those that the server refused have `ended` set.
+
+        If nobody waits for it any more, what was opened is closed again as soon as the server names it.
+        """
+        for ledger in request.ledgers:
+            self._ledgers[ledger.handle] = ledger
+            self._joining[ledger.handle] = request
+        if self.ended is not None or self.draining:
+            for ledger in request.ledgers:
+                self._forget(ledger)
+            raise self.ended.again() if self.ended else ServerDraining("the server is about to stop and opens no sessions")
+        self.outbox.put_message(message)
+        try:
+            await self._confirmed(request)
+        except BaseException:
+            self.let_go(request)
+            raise
+
+    def let_go(self, request: Request) -> None:
+        """Nobody wants these sessions any more: what was opened is closed, now or when the server names it."""
+        request.abandoned = True
+        here = [each for each in request.ledgers if each.handle not in self._joining]
+        self._start_leaving(here, close=request.opens)
+
+    async def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> None:
+        """Detaches sessions, or closes them. Those that have ended are passed over."""
+        self._start_leaving(ledgers, close)
+        here = [ledger for ledger in ledgers if self._ledgers.get(ledger.handle) is ledger]
+        for request in {self._leaving[ledger.handle] for ledger in here if ledger.handle in self._leaving}:
+            await self._confirmed(request)
+
+    def _start_leaving(self, ledgers: Sequence[Ledger], close: bool) -> None:
+        leaving = [ledger for ledger in ledgers if ledger.ended is None]
+        if not leaving:
+            return
+        request = Request(leaving)
+        for ledger in leaving:
+            text = f"session {ledger.id!r} was {'closed' if close else 'detached'} by this client"
+            ledger.leave(SessionClosed(text) if close else SessionDetached(text))
+            self._leaving[ledger.handle] = request
+        handles = uint32s([ledger.handle for ledger in leaving])
+        self.outbox.put_message(pb.StreamRequest(detach=pb.Detach(handles=handles, close=close)))
+
+    async def _confirmed(self, request: Request) -> None:
+        try:
+            async with asyncio.timeout(self._options.call_timeout_seconds):
+                await asyncio.shield(request.done)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer within {self._options.call_timeout_seconds} s") from None
+
+    def _take_handle(self) -> int:
+        if self._free_handles:
+            return heapq.heappop(self._free_handles)
+        self._handles_made += 1
+        return self._handles_made - 1
+
+    def _forget(self, ledger: Ledger) -> None:
+        del self._ledgers[ledger.handle]
+        self._joining.pop(ledger.handle, None)
+        self._unacknowledged.discard(ledger)
+        heapq.heappush(self._free_handles, ledger.handle)
+
+    # The two directions ----------------------------------------------------------------------------------------------
+
+    async def _run(self, call: StreamCall) -> None:
+        writer = asyncio.create_task(self._write(call), name="stepstream writer")
+        try:
+            reason = await self._read(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                self._end(ConnectionLost("the client was closed"))
+                raise
+            reason = Unavailable("cancelled by the server")  # which gRPC raises as if this task had been cancelled
+        except Exception as error:  # a defect on either side must not leave callers waiting
+            reason = error if isinstance(error, StepStreamError) else ProtocolError(f"the stream cannot be read: {error!r}")
+            reason.__cause__ = None if reason is error else error
+        finally:
+            call.cancel()
+            writer.cancel()
+            await asyncio.wait([writer])
+        self._end(self._lost(reason))
+
+    async def _read(self, call: StreamCall) -> StepStreamError:
+        """Heeds what the server says until it ends the stream. Returns why it did."""
+        try:
+            async for response in call:
+                self._heard = True
+                self._heed(response)
+        except grpc.aio.AioRpcError:
+            pass  # the call knows the true status, which a failed write may have hidden
+        return from_status(await call.code(), await call.details() or "", await call.trailing_metadata())
+
+    async def _write(self, call: StreamCall) -> None:
+        try:
+            while True:
+                await self._something_to_write.wait()
+                self._something_to_write.clear()
+                while (message := self.outbox.pop()) is not None:
+                    await call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the stream is over; reading it tells why
+
+    def _lost(self, reason: StepStreamError) -> StepStreamError:
+        if not self._heard and type(reason) is not Unavailable:
+            return reason  # the server refused the stream as such
+        lost = ConnectionLost(
+            f"the stream to the server has ended: {reason.message}",
+            code=reason.code,
+            reason=reason.reason,
+            retry_delay=reason.retry_delay,
+            metadata=reason.metadata,
+        )
+        lost.__cause__ = reason
+        return lost
+
+    def _end(self, reason: StepStreamError) -> None:
+        self.ended = reason
+        for ledger in self._ledgers.values():
+            ledger.end(reason.again())
+        for request in (*self._joining.values(), *self._leaving.values()):
+            request.settle(reason)
+        if self._quiet_timer is not None:
+            self._quiet_timer.cancel()
+        self._ledgers.clear()
+        self._joining.clear()
+        self._leaving.clear()
+
+    # What the server says --------------------------------------------------------------------------------------------
+
+    def _heed(self, response: pb.StreamResponse) -> None:
+        match response.WhichOneof("message"):
+            case "answers":
+                self._heed_answers(response.answers)
+                for each in response.answers.errors:
+                    self._heed_error(each)
+            case "attached":
+                self._heed_attached(response.attached)
+            case "detached":
+                self._heed_detached(response.detached)
+            case "drain":
+                self.draining = True
+                self._on_drain()
+
+    def _heed_answers(self, answers: pb.Answers) -> None:
+        handles, first_seqs = numbers(answers.handles, "<u4"), numbers(answers.first_seqs, "<u8")
+        lengths = numbers(answers.lengths, "<u4") or [1] * len(handles)
+        kept = numbers(answers.kept, "<u4") or lengths
+        harvest = Harvest(self._outputs(answers, handles, sum(kept)))
+        source = 0
+        for handle, first_seq, length, count in zip(handles, first_seqs, lengths, kept, strict=True):
+            ledger = self._ledgers.get(handle)
+            if ledger is not None:
+                ledger.answer(first_seq, length, count, source, harvest)
+                self._unacknowledged.add(ledger)
+            source += count
+        harvest.finish()
+        if self._unacknowledged and self._quiet_timer is None:
+            loop = asyncio.get_running_loop()
+            self._quiet_timer = loop.call_later(self._options.acknowledge_after_seconds, self._acknowledge_quiet)
+
+    def _outputs(self, answers: pb.Answers, handles: Sequence[int], steps: int) -> list[Any]:
+        if steps == 0:
+            return []
+        for handle in handles:  # all of one model; the first session still known tells which
+            ledger = self._ledgers.get(handle)
+            if ledger is not None and ledger.model is not None:
+                return unpack(ledger.model.outputs, answers.outputs, steps)
+        return []
+
+    def _acknowledge_quiet(self) -> None:
+        self._quiet_timer = None
+        for ledger in self._unacknowledged:
+            if ledger.ended is None and ledger.acknowledged < ledger.answered:
+                self.outbox.put_acknowledgement(ledger)
+        self._unacknowledged.clear()
+
+    def _heed_error(self, row: pb.RowError) -> None:
+        ledger = self._ledgers.get(row.handle)
+        if ledger is None or row.handle in self._joining:
+            return  # of a session that had this handle before
+        error = from_wire(row.error, {"expectedSeq": str(row.expected_seq)})
+        if isinstance(error, (HandleUnknown, SessionEnded)):
+            ledger.end(error)
+        else:
+            ledger.refuse(row.first_seq, row.length, error, row.expected_seq)
+
+    def _heed_attached(self, attached: pb.Attached) -> None:
+        for entry in attached.sessions:
+            request = self._joining.pop(entry.handle, None)
+            if request is None:
+                raise ProtocolError(f"attached: expected a handle that was asked for, got {entry.handle}")
+            ledger = self._ledgers[entry.handle]
+            ledger.id = entry.id
+            if entry.HasField("error"):
+                ledger.end(from_wire(entry.error))
+                self._forget(ledger)
+            else:
+                ledger.secret = entry.secret or ledger.secret
+                position = entry.next_seq if request.acked is None else min(request.acked, entry.next_seq)
+                ledger.begin(position, entry.next_seq, attached.window.steps, attached.window.bytes)
+                if request.abandoned:
+                    self._start_leaving([ledger], close=request.opens)
+            request.version = attached.version
+            request.confirm()
+
+    def _heed_detached(self, detached: pb.Detached) -> None:
+        failed = from_wire(detached.error) if detached.HasField("error") else None
+        for handle in numbers(detached.handles, "<u4"):
+            request, ledger = self._leaving.pop(handle, None), self._ledgers.get(handle)
+            if ledger is None or handle in self._joining or (failed and not request):
+                continue  # the server let it go by itself while this client asked for it: confirmed twice
+            kind = BY_ENDING.get(detached.reason, SessionDetached)
+            ledger.end(kind(f"session {ledger.id!r} is no longer attached here: {_why(kind)}"))
+            self._forget(ledger)
+            if request is not None:
+                request.confirm(None if isinstance(failed, HandleUnknown) else failed)
+
+
+def _why(kind: type[SessionEnded]) -> str:
+    return (kind.__doc__ or kind.__name__).splitlines()[0]

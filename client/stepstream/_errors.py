@@ -1,0 +1,430 @@
+"""Everything that can go wrong, as exceptions that mirror the contract's reasons, and how failures are translated into them.
+
+Nothing else of this package shows an error of gRPC to a caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import grpc
+import numpy as np
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from numpy.typing import NDArray
+
+from stepstream_proto.v1 import common_pb2, inference_pb2
+
+DOMAIN = "stepstream.v1"
+STATUS_TRAILER = "grpc-status-details-bin"
+
+
+class StepStreamError(Exception):
+    """The root of all errors of this package.
+
+    code: what kind of failure, in gRPC's words. reason: the stable name that the contract gives it, "" if it gives none.
+    retry_delay: seconds to wait before trying again, None without advice. metadata: further facts by name, such as
+    `expectedSeq`.
+    """
+
+    code: StatusCode
+    reason: str
+    default_code: ClassVar[StatusCode] = StatusCode.UNKNOWN
+    default_reason: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: StatusCode | None = None,
+        reason: str | None = None,
+        retry_delay: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = self.default_code if code is None else code
+        self.reason = self.default_reason if reason is None else reason
+        self.retry_delay = retry_delay
+        self.metadata: Mapping[str, str] = metadata or {}
+
+    def again(self) -> Self:
+        """The same error for another caller: one exception object raised twice would mix up their tracebacks."""
+        other = type(self)(self.message, code=self.code, reason=self.reason, retry_delay=self.retry_delay, metadata=self.metadata)
+        other.__cause__ = self.__cause__
+        return other
+
+
+# By what is concerned ------------------------------------------------------------------------------------------------
+
+
+class ModelError(StepStreamError):
+    """The model that was named cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """No model of this name and version is served."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"
+
+
+class ModelNotReady(ModelError):
+    """The model is still being loaded."""
+
+    default_code, default_reason = StatusCode.UNAVAILABLE, "MODEL_NOT_READY"
+
+
+class SessionError(StepStreamError):
+    """The session cannot do what was asked."""
+
+
+class SessionEnded(SessionError):
+    """This session object no longer stands for a session of the server."""
+
+
+class SessionNotFound(SessionEnded):
+    """There has been no such session, or too long ago to be remembered."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"
+
+
+class SessionClosed(SessionEnded):
+    """The session was closed, here or by another caller."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_CLOSED"
+
+
+class SessionExpired(SessionEnded):
+    """The session was idle or alive for too long."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_EXPIRED"
+
+
+class SessionEvicted(SessionEnded):
+    """The session was removed to make room."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_EVICTED"
+
+
+class SessionMoved(SessionEnded):
+    """The session lives on at another replica."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_MOVED"
+
+
+class SessionTaken(SessionEnded):
+    """Another client attached the session with its secret. Whether outstanding inputs were applied, that client can tell."""
+
+    default_code, default_reason = StatusCode.ABORTED, "SESSION_TAKEN"
+
+
+class SessionDetached(SessionEnded):
+    """The session was let go here. It lives on at the server: `Client.attach_session` finds it again."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_DETACHED"
+
+
+class SessionExists(SessionError):
+    """A session of this id is open already."""
+
+    default_code, default_reason = StatusCode.ALREADY_EXISTS, "SESSION_EXISTS"
+
+
+class SessionInUse(SessionError):
+    """Another stream holds the session."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_IN_USE"
+
+
+class SessionQuarantined(SessionError):
+    """The session's state cannot be trusted; only `reset` and `close` are accepted."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_QUARANTINED"
+
+
+class NonFiniteState(SessionQuarantined):
+    """The step would have made the state infinite or not a number. It was not applied, and the session is now quarantined."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "NON_FINITE_STATE"
+
+
+class SecretMismatch(SessionError):
+    """The secret is not the session's."""
+
+    default_code, default_reason = StatusCode.PERMISSION_DENIED, "SECRET_MISMATCH"
+
+
+class SequenceError(SessionError):
+    """The number of a step does not fit what the session has seen."""
+
+
+class SequenceMismatch(SequenceError):
+    """The input was not applied because an earlier one is missing or failed; `__cause__` says why, where it is known here."""
+
+    default_code, default_reason = StatusCode.ABORTED, "SEQUENCE_MISMATCH"
+
+
+class AnswerDiscarded(SequenceError):
+    """The step was applied before and its answer acknowledged, so that it is no longer kept."""
+
+    default_code, default_reason = StatusCode.OUT_OF_RANGE, "ANSWER_DISCARDED"
+
+
+class AnswerNotKept(SequenceError):
+    """The step was applied before with fewer outputs than are asked for now."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "ANSWER_NOT_KEPT"
+
+
+class Overloaded(StepStreamError):
+    """There is no room now; `retry_delay` may say when to try again."""
+
+
+class SessionCapacity(Overloaded):
+    """As many sessions are open as the server has room for."""
+
+    default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "SESSION_CAPACITY"
+
+
+class QueueFull(Overloaded):
+    """As many steps wait as the server admits."""
+
+    default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"
+
+
+class WindowFull(Overloaded):
+    """The input or its answer does not fit into the session's window."""
+
+    default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "WINDOW_FULL"
+
+
+class InvalidArgument(StepStreamError):
+    """Something given is not as it must be; the message names it."""
+
+    default_code, default_reason = StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"
+
+
+class InvalidInput(InvalidArgument):
+    """An input has the wrong name, shape, type or value. The session is untouched."""
+
+
+class NonFiniteInput(InvalidInput):
+    """An input holds an infinity or something that is not a number."""
+
+    default_reason = "NON_FINITE_INPUT"
+
+
+class InputOutOfRange(InvalidInput):
+    """An input holds a number outside of what the model declares."""
+
+    default_reason = "INPUT_OUT_OF_RANGE"
+
+
+class BlockTooLarge(InvalidArgument):
+    """More at once than one message may carry."""
+
+    default_reason = "BLOCK_TOO_LARGE"
+
+
+class ProtocolError(StepStreamError):
+    """Client and server disagree about the contract: a defect of one of them."""
+
+    default_code = StatusCode.INTERNAL
+
+
+class HandleUnknown(ProtocolError):
+    """The server knows no session by the handle that was sent."""
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "HANDLE_UNKNOWN"
+
+
+class HandleInUse(ProtocolError):
+    """The handle that was sent stands for another session."""
+
+    default_code, default_reason = StatusCode.ALREADY_EXISTS, "HANDLE_IN_USE"
+
+
+class MixedModels(ProtocolError):
+    """One block was sent for sessions of several models."""
+
+    default_code, default_reason = StatusCode.INVALID_ARGUMENT, "MIXED_MODELS"
+
+
+class Unavailable(StepStreamError):
+    """The server cannot be reached or does not serve now."""
+
+    default_code = StatusCode.UNAVAILABLE
+
+
+class ConnectionLost(Unavailable):
+    """The connection broke. Inputs without an answer may or may not have been applied; `Client.attach_session` and the same
+    inputs again give the answers without moving the state twice."""
+
+
+class ServerDraining(Unavailable):
+    """The server is about to stop and takes nothing new."""
+
+    default_reason = "SERVER_DRAINING"
+
+
+class DeadlineExceeded(StepStreamError):
+    """It took longer than was allowed."""
+
+    default_code, default_reason = StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
+
+
+class Unimplemented(StepStreamError):
+    """The server cannot do this."""
+
+    default_code, default_reason = StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"
+
+
+class AccessDenied(StepStreamError):
+    """The caller is unknown or not allowed to do this."""
+
+    default_code = StatusCode.PERMISSION_DENIED
+
+
+class ServerFault(StepStreamError):
+    """The server failed; the caller did nothing wrong."""
+
+    default_code = StatusCode.INTERNAL
+
+
+class EngineFailed(ServerFault):
+    """What computes the model has stopped."""
+
+    default_reason = "ENGINE_FAILED"
+
+
+class GroupError(StepStreamError, ExceptionGroup[StepStreamError]):
+    """Some sessions of a group failed. `except*` with any class of this module picks out theirs.
+
+    errors: by index in the group. ok: bool [N], the sessions that did not fail. outputs: as the call would have returned them,
+    [N, ...]; what failed is NaN in float outputs and 0 in others. None where the call has no outputs.
+    """
+
+    errors: Mapping[int, StepStreamError]
+
+    def __new__(
+        cls,
+        errors: Mapping[int, StepStreamError],
+        ok: NDArray[np.bool_],
+        outputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Self:
+        return super().__new__(cls, cls._summary(errors, len(ok)), list(errors.values()))
+
+    def __init__(
+        self,
+        errors: Mapping[int, StepStreamError],
+        ok: NDArray[np.bool_],
+        outputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(self._summary(errors, len(ok)), code=first.code, reason=first.reason, retry_delay=first.retry_delay)
+        self.errors = dict(errors)
+        self.ok = ok
+        self.outputs = outputs
+
+    def derive(self, excs: Sequence[StepStreamError], /) -> GroupError:  # type: ignore[override]
+        """The part of this error that `except*` picked out: same indices, same outputs."""
+        picked = {index: error for index, error in self.errors.items() if any(error is each for each in excs)}
+        return GroupError(picked, self.ok, self.outputs)
+
+    @staticmethod
+    def _summary(errors: Mapping[int, StepStreamError], count: int) -> str:
+        index, first = next(iter(errors.items()))
+        return f"{len(errors)} of {count} sessions failed; first, at index {index}: {first.message}"
+
+
+# Translation ---------------------------------------------------------------------------------------------------------
+
+BY_REASON: dict[str, type[StepStreamError]] = {
+    each.default_reason: each
+    for each in (
+        ModelNotFound, ModelNotReady, SessionNotFound, SessionClosed, SessionExpired, SessionEvicted, SessionMoved,
+        SessionTaken, SessionExists, SessionInUse, SessionCapacity, SessionQuarantined, SecretMismatch, HandleUnknown,
+        HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
+        InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, BlockTooLarge, MixedModels, ServerDraining,
+        EngineFailed, Unimplemented,
+    )
+}  # fmt: skip
+
+BY_CODE: dict[StatusCode, type[StepStreamError]] = {
+    StatusCode.CANCELLED: Unavailable,
+    StatusCode.UNKNOWN: ServerFault,
+    StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    StatusCode.NOT_FOUND: StepStreamError,
+    StatusCode.ALREADY_EXISTS: SessionError,
+    StatusCode.PERMISSION_DENIED: AccessDenied,
+    StatusCode.UNAUTHENTICATED: AccessDenied,
+    StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    StatusCode.FAILED_PRECONDITION: SessionError,
+    StatusCode.ABORTED: SequenceError,
+    StatusCode.OUT_OF_RANGE: InvalidArgument,
+    StatusCode.UNIMPLEMENTED: Unimplemented,
+    StatusCode.INTERNAL: ServerFault,
+    StatusCode.UNAVAILABLE: Unavailable,
+    StatusCode.DATA_LOSS: ServerFault,
+}
+
+BY_ENDING: dict[int, type[SessionEnded]] = {
+    inference_pb2.DETACH_REASON_REQUESTED: SessionDetached,
+    inference_pb2.DETACH_REASON_SESSION_TAKEN: SessionTaken,
+    inference_pb2.DETACH_REASON_SESSION_CLOSED: SessionClosed,
+    inference_pb2.DETACH_REASON_SESSION_EXPIRED: SessionExpired,
+    inference_pb2.DETACH_REASON_SESSION_EVICTED: SessionEvicted,
+    inference_pb2.DETACH_REASON_SESSION_MOVED: SessionMoved,
+}
+
+_CODES: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
+
+
+def translate(
+    code: int, reason: str, message: str, retry_delay: float | None = None, metadata: Mapping[str, str] | None = None
+) -> StepStreamError:
+    """The exception for a code (as a number), a reason and a message; by the code alone where the reason is unknown here."""
+    status = _CODES.get(code, StatusCode.UNKNOWN)
+    kind = BY_REASON.get(reason) or BY_CODE.get(status, StepStreamError)
+    return kind(message, code=status, reason=reason, retry_delay=retry_delay, metadata=metadata)
+
+
+def from_wire(error: common_pb2.Error, metadata: Mapping[str, str] | None = None) -> StepStreamError:
+    """The exception for an error that travelled in band."""
+    delay = error.retry_delay_ms / 1000 if error.retry_delay_ms else None
+    return translate(error.code, error.reason, error.message, delay, metadata)
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> StepStreamError:
+    """The exception for a call that failed, with the details of its google.rpc.Status where there is one."""
+    return from_status(error.code(), error.details() or "", error.trailing_metadata())
+
+
+def from_status(code: StatusCode, details: str, trailers: Any) -> StepStreamError:
+    """The same for a status that was read rather than raised. trailers: pairs of key and value, or None."""
+    number = int(code.value[0])
+    reason, delay, metadata = "", None, {}
+    for detail in _details(trailers):
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo.FromString(detail.value)
+            if info.domain == DOMAIN:
+                reason = info.reason
+                metadata.update(info.metadata)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToTimedelta().total_seconds()
+        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            for violation in error_details_pb2.BadRequest.FromString(detail.value).field_violations:
+                metadata.setdefault("field", violation.field)
+    return translate(number, reason, details or code.name, delay, metadata)
+
+
+def _details(trailers: Any) -> Sequence[Any]:
+    for key, value in trailers or ():
+        if key == STATUS_TRAILER:
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except ValueError:  # protobuf's DecodeError: something on the way mangled it; code and message still stand
+                return []
+    return []

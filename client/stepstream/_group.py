@@ -1,0 +1,111 @@
+"""Many sessions of one model, stepped by one call: one message, one future, whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Self, overload
+
+from stepstream._calls import Call, Keep, Outputs, Row
+from stepstream._connection import Connection
+from stepstream._errors import StepStreamError
+from stepstream._ledger import Ledger
+from stepstream._models import ModelInfo
+from stepstream._options import ClientOptions
+from stepstream._rows import cut, slices
+from stepstream._session import Session, WhichOutputs, keep_of
+from stepstream._tensors import Values, pack
+
+
+class SessionGroup(Sequence[Session]):
+    """N sessions of one model, in a fixed order. `group[i]` is a session like any other.
+
+    If some of them fail, a call raises GroupError once all have their outcome: it says who failed and why, and holds the
+    outputs of the others, whose states have moved on. Cancelling a call works as for a session.
+    """
+
+    def __init__(self, connection: Connection, ledgers: Sequence[Ledger], model: ModelInfo, options: ClientOptions) -> None:
+        self._connection = connection
+        self._ledgers = ledgers
+        self._options = options
+        self._sessions = [Session(connection, ledger, model, options) for ledger in ledgers]
+        self.model = model
+
+    async def step(self, values: Values) -> Outputs:
+        """Applies one step to each session. values: [N, *shape], or such arrays by name. Returns arrays [N, *shape] by name."""
+        _, inputs = pack(self.model, values, (len(self),))
+        return await self._submit(inputs, 1, Keep.ALL, None)
+
+    async def chunk(self, values: Values, outputs: WhichOutputs = "all") -> Outputs:
+        """Applies T consecutive steps to each session. values: [N, T, *shape], or such arrays by name. Returns arrays by name:
+        [N, T, *shape] for "all", [N, 1, *shape] for "last", [N, 0, *shape] for "none"."""
+        keep = keep_of(outputs)
+        (_, steps), inputs = pack(self.model, values, (len(self), None))
+        return await self._submit(inputs, steps, keep, keep.of(steps))
+
+    async def reset(self) -> None:
+        """Puts every session back to its initial state, in order with its steps."""
+        call = Call(self.model, len(self), 0, steps=0, sessions=len(self))
+        for index, ledger in enumerate(self._ledgers):
+            ledger.submit(Row(call, index, 0, 1, Keep.NONE, None))
+        await call.future
+
+    async def close(self) -> None:
+        """Closes the sessions at the server; those that have ended are passed over."""
+        await self._connection.leave(self._ledgers, close=True)
+
+    async def detach(self) -> None:
+        """Lets the sessions go without closing them."""
+        await self._connection.leave(self._ledgers, close=False)
+
+    async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None) -> Outputs:
+        count, per_session = len(self), keep.of(steps)
+        parts = cut(self.model, self._ledgers[0], self._options, steps, keep)
+        call = Call(self.model, count * len(parts), count * per_session, steps=axis, sessions=count)
+        if len(parts) == 1 and self._send_at_once(call, inputs, steps, keep):
+            return await call.future
+        first = 0
+        for length, part in parts:
+            for index, ledger in enumerate(self._ledgers):
+                place = index * per_session + (first if part is Keep.ALL else 0)
+                pieces = slices(self.model, inputs, index * steps + first, length)
+                ledger.submit(Row(call, index, place, length, part, pieces))
+            first += length
+        return await call.future
+
+    def _send_at_once(self, call: Call, inputs: Sequence[bytes], steps: int, keep: Keep) -> bool:
+        """The usual case, without a slice of the inputs per session: nobody has to wait and all fit into one message."""
+        kept = keep.of(steps)
+        rows = [Row(call, index, index * kept, steps, keep, ()) for index in range(len(self))]
+        if not all(ledger.clear_for(row) for ledger, row in zip(self._ledgers, rows, strict=True)):
+            return False
+        return self._connection.outbox.put_rows(self._ledgers, rows, inputs)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @overload
+    def __getitem__(self, index: int) -> Session: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Session]: ...
+    def __getitem__(self, index: int | slice) -> Session | Sequence[Session]:
+        return self._sessions[index]
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+            return
+        with suppress(StepStreamError):  # what went wrong first is what the caller should hear of
+            await self.close()
+
+    def __repr__(self) -> str:
+        return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"

@@ -1,0 +1,211 @@
+"""One session's numbering: what was sent, answered and acknowledged, what waits for the window, and going back after a failure.
+
+Rules of the contract, no I/O. A row gets its number when it is sent, and is sent when the window has room for it and its
+answer, so the server never has to refuse it for that. If step k fails, the server applies nothing from k on: everything
+already sent gets an outcome, everything that waits is refused here, and only then numbering goes on, from k.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from stepstream._calls import Harvest, Row
+from stepstream._errors import AnswerDiscarded, AnswerNotKept, SequenceMismatch, SessionEnded, StepStreamError
+from stepstream._models import ModelInfo
+
+
+class Post(Protocol):
+    """Where a ledger puts what it has to say to the server. Order per session is kept."""
+
+    def put_row(self, ledger: Ledger, row: Row) -> None:
+        """Sends a numbered row and acknowledges what was answered."""
+
+    def put_acknowledgement(self, ledger: Ledger) -> None:
+        """Acknowledges what was answered."""
+
+
+class Ledger:
+    """The client's book of one session on one stream."""
+
+    def __init__(self, handle: int, post: Post) -> None:
+        self._post = post
+        self.handle = handle
+        self.id = ""
+        self.secret = b""
+        self.model: ModelInfo | None = None
+        self.window_steps = 0
+        self.window_bytes = 0
+        self.next_seq = 0  # of the next row sent
+        self.answered = 0  # answers below have been received
+        self.acknowledged = 0  # answers below have been acknowledged
+        self.ended: StepStreamError | None = None  # why no more can be sent
+        self.page = -1  # the message that the session's last row went into
+        self._fault: StepStreamError | None = None  # what the server goes back for
+        self._resume_at = 0
+        self._resent_below = 0  # answers of lower steps may be of inputs that an earlier connection sent
+        self._waiting: deque[Row] = deque()
+        self._flight: deque[Row] = deque()
+        self._flight_bytes = 0  # of outputs that rows in flight may bring
+        self._unacknowledged_bytes = 0
+
+    def begin(self, position: int, applied: int, window_steps: int, window_bytes: int) -> None:
+        """The server knows the session from now on. The next row gets the number `position`; the server has applied `applied`
+        steps, and sends kept answers of those from `position` on without being asked."""
+        self.next_seq = self.answered = self.acknowledged = position
+        self._resent_below = applied
+        self.window_steps, self.window_bytes = window_steps, window_bytes
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    def submit(self, row: Row) -> None:
+        """Sends the row, or lets it wait for the window. A session that has ended fails it at once."""
+        if self.ended is not None:
+            row.fail(self.ended.again())
+            return
+        self._waiting.append(row)
+        self._pump()
+
+    def clear_for(self, row: Row) -> bool:
+        """Whether the row would be sent at once."""
+        return self.ended is None and self._fault is None and not self._waiting and self._has_room(row)
+
+    def number(self, row: Row) -> int:
+        """Gives the row its number and counts it as sent, together with an acknowledgement of all answers so far."""
+        row.first_seq = self.next_seq
+        self.next_seq += row.length
+        self._flight.append(row)
+        self._flight_bytes += self._output_bytes(row)
+        self.acknowledged = self.answered
+        self._unacknowledged_bytes = 0
+        return row.first_seq
+
+    def acknowledge(self) -> int:
+        """The count to acknowledge, which counts as done."""
+        self.acknowledged = self.answered
+        self._unacknowledged_bytes = 0
+        return self.answered
+
+    def _pump(self) -> None:
+        while self._waiting and self._fault is None:
+            row = self._waiting[0]
+            if row.call.future.cancelled():  # nobody waits for it and it was not sent: it never was
+                self._waiting.popleft()
+            elif self._has_room(row):
+                self._waiting.popleft()
+                self._post.put_row(self, row)
+            else:
+                return
+
+    def _has_room(self, row: Row) -> bool:
+        # Every row but a reset acknowledges all that was answered, so the window holds what is in flight; `put_row` of a reset
+        # acknowledges first.
+        steps = self.next_seq - self.answered + row.length
+        return steps <= self.window_steps and self._flight_bytes + self._output_bytes(row) <= self.window_bytes
+
+    def _output_bytes(self, row: Row) -> int:
+        return row.call.model.output_step_bytes * row.keep.of(row.length)
+
+    # Outcomes --------------------------------------------------------------------------------------------------------
+
+    def answer(self, first_seq: int, length: int, kept: int, source: int, harvest: Harvest) -> None:
+        """Answers to steps [first_seq, first_seq + length); the last `kept` have outputs, at `source` of the harvest on.
+
+        What was answered before, or was asked for by an earlier attachment, is passed over.
+        """
+        end = first_seq + length
+        with_outputs = end - kept
+        for row in self._flight:
+            start, stop = max(first_seq, row.first_seq, self.answered), min(end, row.first_seq + row.length)
+            if row.first_seq >= end:
+                break
+            if start >= stop:
+                continue
+            wanted = row.first_kept(start)
+            if wanted < min(stop, with_outputs) and stop <= self._resent_below:
+                continue  # sent again, with fewer outputs than are asked for now: not the outcome of this row
+            row.missing -= stop - start
+            self.answered = stop
+            wanted = max(wanted, with_outputs)
+            if wanted < stop:
+                harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
+        self._close_rows(harvest.row_done)
+        self._go_on()
+
+    def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int) -> None:
+        """Steps [first_seq, first_seq + length) have failed."""
+        if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
+            self._fail_flight(first_seq, length, error)
+            self.answered = max(self.answered, first_seq + length)
+        elif self._fault is None:
+            self._fault = error
+            self._resume_at = self._after_failure(first_seq, expected_seq)
+            self._fail_flight(first_seq, length, error)
+            while self._waiting:
+                self._waiting.popleft().fail(self._behind(error))
+        else:
+            self._resume_at = self._after_failure(self._resume_at, expected_seq)
+            self._fail_flight(first_seq, length, self._behind(self._fault))
+        self._close_rows(_tell)
+        self._go_on()
+
+    def leave(self, reason: StepStreamError) -> None:
+        """No more is sent; what is in flight may still be answered."""
+        self.ended = self.ended or reason
+        while self._waiting:
+            self._waiting.popleft().fail(reason.again())
+
+    def end(self, reason: StepStreamError) -> None:
+        """The session is gone from this stream: whoever waits is told so."""
+        self.leave(reason)
+        while self._flight:
+            self._flight.popleft().fail(reason.again())
+
+    def _fail_flight(self, first_seq: int, length: int, error: StepStreamError) -> None:
+        for row in self._flight:
+            overlap = min(first_seq + length, row.end) - max(first_seq, row.first_seq)
+            if overlap > 0 and row.missing > 0:
+                row.missing = max(row.missing - overlap, 0)
+                row.call.fail(row.session, error)
+                error = error.again()
+
+    def _after_failure(self, first_seq: int, expected_seq: int) -> int:
+        # Never beyond what failed, or the caller's next input would count as a later one; never below what was answered,
+        # which has been applied.
+        return max(min(first_seq, expected_seq), self.answered)
+
+    def _behind(self, fault: StepStreamError) -> SequenceMismatch:
+        error = SequenceMismatch(
+            f"not applied: step {self._resume_at} of session {self.id!r}, sent before, has failed: {fault.message}",
+            metadata={"expectedSeq": str(self._resume_at)},
+        )
+        error.__cause__ = fault
+        return error
+
+    def _close_rows(self, done: Callable[[Row], None]) -> None:
+        while self._flight and self._flight[0].missing == 0:
+            row = self._flight.popleft()
+            size = self._output_bytes(row)
+            self._flight_bytes -= size
+            self._unacknowledged_bytes += size
+            done(row)
+
+    def _go_on(self) -> None:
+        if self._fault is not None and not self._flight:
+            self.next_seq = self._resume_at
+            self._fault = None
+        self._pump()
+        if self.ended is not None:
+            return
+        steps = self.answered - self.acknowledged
+        if 2 * steps >= self.window_steps or 2 * self._unacknowledged_bytes >= self.window_bytes > 0:
+            self._post.put_acknowledgement(self)
+
+    def __repr__(self) -> str:
+        state = "ended" if isinstance(self.ended, SessionEnded) else "lost" if self.ended else f"{len(self._flight)} in flight"
+        return f"<Ledger {self.id!r} at {self.next_seq} | {state}>"
+
+
+def _tell(row: Row) -> None:
+    row.call.row_done()

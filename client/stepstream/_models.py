@@ -1,0 +1,92 @@
+"""What a model takes, gives and remembers, as frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from stepstream._errors import ProtocolError
+from stepstream_proto.v1 import common_pb2, model_pb2
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    common_pb2.DATA_TYPE_FLOAT32: np.dtype("float32"),
+    common_pb2.DATA_TYPE_INT64: np.dtype("int64"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a model. `shape` is that of one step of one session: neither a batch nor a time axis."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    description: str = ""
+    limit: int = 0
+    """int64 inputs: valid values are 0 <= value < limit. 0 otherwise."""
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of one step of one session."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A named, versioned recurrent step function as the server declares it."""
+
+    name: str
+    version: int
+    cell: str
+    """lstm, gru or rnn."""
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    states: tuple[TensorInfo, ...]
+    fingerprint: str
+    """Models with the same fingerprint give the same outputs."""
+    time_step_seconds: float | None
+    """Time between two steps as trained; None where steps are not moments in time."""
+    window_steps: int
+    """Steps per session that may be unacknowledged at once."""
+    window_bytes: int
+    """Bytes of outputs per session that may be unacknowledged at once."""
+    description: str = ""
+    licence: str = ""
+
+    @property
+    def input_step_bytes(self) -> int:
+        """Bytes of all inputs of one step of one session."""
+        return sum(each.step_bytes for each in self.inputs)
+
+    @property
+    def output_step_bytes(self) -> int:
+        """Bytes of all outputs of one step of one session."""
+        return sum(each.step_bytes for each in self.outputs)
+
+
+def model_info(model: model_pb2.Model) -> ModelInfo:
+    """The record for a message. Raises ProtocolError for an element type that this client does not know."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        cell=model.cell,
+        inputs=tuple(map(_tensor_info, model.inputs)),
+        outputs=tuple(map(_tensor_info, model.outputs)),
+        states=tuple(map(_tensor_info, model.states)),
+        fingerprint=model.fingerprint,
+        time_step_seconds=model.time_step.ToTimedelta().total_seconds() if model.HasField("time_step") else None,
+        window_steps=model.window.steps,
+        window_bytes=model.window.bytes,
+        description=model.description,
+        licence=model.licence,
+    )
+
+
+def _tensor_info(spec: common_pb2.TensorSpec) -> TensorInfo:
+    dtype = _DTYPES.get(spec.data_type)
+    if dtype is None:
+        raise ProtocolError(f"tensor {spec.name!r}: expected data type float32 or int64, got number {spec.data_type}")
+    return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit)

@@ -1,0 +1,55 @@
+"""How a client connects: one frozen record, every default with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLS:
+    """Credentials of an encrypted connection, each PEM-encoded."""
+
+    root_certificates: bytes | None = None
+    """Who may vouch for the server. None: the authorities that gRPC ships."""
+
+    private_key: bytes | None = None
+    """The client's own key, where the server asks for a certificate."""
+
+    certificate_chain: bytes | None = None
+    """The client's own certificate, where the server asks for one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """Limits and times of one client. Raises ValueError naming the field that is not positive."""
+
+    max_message_bytes: int = 4 << 20
+    """Largest message sent. 4 MiB is what a gRPC server accepts unless told otherwise."""
+
+    max_block_steps: int = 65_536
+    """Most steps in one message: the server's own default. Longer chunks and larger groups travel in several messages."""
+
+    max_answer_bytes: int = 64 << 20
+    """Largest message accepted. Answers can be far wider than inputs (logits): 64 MiB is 65,536 steps of 256 logits."""
+
+    keepalive_seconds: float = 60.0
+    """Time without traffic after which the server is pinged. gRPC advises against less than a minute."""
+
+    keepalive_timeout_seconds: float = 10.0
+    """Time for the ping's answer, beyond which the connection counts as lost."""
+
+    call_timeout_seconds: float = 30.0
+    """Time for opening, attaching, detaching, closing and for looking at models; steps themselves may take any time."""
+
+    acknowledge_after_seconds: float = 1.0
+    """Time after which answers of a session that went quiet are acknowledged by a message of their own, so that the server need
+    not keep them. Busy sessions acknowledge with their next input, which costs nothing."""
+
+    tls: TLS | None = None
+    """None: an unencrypted connection, as between programs of one machine or one cluster."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "tls" and not value > 0:
+                raise ValueError(f"{each.name}: expected a positive number, got {value!r}")

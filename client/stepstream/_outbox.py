@@ -1,0 +1,154 @@
+"""What waits to be written to the stream, merged into as few messages as order allows.
+
+Rows of one model and one kind of outputs share a message, whichever sessions they are of. A session's row never goes into a
+message before the one that its previous row went into, and that is all the order there is: messages take effect as sent.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from stepstream._calls import Keep, Row
+from stepstream._ledger import Ledger
+from stepstream._models import ModelInfo
+from stepstream._options import ClientOptions
+from stepstream._tensors import uint32s, uint64s
+from stepstream_proto.v1 import inference_pb2 as pb
+
+ROW_BYTES = 24  # columns of one row: handle 4, first_seq 8, length 4, acked 8
+MESSAGE_BYTES = 1024  # more than a block takes beside its columns and inputs
+
+
+class _Page:
+    """A message in the making: columns, and how to turn them into the message."""
+
+    __slots__ = ("acked", "first_seqs", "handles", "inputs", "keep", "kind", "lengths", "number", "size", "steps")
+
+    def __init__(self, number: int, kind: str, keep: Keep, inputs: int) -> None:
+        self.number = number
+        self.kind = kind
+        self.keep = keep
+        self.handles: list[int] = []
+        self.first_seqs: list[int] = []  # or the counts of an acknowledgement
+        self.lengths: list[int] = []
+        self.acked: list[int] = []
+        self.inputs: list[list[bytes | memoryview]] = [[] for _ in range(inputs)]
+        self.size = 0  # bytes
+        self.steps = 0
+
+    def message(self) -> pb.StreamRequest:
+        handles, seqs = uint32s(self.handles), uint64s(self.first_seqs)
+        if self.kind == "reset":
+            return pb.StreamRequest(reset=pb.Reset(handles=handles, seqs=seqs))
+        if self.kind == "acknowledge":
+            return pb.StreamRequest(acknowledge=pb.Acknowledge(handles=handles, counts=seqs))
+        block = pb.Block(
+            handles=handles,
+            first_seqs=seqs,
+            lengths=b"" if self.steps == len(self.handles) else uint32s(self.lengths),
+            inputs=[b"".join(pieces) for pieces in self.inputs],
+            outputs=self.keep.value,
+            acked=uint64s(self.acked),
+        )
+        return pb.StreamRequest(block=block)
+
+
+_Key = tuple[str, str, int, Keep]  # kind, model, version, outputs
+
+
+class Outbox:
+    """Messages to be written, oldest first. `wake` is called whenever there is something to write."""
+
+    def __init__(self, options: ClientOptions, wake: Callable[[], None]) -> None:
+        self._max_size = options.max_message_bytes - MESSAGE_BYTES
+        self._max_steps = options.max_block_steps
+        self._wake = wake
+        self._pages: deque[_Page | pb.StreamRequest] = deque()
+        self._growing: dict[_Key, _Page] = {}
+        self._count = 0  # messages so far
+
+    def put_message(self, message: pb.StreamRequest, ledgers: Sequence[Ledger] = ()) -> None:
+        """A message of its own; whatever the sessions send later goes after it, whatever they sent before goes first."""
+        for ledger in ledgers:
+            ledger.page = self._count
+        self._pages.append(message)
+        self._count += 1
+        self._wake()
+
+    def put_row(self, ledger: Ledger, row: Row) -> None:
+        """Numbers a row and sends it."""
+        if row.inputs is None:
+            self._put_reset(ledger, row)
+            return
+        size = ROW_BYTES + sum(map(len, row.inputs))
+        page = self._page("block", row.call.model, row.keep, ledger.page, size, row.length)
+        page.handles.append(ledger.handle)
+        page.first_seqs.append(ledger.number(row))
+        page.lengths.append(row.length)
+        page.acked.append(ledger.answered)
+        for pieces, piece in zip(page.inputs, row.inputs, strict=True):
+            pieces.append(piece)
+        ledger.page = page.number
+
+    def put_rows(self, ledgers: Sequence[Ledger], rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
+        """The same for one row each of many sessions, all alike, with their inputs in one piece.
+
+        False, and nothing done, if one message cannot take them all.
+        """
+        length = rows[0].length
+        size = ROW_BYTES * len(rows) + sum(map(len, inputs))
+        if size > self._max_size or length * len(rows) > self._max_steps:
+            return False
+        after = max(ledger.page for ledger in ledgers)
+        page = self._page("block", rows[0].call.model, rows[0].keep, after, size, length * len(rows))
+        page.handles.extend([ledger.handle for ledger in ledgers])
+        page.first_seqs.extend([ledger.number(row) for ledger, row in zip(ledgers, rows, strict=True)])
+        page.lengths.extend([length] * len(rows))
+        page.acked.extend([ledger.answered for ledger in ledgers])
+        for pieces, piece in zip(page.inputs, inputs, strict=True):
+            pieces.append(piece)
+        for ledger in ledgers:
+            ledger.page = page.number
+        return True
+
+    def put_acknowledgement(self, ledger: Ledger) -> None:
+        """Acknowledges what the session's answers so far."""
+        self._put_count("acknowledge", ledger, ledger.acknowledge())
+
+    def pop(self) -> pb.StreamRequest | None:
+        """The oldest message, None if there is none."""
+        if not self._pages:
+            return None
+        page = self._pages.popleft()
+        if isinstance(page, pb.StreamRequest):
+            return page
+        for key, growing in self._growing.items():
+            if growing is page:
+                del self._growing[key]
+                break
+        return page.message()
+
+    def _put_reset(self, ledger: Ledger, row: Row) -> None:
+        if ledger.acknowledged < ledger.answered:
+            self.put_acknowledgement(ledger)
+        self._put_count("reset", ledger, ledger.number(row))
+
+    def _put_count(self, kind: str, ledger: Ledger, count: int) -> None:
+        page = self._page(kind, None, Keep.NONE, ledger.page, ROW_BYTES, 1)
+        page.handles.append(ledger.handle)
+        page.first_seqs.append(count)
+        ledger.page = page.number
+
+    def _page(self, kind: str, model: ModelInfo | None, keep: Keep, after: int, size: int, steps: int) -> _Page:
+        key = (kind, model.name if model else "", model.version if model else 0, keep)
+        page = self._growing.get(key)
+        if page is None or page.number < after or page.size + size > self._max_size or page.steps + steps > self._max_steps:
+            page = _Page(self._count, kind, keep, len(model.inputs) if model else 0)
+            self._growing[key] = page
+            self._pages.append(page)
+            self._count += 1
+            self._wake()
+        page.size += size
+        page.steps += steps
+        return page
