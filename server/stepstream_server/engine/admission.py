@@ -220,6 +220,8 @@ class Admission:
     ) -> None:
         """Appends the part [first, end) of a row."""
         part = row.copy()
+        if row["keep"][0] == Keep.LAST and end != row["first"][0] + row["length"][0]:
+            part["keep"] = Keep.NONE  # the row's last step is not in this part
         part["offset"] += first - row["first"]
         part["first"], part["length"], part["kind"] = first, end - first, kind
         part["reason"] = reason or 0

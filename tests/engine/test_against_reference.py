@@ -1,0 +1,151 @@
+"""The engine against a plain reference session that does everything at once, on random histories."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stepstream_server.engine.ports import Keep, Opened
+from stepstream_server.errors import Reason
+from support.engine import Answer, Harness, Refusal
+
+WINDOW = 6
+
+# One step's outcome: (seq, sum or None) if answered, (seq, reason, expected) if refused.
+Outcome = tuple[int, float | None] | tuple[int, Reason, int]
+
+
+@dataclass
+class ReferenceSession:
+    """Exactly once, written for reading: no queue, no batch, no time."""
+
+    sum: float = 0.0
+    next_seq: int = 0
+    acked: int = 0
+    kept: dict[int, float | None] = field(default_factory=dict)  # by seq; None: applied without keeping outputs
+
+    def send(self, first: int, values: list[float], keep: Keep) -> list[Outcome]:
+        """One row of a block."""
+        end = first + len(values)
+        if first > self.next_seq:
+            return self._refuse(first, end, Reason.SEQUENCE_MISMATCH)
+        outcomes = self._refuse(first, min(end, self.acked), Reason.ANSWER_DISCARDED)
+        old = range(max(first, self.acked), min(end, self.next_seq))
+        outcomes += [self._repeat(seq, keep, seq == end - 1) for seq in old]
+        new = range(max(first, self.next_seq), end)
+        if not new:
+            return outcomes
+        if any(math.isnan(value) for value in values):
+            return outcomes + self._refuse(new.start, end, Reason.NON_FINITE_INPUT)
+        if end - self.acked > WINDOW:
+            return outcomes + self._refuse(new.start, end, Reason.WINDOW_FULL)
+        for seq in new:
+            self.sum += values[seq - first]
+            wanted = keep == Keep.ALL or (keep == Keep.LAST and seq == end - 1)
+            self.kept[seq] = self.sum if wanted else None
+            self.next_seq += 1
+            outcomes.append((seq, self.kept[seq]))
+        return outcomes
+
+    def reset(self, seq: int) -> list[Outcome]:
+        """A reset is a step without input and output."""
+        if seq > self.next_seq:
+            return self._refuse(seq, seq + 1, Reason.SEQUENCE_MISMATCH)
+        if seq < self.acked:
+            return self._refuse(seq, seq + 1, Reason.ANSWER_DISCARDED)
+        if seq == self.next_seq:
+            if seq + 1 - self.acked > WINDOW:
+                return self._refuse(seq, seq + 1, Reason.WINDOW_FULL)
+            self.sum, self.kept[seq] = 0.0, None
+            self.next_seq += 1
+        return [(seq, None)]
+
+    def acknowledge(self, count: int) -> None:
+        """Cumulative."""
+        self.acked = max(self.acked, min(count, self.next_seq))
+
+    def resend(self) -> list[Outcome]:
+        """What attaching again brings."""
+        return [(seq, self.kept[seq]) for seq in range(self.acked, self.next_seq)]
+
+    def _repeat(self, seq: int, keep: Keep, last: bool) -> Outcome:
+        wanted = keep == Keep.ALL or (keep == Keep.LAST and last)
+        if not wanted:
+            return (seq, None)
+        kept = self.kept[seq]
+        return (seq, Reason.ANSWER_NOT_KEPT, self.next_seq) if kept is None else (seq, kept)
+
+    def _refuse(self, first: int, end: int, reason: Reason) -> list[Outcome]:
+        return [(seq, reason, self.next_seq) for seq in range(first, end)]
+
+
+def flatten(outcomes: list[Answer | Refusal], tag: int) -> list[Outcome]:
+    """A session's outcomes step by step, however they were grouped."""
+    steps: list[Outcome] = []
+    for outcome in outcomes:
+        if outcome.tag != tag:
+            continue
+        seqs = range(outcome.first, outcome.first + outcome.length)
+        if isinstance(outcome, Refusal):
+            steps += [(seq, outcome.reason, outcome.expected) for seq in seqs]
+        else:
+            sums = [None] * (outcome.length - len(outcome.sums)) + list(outcome.sums)
+            steps += list(zip(seqs, sums, strict=True))
+    return steps
+
+
+# Small whole numbers: their sums are exact in float32, so that equality is meant literally.
+values = st.lists(st.one_of(st.integers(-8, 8).map(float), st.just(math.nan)), min_size=1, max_size=5)
+row = st.tuples(st.integers(-4, 2), values, st.sampled_from(Keep))
+actions = st.one_of(
+    st.tuples(st.just("block"), st.dictionaries(st.integers(0, 2), row, min_size=1, max_size=3)),
+    st.tuples(st.just("reset"), st.tuples(st.integers(0, 2), st.integers(-3, 1))),
+    st.tuples(st.just("acknowledge"), st.tuples(st.integers(0, 2), st.integers(-2, 3))),
+    st.tuples(st.just("attach"), st.integers(0, 2)),
+    st.tuples(st.just("turn"), st.none()),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(actions, max_size=30))
+def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str, object]]) -> None:
+    """Repeats, gaps, straddling, go back N, windows, resets and takeovers, pipelined at random over three sessions."""
+    h = Harness(window_steps=WINDOW)
+    sessions: list[Opened] = h.open(3)
+    references = [ReferenceSession() for _ in sessions]
+    expected: list[list[Outcome]] = [[], [], []]
+    outcomes: list[Answer | Refusal] = []
+    streams = [1, 1, 1]
+    for action, given_ in history:
+        match action, given_:
+            case "block", dict(rows):
+                for tag, (offset, numbers, keep) in rows.items():
+                    first = max(0, references[tag].next_seq + offset)
+                    expected[tag] += references[tag].send(first, numbers, keep)
+                    h.send([sessions[tag]], [first], [numbers], stream=streams[tag], tags=[tag], keep=keep)
+            case "reset", (tag, offset):
+                seq = max(0, references[tag].next_seq + offset)
+                expected[tag] += references[tag].reset(seq)
+                h.reset(sessions[tag], seq, stream=streams[tag], tag=tag)
+            case "acknowledge", (tag, offset):
+                outcomes += h.settle()  # a client acknowledges what it has received
+                count = references[tag].acked + offset
+                references[tag].acknowledge(count)
+                h.acknowledge(sessions[tag], count, stream=streams[tag])
+            case "attach", tag:
+                outcomes += h.settle()  # else what is still queued would be dropped
+                streams[tag] += 1
+                h.attach(sessions[tag], stream=streams[tag], tag=tag, acked=references[tag].acked)
+                expected[tag] += references[tag].resend()
+            case _:
+                outcomes += h.turn()
+    outcomes += h.settle()
+    for tag in range(3):
+        assert flatten(outcomes, tag) == expected[tag]
+        info = h.get(sessions[tag].id)
+        assert (info.next_seq, info.acked) == (references[tag].next_seq, references[tag].acked)
+        assert h.backend.states[tag, 0] == references[tag].sum
+    assert h.engine.stats().pending_steps == 0
