@@ -6,6 +6,7 @@ them, so a new setting is one field here. Everyone else is handed the record tha
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,11 +15,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 def split_address(address: str) -> tuple[str, int]:
     """`HOST:PORT` -> (host, port); an IPv6 host stands in brackets. Port 0 lets the system choose. Raises ValueError."""
-    host, colon, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536 and (bracketed or ":" not in host)):
+    parts = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]]+)):([0-9]{1,5})", address)
+    if parts is None or int(parts[3]) > 65535:
         raise ValueError("expected HOST:PORT with a port from 0 to 65535, like 127.0.0.1:8101 or [::1]:8101")
-    return host.strip("[]"), int(port)
+    return parts[1] or parts[2], int(parts[3])
 
 
 def _checked_address(address: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,21 +83,25 @@ def _from_file(path: Path | None, faults: list[str]) -> dict[str, Given]:
         raise SettingsError(f"file {path}: expected readable TOML; {error}") from None
     known = [key for key, _ in fields()]
     found = dict(_flat(tree))
-    faults += [f"file {path}: unknown key {key!r}{_nearest(key, known)}" for key in found if key not in known]
+    faults += [f"file {path}: unknown key {key!r}{_nearest(key)}" for key in found if key not in known]
     return {key: Given(value, f"file {path}") for key, value in found.items()}
 
 
 def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Given]:
-    known = {variable(key): key for key, _ in fields()}
+    known = {variable(key) for key, _ in fields()}
     ours = [name for name in environment if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
     ours = [name for name in ours if name != CONFIG_VARIABLE]
-    faults += [f"environment: unknown variable {name}{_nearest(name, known)}" for name in ours if name not in known]
-    return {known[name]: Given(environment[name], f"environment {name}") for name in ours if name in known}
+    faults += [f"environment: unknown variable {name}{_nearest(_key(name), variable)}" for name in ours if name not in known]
+    return {_key(name): Given(environment[name], f"environment {name}") for name in ours if name in known}
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _key(variable: str) -> str:
+    return variable.removeprefix(PREFIX).lower().replace("__", ".")
+
+
+def _nearest(key: str, spelled: Callable[[str], str] = str) -> str:
+    close = difflib.get_close_matches(key, [known for known, _ in fields()], n=1)
+    return f"; did you mean {spelled(close[0])}?" if close else ""
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:

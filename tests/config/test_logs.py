@@ -1,0 +1,99 @@
+"""What a log line is, whoever wrote it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from stepstream_server import logs
+from stepstream_server.config import LogSettings
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Leaves logging as it was found."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    root.handlers = []  # so that reconfiguring does not close pytest's own
+    yield
+    structlog.reset_defaults()
+    root.setLevel(level)
+    root.handlers = handlers
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_one_line_of_json() -> None:
+    """Time, level, logger, event and its values."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(), stream)
+    structlog.get_logger("stepstream_server.app").info("model_ready", model="ecg", version=1)
+    (line,) = lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "model_ready", "level": "info", "logger": "stepstream_server.app", "model": "ecg", "version": 1}
+
+
+def test_the_standard_librarys_messages_are_lines_too() -> None:
+    """grpc and asyncio log through `logging`: same stream, same form, exceptions in the line."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(), stream)
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        logging.getLogger("grpc.aio").exception("it %s", "failed")
+    (line,) = lines(stream)
+    assert (line["event"], line["level"], line["logger"]) == ("it failed", "error", "grpc.aio")
+    assert "ValueError: odd" in line["exception"]
+
+
+def test_events_below_the_level_are_dropped() -> None:
+    """Whichever library they come from."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(level="warning"), stream)
+    structlog.get_logger("a").info("quiet")
+    logging.getLogger("b").info("quiet")
+    structlog.get_logger("a").warning("heard")
+    assert [line["event"] for line in lines(stream)] == ["heard"]
+
+
+def test_the_console_form_is_for_people() -> None:
+    """No JSON, and no colours where there is no terminal."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(format="console"), stream)
+    structlog.get_logger("a").info("model_ready", model="ecg")
+    assert "model_ready" in stream.getvalue()
+    assert "model=ecg" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_a_terminal_gets_the_console_form() -> None:
+    """`auto` asks the stream."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    logs.configure(LogSettings(format="auto"), stream)
+    structlog.get_logger("a").info("model_ready")
+    assert not stream.getvalue().startswith("{")
+
+
+def test_configuring_again_replaces() -> None:
+    """Nothing is written twice, and loggers made before follow."""
+    first, second = io.StringIO(), io.StringIO()
+    logger = structlog.get_logger("a")
+    logs.configure(LogSettings(), first)
+    logger.info("one")
+    logs.configure(LogSettings(), second)
+    logger.info("two")
+    assert [line["event"] for line in lines(first)] == ["one"]
+    assert [line["event"] for line in lines(second)] == ["two"]
