@@ -55,5 +55,5 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 $(BUF): package.json package-lock.json
-	npm ci --ignore-scripts --silent
+	npm install --no-save --ignore-scripts --silent
 	touch $@
