@@ -28,6 +28,7 @@ def _as_before() -> Iterator[None]:
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    """What was logged as JSON, parsed."""
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 

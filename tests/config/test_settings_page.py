@@ -29,7 +29,7 @@ def test_the_help_lists_every_setting() -> None:
     help_text = " ".join(CliRunner().invoke(app, ["serve", "--help"], terminal_width=1000).output.split())
     for key, field in fields():
         assert f"--{key} " in help_text
-        assert field.description in help_text
+        assert str(field.description) in help_text
 
 
 def test_every_setting_has_a_reason() -> None:

@@ -15,6 +15,7 @@ from stepstream_server.telemetry import Exporter, Metrics
 
 @pytest.fixture
 def exporter() -> Iterator[Exporter]:
+    """One that may be started and is stopped afterwards."""
     registry = CollectorRegistry()
     Metrics(registry).build_info("0.1.0", "onnx", "cpu")
     exporter = Exporter(registry, "127.0.0.1:0")

@@ -37,7 +37,7 @@ HISTOGRAMS = ("batch_size", "batch_compute_seconds", "step_queue_seconds", "step
 
 
 def turn() -> TurnReport:
-    """Two launches: three rows of one step, then one row of a chunk of 20; two sessions opened, one closed, four steps refused."""
+    """Two launches (three single steps, a chunk of 20), two sessions opened, one expired, four steps refused."""
     return TurnReport(
         launches=[Launch(batch=3, length=1, seconds=0.0003), Launch(batch=1, length=20, seconds=0.0008)],
         steps=np.array([1, 1, 1, 20]),
@@ -52,6 +52,7 @@ def turn() -> TurnReport:
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
+    """A fresh one."""
     return CollectorRegistry()
 
 
