@@ -141,3 +141,11 @@ def test_the_commands_help_loads_no_engine() -> None:
     heavy = {"grpc", "numpy", "onnxruntime", "prometheus_client", "torch"}
     program = f"import sys, stepstream_server.cli; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_missing_extra_is_named() -> None:
+    """With the base install alone the command says in one line what to install."""
+    program = "import sys; sys.modules['structlog'] = None; import stepstream_server.cli"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "stepstream-server needs structlog: pip install 'stepstream[server]'\n"
