@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from support.backend import FakeBackend, counter_spec
-from support.clock import FakeClock
-from support.observer import Reports
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
@@ -31,6 +28,9 @@ from stepstream_server.engine.ports import (
     StreamEnded,
 )
 from stepstream_server.errors import Reason, StepStreamError
+from support.backend import FakeBackend, counter_spec
+from support.clock import FakeClock
+from support.observer import Reports
 
 
 @dataclass(frozen=True)

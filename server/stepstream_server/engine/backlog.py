@@ -95,25 +95,29 @@ class Backlog:
 
     def gather(self, positions: Ints, length: int) -> tuple[Tensor, ...]:
         """The next `length` steps of each row: one [n, length, *shape] per input."""
-        rows = self._rows[positions]
-        intakes = rows["intake"]
-        if len(positions) and (intakes == intakes[0]).all():
-            return tuple(_cut(values, rows["offset"], length) for values in self._intakes[int(intakes[0])])
+        intakes, offsets = self._rows["intake"][positions], self._rows["offset"][positions]
+        if (intakes == intakes[0]).all():
+            return tuple(_cut(values, offsets, length) for values in self._intakes[int(intakes[0])])
         gathered = tuple(np.empty((len(positions), length, *spec.shape), spec.dtype) for spec in self._specs)
         for intake in np.unique(intakes).tolist():
             here = intakes == intake
             for target, values in zip(gathered, self._intakes[intake], strict=True):
-                target[here] = _cut(values, rows["offset"][here], length)
+                target[here] = _cut(values, offsets[here], length)
         return gathered
 
     def advance(self, positions: Ints, steps: int, turn: int) -> None:
         """Moves rows on by steps that were applied; a row with nothing left stays until `remove`."""
         rows = self._rows
-        rows["first"][positions] += steps
-        rows["offset"][positions] += steps
-        rows["length"][positions] -= steps
-        rows["served"][positions] = turn
+        these = slice(None) if len(positions) == len(rows) else positions  # all of them: no index needed
+        rows["first"][these] += steps
+        rows["offset"][these] += steps
+        rows["length"][these] -= steps
+        rows["served"][these] = turn
         self.steps -= steps * len(positions)
+
+    def copy(self, positions: Ints) -> Rows:
+        """Rows as they are now."""
+        return self._rows.copy() if len(positions) == len(self._rows) else self._rows[positions]
 
     def refuse(self, positions: Ints, reason: int) -> None:
         """Turns rows into refusals, where they stand."""
@@ -124,14 +128,16 @@ class Backlog:
 
     def remove(self, gone: NDArray[np.bool_]) -> None:
         """Drops rows by mask, and inputs that no row waits with any more."""
+        if gone.all():
+            self._rows, self.steps = self._rows[:0], 0
+            self._intakes.clear()
+            return
         if not gone.any():
             return
         dropped = self._rows[gone]
         self.steps -= int(dropped["length"][dropped["kind"] == Kind.APPLY].sum())
         self._rows = self._rows[~gone]
-        if not len(self._rows):
-            self._intakes.clear()
-        elif len(self._intakes) > 1:
+        if len(self._intakes) > 1:
             needed = set(np.unique(self._rows["intake"]).tolist())
             self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
 

@@ -174,14 +174,14 @@ class Engine:
         """Answers what needs no computing, and plans the launches for what does."""
         heads = self._outcomes.resolve(self.clock(), report)
         self._backend.zero(self._outcomes.take_resets())
-        rows = self._backlog.rows[heads]
-        return self._scheduler.plan(heads, rows["length"], rows["served"])
+        rows = self._backlog.rows
+        return self._scheduler.plan(heads, rows["length"][heads], rows["served"][heads])
 
     def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
         """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
         done = []
         for group in groups:
-            rows = self._backlog.rows[group.positions]
+            rows = self._backlog.copy(group.positions)
             slots = self._table.slot[rows["session"]]
             inputs = self._backlog.gather(group.positions, group.length)
             begun = self.clock()
