@@ -63,8 +63,8 @@ class FeaturesFront:
     """float32 input [F] -> `(features - mean) / scale`. With `differences`, features are the F values followed by their F
     changes since the step before, remembered in state `previous` [F]."""
 
-    mean: tuple[float, ...]  # one per feature
-    scale: tuple[float, ...]  # one per feature, not 0
+    mean: tuple[float, ...]  # one per feature: F, or 2 F with differences
+    scale: tuple[float, ...]  # as many, not 0
     differences: bool = False
 
 
@@ -79,7 +79,8 @@ class EmbeddingFront:
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
     """Top layer's h [H] -> output `name` [width]: `head.{name}.weight` [width, H], `head.{name}.bias` [width], then
-    `* scale + offset`. With `residual_of`, that input's first value is added: the head predicts a change.
+    `* scale + offset`. With `residual_of`, that input's first value, as it came, is added: the head predicts a change (regression
+    and quantiles only).
 
     quantiles: `levels` says which, ascending; the outputs are sorted so that they never cross. classes and next_token:
     the outputs are logits, `labels` names them where they have names.

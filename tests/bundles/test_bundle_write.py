@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from stepstream_server.bundles import Bundle, init_model, load, write
+from stepstream_server.bundles.declare import declare
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import FeaturesFront, ModelSpec
+from stepstream_server.spec import CellSpec, FeaturesFront, HeadSpec, ModelSpec
 from support.spoil import random_weights
 
 
@@ -55,6 +56,7 @@ def test_a_crash_leaves_no_new_bundle(tmp_path: Path, heart_spec: ModelSpec, mon
         write(tmp_path / "new", heart_spec, random_weights(heart_spec))
     with pytest.raises(BundleError, match=r"new/model.json: expected a readable file"):
         load(tmp_path / "new")
+    assert not list((tmp_path / "new").glob(".*"))  # what was written in vain is taken away
 
 
 def test_a_crash_before_the_weights_leaves_the_old_bundle(
@@ -99,6 +101,15 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path: Path, heart_spec: Mod
         with pytest.raises(BundleError, match=message):
             write(tmp_path / "new", spec, given)
     assert not (tmp_path / "new").exists()
+
+
+def test_whole_numbers_and_lists_are_taken_as_meant(tmp_path: Path) -> None:
+    """An author's 0 for 0.0 or list for tuple gives the spec and the fingerprint that `load` gives."""
+    front = FeaturesFront([0, 0], [1, 2])  # type: ignore[arg-type]
+    spec = declare("m", CellSpec("gru", 2, 2, 1), [HeadSpec("y", "quantiles", 1, levels=[0.5])], front=front)  # type: ignore[arg-type]
+    written = write(tmp_path / "m", spec, random_weights(spec))
+    assert written.spec == load(tmp_path / "m").spec
+    assert written.spec.front == FeaturesFront((0.0, 0.0), (1.0, 2.0))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, heart_spec: ModelSpec) -> None:
