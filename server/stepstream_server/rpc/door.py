@@ -1,0 +1,153 @@
+"""The front door's end of the engine port: one `ModelDoor` per model takes deliveries from the engine's thread to the event loop.
+
+It knows who waits for what: streams and momentary calls by number, questions by request number. It converts nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from stepstream_server.engine.ports import Command, Delivery, Detached, Door, RowErrors, StreamEnded
+from stepstream_server.errors import ServerFault, StepStreamError
+from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
+from stepstream_server.spec import ModelSpec
+
+
+class Listener(Protocol):
+    """Who a stream number belongs to: a stream or a momentary call. Called on the event loop; must not raise."""
+
+    def answered(self, door: ModelDoor, piece: Piece) -> None:
+        """Rows were answered."""
+
+    def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+        """A row was refused or failed. Follows the same turn's answers."""
+
+    def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
+        """A handle no longer stands for a session."""
+
+    def failed(self, error: StepStreamError) -> None:
+        """The engine has crashed; nothing more will come."""
+
+
+class ModelDoor:
+    """A model as the services see it. All methods but `deliver` and `fail` are for the event loop's thread.
+
+    Two steps to life, since an engine gives its door in return for a sink: the constructor, then `open`.
+    """
+
+    def __init__(self, spec: ModelSpec, window_steps: int, window_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.spec = spec
+        self.window_steps = window_steps
+        self.window_bytes = window_bytes
+        self._loop = loop
+        self._inbox: deque[Delivery] = deque()
+        self._awake = False  # whether the loop has been told of the inbox
+        self._listeners: dict[int, Listener] = {}
+        self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
+        self._requests = itertools.count()
+        self._failure: StepStreamError | None = None
+
+    def open(self, door: Door) -> None:
+        """Connects to the engine."""
+        self._door = door
+
+    def submit(self, command: Command) -> None:
+        """Passes a command on. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
+        self._door.submit(command)
+
+    def listen(self, stream: int, listener: Listener) -> None:
+        """From now on outcomes for this stream go to the listener."""
+        if self._failure is not None:
+            raise self._failure
+        self._listeners[stream] = listener
+
+    def leave(self, stream: int) -> None:
+        """Nothing more is wanted for this stream: its queued steps are dropped, its sessions detached."""
+        if self._listeners.pop(stream, None) is not None:
+            with contextlib.suppress(ServerFault):
+                self._door.submit(StreamEnded(stream))
+
+    def forget(self, stream: int) -> None:
+        """A momentary call has all its outcomes."""
+        self._listeners.pop(stream, None)
+
+    def question(self, answer: Callable[[Any], None]) -> int:
+        """A number for a command with a reply; `answer` gets the reply's value, or a StepStreamError if the engine crashes."""
+        if self._failure is not None:
+            raise self._failure
+        request = next(self._requests)
+        self._questions[request] = answer
+        return request
+
+    def withdraw(self, request: int) -> None:
+        """The reply is not wanted any more."""
+        self._questions.pop(request, None)
+
+    async def ask(self, command: Callable[[int], Command]) -> Any:
+        """Submits a command made for a request number and waits for its reply's value. Raises StepStreamError."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        request = self.question(lambda value: None if future.done() else future.set_result(value))
+        try:
+            self.submit(command(request))
+            value = await future
+        finally:
+            self.withdraw(request)
+        if isinstance(value, StepStreamError):
+            raise value
+        return value
+
+    def deliver(self, delivery: Delivery) -> None:
+        """On the engine's thread. One wake-up of the loop serves all deliveries that it finds when it comes."""
+        self._inbox.append(delivery)
+        if not self._awake:
+            self._awake = True
+            self._wake(self._distribute)
+
+    def fail(self, error: StepStreamError) -> None:
+        """On the engine's thread."""
+        self._wake(lambda: self._tell_all(error))
+
+    def _wake(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(callback)
+
+    def _distribute(self) -> None:
+        self._awake = False  # first, so that a delivery that comes meanwhile wakes the loop again
+        while self._inbox:
+            self._pass_on(self._inbox.popleft())
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        for reply in delivery.replies:
+            answer = self._questions.pop(reply.request, None)
+            if answer is not None:
+                answer(reply.value)
+        if delivery.answers is not None:
+            self._pass_answers(delivery)
+        errors, detached = delivery.errors, delivery.detached
+        for row, stream in enumerate(errors.streams):
+            if (listener := self._listeners.get(stream)) is not None:
+                listener.refused(self, errors, row)
+        for row, stream in enumerate(detached.streams):
+            if (listener := self._listeners.get(stream)) is not None:
+                listener.detached(self, detached, row)
+
+    def _pass_answers(self, delivery: Delivery) -> None:
+        if delivery.answers is None or not len(delivery.answers.streams):
+            return
+        for stream, piece in split_by_stream(encode_turn(delivery.answers, self.spec)):
+            if (listener := self._listeners.get(stream)) is not None:
+                listener.answered(self, piece)
+
+    def _tell_all(self, error: StepStreamError) -> None:
+        self._distribute()
+        self._failure = error
+        questions, self._questions = self._questions, {}
+        for answer in questions.values():
+            answer(error)
+        for listener in list(self._listeners.values()):
+            listener.failed(error)

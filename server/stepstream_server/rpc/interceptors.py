@@ -1,0 +1,84 @@
+"""Around every call of our services: errors become statuses, unknown ones without their text, and calls are counted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+
+from stepstream_server.errors import Reason, ServerFault, StepStreamError
+from stepstream_server.rpc.status import DOMAIN, call_status
+
+# Generic in their stubs only, hence the quotes.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Unary: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
+Streaming: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
+OnCall = Callable[[str, str, str], None]  # service, method, name of the status code
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """The last place that sees an exception before gRPC does."""
+
+    def __init__(self, on_call: OnCall) -> None:
+        self._on_call = on_call
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wraps our handlers; health and reflection speak gRPC themselves."""
+        handler = await continuation(handler_call_details)
+        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
+        if handler is None or not service.startswith(f"{DOMAIN}."):
+            return handler
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        inner = getattr(handler, kind)
+        wrapped = self._streaming(inner, service, method) if handler.response_streaming else self._unary(inner, service, method)
+        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, inner: Unary, service: str, method: str) -> Unary:
+        async def call(request: Any, context: Context) -> Any:
+            async with self._guard(service, method, context):
+                return await inner(request, context)
+
+        return call
+
+    def _streaming(self, inner: Streaming, service: str, method: str) -> Streaming:
+        async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._guard(service, method, context):
+                async for response in inner(requests, context):
+                    yield response
+
+        return call
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
+        """Ends the call with the status of whatever it raises. A call that is cancelled stays so."""
+        code = grpc.StatusCode.CANCELLED
+        try:
+            yield
+            code = grpc.StatusCode.OK
+        except Exception as error:
+            status = call_status(_known(error, method))
+            code = status.code
+            await context.abort_with_status(status)
+        finally:
+            self._on_call(service, method, code.name)
+
+
+def _arity(streaming: bool) -> str:
+    return "stream" if streaming else "unary"
+
+
+def _known(error: Exception, method: str) -> StepStreamError:
+    """What the caller may be told. The text of an unknown exception may hold what is none of their business."""
+    if isinstance(error, StepStreamError):
+        return error
+    structlog.get_logger(__name__).error("call failed", method=method, exc_info=error)
+    return ServerFault(Reason.ENGINE_FAILED, "internal error")

@@ -1,0 +1,82 @@
+"""The gRPC server: its options, its services, and its life from listening to the last stream's end."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from stepstream_proto.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+from stepstream_server.config import DoorSettings
+from stepstream_server.rpc.health import Health
+from stepstream_server.rpc.interceptors import Boundary, OnCall
+from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.services import InferenceService, ModelService, SessionService
+from stepstream_server.rpc.streams import Streams
+
+SERVICES = [
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
+    session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+]
+
+
+class RpcServer:
+    """A front door that listens. Models appear in it when they are published."""
+
+    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall) -> None:
+        self.health = Health(SERVICES)
+        self.streams = Streams(models, settings)
+        self._models = models
+        self._settings = settings
+        self._on_call = on_call
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str) -> int:
+        """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
+        server = grpc.aio.server(interceptors=[Boundary(self._on_call)], options=server_options(self._settings))
+        inference = InferenceService(self._models, self.streams, self._settings)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models), server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        await self.health.starting()
+        await server.start()
+        self._server = server
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no more calls, and gives those that are open so long to end."""
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+
+
+def server_options(settings: DoorSettings) -> list[tuple[str, int]]:
+    """gRPC channel arguments of a server; benchmarks give the echo the same."""
+    return [
+        ("grpc.so_reuseport", 0),  # else a second server would silently share the port
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", _ms(settings.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _ms(settings.keepalive_timeout_seconds)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _ms(settings.min_client_ping_seconds)),
+        ("grpc.http2.max_ping_strikes", 3),  # pings too close together before a client is cut off: timers jitter
+    ]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

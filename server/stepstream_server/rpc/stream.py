@@ -1,0 +1,109 @@
+"""One bidirectional stream: two directions, kept in balance by credits, and its end, however it comes.
+
+`intake` turns what is read into commands; here engines' outcomes become messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.engine.ports import Detached, RowErrors
+from stepstream_server.errors import StepStreamError
+from stepstream_server.rpc import convert
+from stepstream_server.rpc.answers import Piece
+from stepstream_server.rpc.credits import Credits
+from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.rpc.handles import Handles
+from stepstream_server.rpc.intake import Intake
+from stepstream_server.rpc.membership import Membership
+from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.outgoing import Outgoing
+
+
+class Stream:
+    """On the event loop's thread. A `Listener` of every model whose sessions it carries."""
+
+    def __init__(self, number: int, models: Models, settings: DoorSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._handles = Handles(settings.max_handles_per_stream)
+        self._credits = Credits(settings.stream_credit_steps)
+        self._outgoing = Outgoing()
+        self._ready = asyncio.Event()  # something to write, or a reason to end
+        self._membership = Membership(number, self, models, self._handles, self._credits, self._outgoing, self._ready.set)
+        self._intake = Intake(number, self._membership, settings, self._handles, self._credits, self._outgoing, clock)
+        self._half_closed = False
+        self._error: Exception | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def responses(
+        self, requests: AsyncIterator[inference_pb2.StreamRequest]
+    ) -> AsyncIterator[inference_pb2.StreamResponse]:
+        """What to write, until both sides are done. Raises what makes it impossible to go on."""
+        self._reader = asyncio.create_task(self._read(requests))
+        while True:
+            self._ready.clear()
+            while (message := self._outgoing.next()) is not None:
+                yield message.encode()
+                self._credits.give(message.credits)
+            if self._error is not None:
+                raise self._error
+            if self._half_closed and not self._credits.in_flight:
+                return
+            await self._ready.wait()
+
+    def drain(self, seconds: float) -> None:
+        """Tells the client that streams are ended in so many seconds."""
+        self._outgoing.control(convert.encode_drain(seconds), 0)
+        self._ready.set()
+
+    def finish(self) -> None:
+        """Reads no more; the stream ends once all that was read is answered."""
+        self._stop_reading()
+        self._half_closed = True
+        self._ready.set()
+
+    def end(self) -> None:
+        """The call is over: stops reading and lets all sessions go."""
+        self._stop_reading()
+        self._membership.end()
+
+    def answered(self, door: ModelDoor, piece: Piece) -> None:
+        answers = piece.turn.answers
+        tags, lengths = answers.tags[piece.first : piece.last], answers.lengths[piece.first : piece.last]
+        self._outgoing.answers(door, piece, self._handles.settle(tags, lengths))
+        self._ready.set()
+
+    def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+        credits = self._handles.settle_one(errors.tags[row], errors.lengths[row])
+        self._outgoing.errors(door, [convert.encode_row_error(errors, row)], credits)
+        self._ready.set()
+
+    def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
+        handle = detached.tags[row]
+        if self._handles.stands(handle):  # else an earlier ending crossed the request to detach
+            self._outgoing.detached(handle, detached.endings[row], self._handles.free(handle))
+            self._ready.set()
+
+    def failed(self, error: StepStreamError) -> None:
+        self._error = error
+        self._ready.set()
+
+    def _stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[inference_pb2.StreamRequest]) -> None:
+        try:
+            async for request in requests:
+                self._intake.take(request)
+                if self._outgoing:  # something could be answered at once
+                    self._ready.set()
+                if self._credits.used_up:
+                    await self._credits.room()
+        except Exception as error:  # whatever it is, the writer raises it and so ends the call
+            self._error = error
+        self._half_closed = True
+        self._ready.set()
