@@ -1,0 +1,26 @@
+"""A whole server in this process, on ports of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from stepstream_server.app import Bound, serve
+from stepstream_server.config import Settings
+
+
+@asynccontextmanager
+async def serving(models: Path, **settings: object) -> AsyncIterator[Bound]:
+    """Serves the bundles in a folder until the block ends, then drains; fails if the server does."""
+    options = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", **settings}
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+    server = asyncio.create_task(serve(Settings.model_validate(options), stop=stop, on_started=started.set_result))
+    await asyncio.wait([server, started], return_when=asyncio.FIRST_COMPLETED)
+    if server.done():
+        server.result()
+    yield started.result()
+    stop.set()
+    if await server != 0:
+        raise RuntimeError("the server did not end well: its log tells")
