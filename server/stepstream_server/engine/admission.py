@@ -44,13 +44,13 @@ class Admission:
         self._outbox = outbox
         # Outputs that one session may have kept, and how many all of them together (an answer must always find room).
         self._window_kept = max(1, settings.window_bytes // cache.step_bytes)
-        self._group_of = np.zeros(table.capacity, np.int64)  # scratch: which group of blocks a session was last seen in
-        self._group = 0
+        self._position = np.zeros(table.capacity, np.int64)  # scratch for `_distinct`
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
         """Admits blocks, each with its engine-wide stream, in order."""
-        for group in self._groups(blocks):
-            self._admit_group(group)
+        if blocks:
+            for group in self._groups(blocks):
+                self._admit_group(group)
 
     def admit_call(self, call: Call, stream: int) -> None:
         """Admits a momentary step. Raises CallerError if the session is not there or belongs to somebody else now."""
@@ -114,21 +114,23 @@ class Admission:
         one = np.array([session])
         table.kept[session] = self._cache.count(one, table.acked[one], table.next_seq[one])[0]
 
-    def _groups(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[list[tuple[int, Block]]]:
+    def _groups(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
         """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
+        if len(blocks) < 2 or self._distinct(_concatenate([block.sessions for _, block in blocks])):
+            yield blocks
+            return
         run: list[tuple[int, Block]] = []
-        self._group += 1
+        seen: set[int] = set()
         for stream, block in blocks:
-            if run and (self._group_of[block.sessions] == self._group).any():
+            sessions = block.sessions.tolist()
+            if not seen.isdisjoint(sessions):
                 yield run
-                run = []
-                self._group += 1
-            self._group_of[block.sessions] = self._group
+                run, seen = [], set()
+            seen.update(sessions)
             run.append((stream, block))
-        if run:
-            yield run
+        yield run
 
-    def _admit_group(self, blocks: list[tuple[int, Block]]) -> None:
+    def _admit_group(self, blocks: Sequence[tuple[int, Block]]) -> None:
         table = self._table
         rows, generations, inputs = _join(blocks)
         sessions, first, length = rows["session"], rows["first"], rows["length"]
@@ -234,7 +236,7 @@ class Admission:
         first, length = int(row["first"][0]), int(row["length"][0])
         self._outbox.refuse(int(row["stream"][0]), tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
 
-    def _acknowledge_blocks(self, blocks: list[tuple[int, Block]], current: NDArray[np.bool_]) -> None:
+    def _acknowledge_blocks(self, blocks: Sequence[tuple[int, Block]], current: NDArray[np.bool_]) -> None:
         start, sessions, counts = 0, [], []
         for _, block in blocks:
             end = start + len(block.sessions)
@@ -247,14 +249,12 @@ class Admission:
             self.acknowledge(_concatenate(sessions), _concatenate(counts))
 
     def _distinct(self, sessions: Ints) -> bool:
-        """Whether no session occurs twice."""
+        """Whether no session occurs twice: then each finds its own position where it has written it."""
         if len(sessions) < 2:
             return True
-        self._group += 1
-        stamps = self._group + np.arange(len(sessions))
-        self._group_of[sessions] = stamps
-        self._group += len(sessions)
-        return bool((self._group_of[sessions] == stamps).all())
+        positions = np.arange(len(sessions))
+        self._position[sessions] = positions
+        return bool((self._position[sessions] == positions).all())
 
     def _valid_steps(self, inputs: tuple[Tensor, ...]) -> NDArray[np.bool_]:
         """Which steps are numbers that the model takes: [steps]."""
@@ -283,7 +283,7 @@ def _valid(spec: TensorSpec, values: Tensor) -> NDArray[np.bool_]:
     return np.asarray(within.reshape(len(values), -1).all(axis=1))
 
 
-def _join(blocks: list[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor, ...]]:
+def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor, ...]]:
     """Rows of all blocks, their generations, and their inputs as one array per declared input."""
     only = [block for _, block in blocks]
     counts = [len(block.sessions) for block in only]
