@@ -1,0 +1,86 @@
+"""The bare echo: what gRPC in Python costs when nothing is served.
+
+The same contract, messages, event loop and options as the server's, on one asyncio loop. It parses every block and serialises
+real Answers with the handles and numbers of its rows and outputs of the right size; it computes nothing and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import uvloop
+
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
+from stepstream_server.config import DoorSettings
+from stepstream_server.rpc.server import server_options
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Echo(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]  # generated without types
+    """Answers blocks with zeros, `input_bytes` of input and `output_bytes` of output per step."""
+
+    def __init__(self, input_bytes: int, output_bytes: int) -> None:
+        self._input_bytes = input_bytes
+        self._output_bytes = output_bytes
+
+    async def Stream(
+        self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.StreamResponse]:
+        await context.send_initial_metadata(())
+        async for request in request_iterator:
+            if request.WhichOneof("message") == "block":
+                yield self._answer(request.block)
+            else:
+                yield _confirm(request)
+
+    def _answer(self, block: inference_pb2.Block) -> inference_pb2.StreamResponse:
+        steps = len(block.inputs[0]) // self._input_bytes
+        response = inference_pb2.StreamResponse()
+        answers = response.answers
+        answers.handles = block.handles
+        answers.first_seqs = block.first_seqs
+        if block.lengths:
+            answers.lengths = block.lengths
+        answers.outputs.append(bytes(steps * self._output_bytes))
+        return response
+
+
+def _confirm(request: inference_pb2.StreamRequest) -> inference_pb2.StreamResponse:
+    """Opening and letting go, which are not measured."""
+    if request.HasField("detach"):
+        return inference_pb2.StreamResponse(detached=inference_pb2.Detached(handles=request.detach.handles))
+    handles = memoryview(request.open.handles).cast("I")
+    sessions = [inference_pb2.AttachedSession(handle=handle) for handle in handles]
+    return inference_pb2.StreamResponse(attached=inference_pb2.Attached(model=request.open.model, sessions=sessions))
+
+
+async def serve(servicer: inference_pb2_grpc.InferenceServiceServicer) -> None:
+    """Serves a bare servicer until SIGTERM; prints where, as the server does."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    server = grpc.aio.server(options=server_options(DoorSettings()))
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"listening 127.0.0.1:{port}", flush=True)
+    await stop.wait()
+    await server.stop(None)
+
+
+def main() -> None:
+    """`python -m benchmarks.echo --input-bytes 64 --output-bytes 4`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--input-bytes", type=int, required=True)
+    parser.add_argument("--output-bytes", type=int, required=True)
+    arguments = parser.parse_args()
+    uvloop.run(serve(Echo(arguments.input_bytes, arguments.output_bytes)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Processes under test: started, found, read in /proc and ended by their number."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second
+_STOP_SECONDS = 60.0  # a server drains within 30
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server process that listens."""
+
+    address: str  # HOST:PORT
+    pid: int
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process (proc(5): fields 14 and 15, counted behind the name)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM and its own."""
+    values = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(values["RssAnon"].split()[0]) * 1024
+
+
+def serve_command(models: Path, *flags: str) -> list[str]:
+    """The real server on free ports."""
+    fixed = ["--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log.level", "warning"]
+    return [sys.executable, "-m", "stepstream_server", "serve", *fixed, *flags]
+
+
+def module_command(module: str, *flags: str) -> list[str]:
+    """A module of this package."""
+    return [sys.executable, "-m", f"benchmarks.{module}", *flags]
+
+
+@contextmanager
+def running(command: Sequence[str]) -> Iterator[Server]:
+    """A server from its `listening HOST:PORT` line to its end. Raises RuntimeError if it ends before that line."""
+    with started(command) as process:
+        yield Server(_address(process), process.pid)
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process with pipes on its standard input and output; ended with SIGTERM, and killed if it does not heed it."""
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    for line in process.stdout or ():
+        word, _, address = line.strip().partition(" ")
+        if word == "listening":
+            return address
+    raise RuntimeError(f"{process.args}: ended with code {process.wait()} before it listened")
+
+
+def read_json(process: subprocess.Popen[str]) -> dict[str, float]:
+    """The next line that a process prints. Raises RuntimeError if it ended instead."""
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise RuntimeError(f"{process.args}: ended with code {process.wait()} and no result")
+    result: dict[str, float] = json.loads(line)
+    return result
