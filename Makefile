@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 BUF := node_modules/.bin/buf
 MODELS ?= models
+# ONNX Runtime reports its use to its makers unless told not to before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test serve lint proto bench clean

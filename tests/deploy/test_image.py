@@ -97,3 +97,9 @@ def test_environment_names_real_settings() -> None:
     )
     backend = {name.removeprefix("STEPSTREAM_BACKEND__").lower(): value for name, value in pairs.items()}
     assert Settings.model_validate({"backend": backend}).backend.device == "cuda"
+
+
+def test_nothing_is_reported_home() -> None:
+    """The image turns ONNX Runtime's telemetry off, which is on by default."""
+    environments = [each.text for each in instructions() if (each.verb, each.stage) == ("ENV", "runtime")]
+    assert "ORT_DISABLE_TELEMETRY=1" in environments
