@@ -1,6 +1,6 @@
 """Turns the raw electrocardiogram into readings: mV at 90 Hz, the first four fifths to train on, the last fifth held out.
 
-Run as a script, it writes the held-out part as `held_out.csv`. It knows nothing of models.
+Run as a script, it writes the held-out part as `held_out.csv`. It says what is to be predicted, and nothing of how.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ RAW_RATE = 360  # samples per second
 SAMPLES_PER_READING = 4  # averaged: takes mains hum and sampling noise out, keeps the QRS complex's 0.1 s
 RATE = RAW_RATE // SAMPLES_PER_READING  # readings per second
 TRAINED_SHARE = 0.8
+HORIZONS = {"next": 1, "ahead_9": 9, "ahead_27": 27}  # output of the model -> readings ahead: 11 ms, 100 ms, 300 ms
 
 Millivolts = NDArray[np.float64]
 
