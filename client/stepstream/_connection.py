@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -34,6 +35,8 @@ from stepstream._options import ClientOptions
 from stepstream._outbox import Outbox
 from stepstream._tensors import numbers, uint32s, unpack
 from stepstream_proto.v1 import inference_pb2 as pb
+
+FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended
 
 StreamCall = grpc.aio.StreamStreamCall[pb.StreamRequest, pb.StreamResponse]
 
@@ -170,33 +173,28 @@ class Connection:
     # The two directions ----------------------------------------------------------------------------------------------
 
     async def _run(self, call: StreamCall) -> None:
+        status = _Status(call)
         writer = asyncio.create_task(self._write(call), name="stepstream writer")
         try:
-            reason = await self._read(call)
+            reason = await self._read(call, status)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                self._end(ConnectionLost("the client was closed"))
-                raise
-            reason = Unavailable("cancelled by the server")  # which gRPC raises as if this task had been cancelled
+            self._end(ConnectionLost("the client was closed"))
+            raise
         except Exception as error:  # a defect on either side must not leave callers waiting
-            reason = error if isinstance(error, StepStreamError) else ProtocolError(f"the stream cannot be read: {error!r}")
-            reason.__cause__ = None if reason is error else error
+            reason = error if isinstance(error, StepStreamError) else _defect(error)
         finally:
             call.cancel()
             writer.cancel()
             await asyncio.wait([writer])
         self._end(self._lost(reason))
 
-    async def _read(self, call: StreamCall) -> StepStreamError:
+    async def _read(self, call: StreamCall, status: _Status) -> StepStreamError:
         """Heeds what the server says until it ends the stream. Returns why it did."""
-        try:
+        with suppress(grpc.aio.AioRpcError):
             async for response in call:
                 self._heard = True
                 self._heed(response)
-        except grpc.aio.AioRpcError:
-            pass  # the call knows the true status, which a failed write may have hidden
-        return from_status(await call.code(), await call.details() or "", await call.trailing_metadata())
+        return await status.true
 
     async def _write(self, call: StreamCall) -> None:
         try:
@@ -322,6 +320,39 @@ class Connection:
             self._forget(ledger)
             if request is not None:
                 request.confirm(None if isinstance(failed, HandleUnknown) else failed)
+
+
+class _Status:
+    """Why a stream has ended.
+
+    A write that fails because the server has ended the stream puts an INTERNAL of its own in the place of the true status,
+    before or after that one arrives. Each is announced by a callback, so the first one that is not of that making is true.
+    """
+
+    def __init__(self, call: StreamCall) -> None:
+        self.true: asyncio.Future[StepStreamError] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._heed)
+
+    def _heed(self, call: Any) -> None:
+        code, details, trailers = (_at_once(each) for each in (call.code(), call.details(), call.trailing_metadata()))
+        if details != FAILED_WRITE and not self.true.done():
+            self.true.set_result(from_status(code, details or "", trailers))
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait, as those of a call that has ended."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        return returned.value
+    coroutine.close()
+    raise ProtocolError("status: expected it to be there once the stream has ended")
+
+
+def _defect(error: Exception) -> StepStreamError:
+    defect = ProtocolError(f"the stream cannot be read: {error!r}")
+    defect.__cause__ = error
+    return defect
 
 
 def _why(kind: type[SessionEnded]) -> str:

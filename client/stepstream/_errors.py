@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from numpy.typing import NDArray
@@ -43,11 +44,15 @@ class StepStreamError(Exception):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
         self.code = self.default_code if code is None else code
         self.reason = self.default_reason if reason is None else reason
         self.retry_delay = retry_delay
         self.metadata: Mapping[str, str] = metadata or {}
+
+    @property
+    def message(self) -> str:
+        """What happened, for humans."""
+        return str(self.args[0])
 
     def again(self) -> Self:
         """The same error for another caller: one exception object raised twice would mix up their tracebacks."""
@@ -425,6 +430,6 @@ def _details(trailers: Any) -> Sequence[Any]:
         if key == STATUS_TRAILER:
             try:
                 return list(status_pb2.Status.FromString(value).details)
-            except ValueError:  # protobuf's DecodeError: something on the way mangled it; code and message still stand
+            except DecodeError:  # something on the way mangled it; code and message still stand
                 return []
     return []

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
 
 from stepstream._errors import ProtocolError
 from stepstream_proto.v1 import common_pb2, model_pb2
@@ -77,12 +78,16 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         outputs=tuple(map(_tensor_info, model.outputs)),
         states=tuple(map(_tensor_info, model.states)),
         fingerprint=model.fingerprint,
-        time_step_seconds=model.time_step.ToTimedelta().total_seconds() if model.HasField("time_step") else None,
+        time_step_seconds=_seconds(model.time_step) if model.HasField("time_step") else None,
         window_steps=model.window.steps,
         window_bytes=model.window.bytes,
         description=model.description,
         licence=model.licence,
     )
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos * 1e-9
 
 
 def _tensor_info(spec: common_pb2.TensorSpec) -> TensorInfo:

@@ -1,0 +1,31 @@
+"""A fake server and a client of it, for every test of the client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from support.servicer import FakeServicer, serving
+
+from stepstream import Client
+
+
+@pytest.fixture
+async def servicer() -> FakeServicer:
+    """The server's side; its windows are 8 steps."""
+    return FakeServicer()
+
+
+@pytest.fixture
+async def address(servicer: FakeServicer) -> AsyncIterator[str]:
+    """Where it is served. Whatever a test did, the client must not have broken a rule of the contract."""
+    async with serving(servicer) as bound:
+        yield bound
+    assert servicer.broken_rules == []
+
+
+@pytest.fixture
+async def client(address: str) -> AsyncIterator[Client]:
+    """A client with default options."""
+    async with Client(address) as connected:
+        yield connected

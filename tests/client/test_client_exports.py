@@ -1,0 +1,37 @@
+"""What `import stepstream` offers, and what it brings along."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+
+import stepstream
+
+PUBLIC = """
+TLS AccessDenied AnswerDiscarded AnswerNotKept BlockTooLarge Client ClientOptions ConnectionLost DeadlineExceeded EngineFailed
+GroupError HandleInUse HandleUnknown InputOutOfRange InvalidArgument InvalidInput MixedModels ModelError ModelInfo ModelNotFound
+ModelNotReady NonFiniteInput NonFiniteState Outputs Overloaded ProtocolError QueueFull SecretMismatch SequenceError
+SequenceMismatch ServerDraining ServerFault Session SessionCapacity SessionClosed SessionDetached SessionEnded SessionError
+SessionEvicted SessionExists SessionExpired SessionGroup SessionInUse SessionMoved SessionNotFound SessionQuarantined
+SessionTaken StepStreamError TensorInfo Unavailable Unimplemented WindowFull
+""".split()
+
+
+def test_public_names_are_these() -> None:
+    """A name comes or goes on purpose only."""
+    assert sorted(stepstream.__all__) == sorted(PUBLIC)
+    assert all(hasattr(stepstream, name) for name in PUBLIC)
+
+
+def test_every_module_is_private() -> None:
+    """There is one way to import each public name."""
+    assert all(module.name.startswith("_") for module in pkgutil.iter_modules(stepstream.__path__))
+
+
+def test_importing_the_client_brings_no_server_and_no_compute() -> None:
+    """The base install is enough."""
+    names = "{'torch', 'onnx', 'onnxruntime', 'prometheus_client', 'stepstream_server', 'pydantic', 'grpc_status'}"
+    script = f"import sys, stepstream; print({names} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "set()"

@@ -1,0 +1,272 @@
+"""Streams that break, servers that drain, sessions that end by themselves, calls that are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import status_pb2
+from support.servicer import FakeServicer, failed_call
+
+from stepstream import (
+    AccessDenied,
+    AnswerDiscarded,
+    Client,
+    ConnectionLost,
+    EngineFailed,
+    ModelNotFound,
+    QueueFull,
+    SecretMismatch,
+    ServerDraining,
+    SessionClosed,
+    SessionEnded,
+    SessionEvicted,
+    SessionExpired,
+    SessionMoved,
+    SessionNotFound,
+    SessionTaken,
+    StepStreamError,
+    Unavailable,
+)
+from stepstream_proto.v1 import inference_pb2
+
+
+async def test_a_broken_stream_tells_everyone_who_waits(client: Client, servicer: FakeServicer) -> None:
+    """Steps on their way, steps that wait for the window and later steps all fail; the session says where it was."""
+    session = await client.open_session("level")
+    await session.step(1)
+    servicer.paused = True
+    steps = [asyncio.ensure_future(session.step(1)) for _ in range(12)]
+    await servicer.until(lambda: len(servicer.seen("block")) == 2)
+    servicer.cut_streams()
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    assert {type(each) for each in outcomes} == {ConnectionLost}
+    with pytest.raises(ConnectionLost, match="cut"):
+        await session.step(1)
+    assert (session.acked, session.next_seq) == (1, 9)
+
+
+async def test_repeated_inputs_after_a_break_move_the_state_once(client: Client, servicer: FakeServicer) -> None:
+    """Attached again with what was received, the same inputs give the same answers."""
+    session = await client.open_session("level")
+    await session.chunk([1, 2, 3, 4])
+    servicer.losing = True
+    lost = asyncio.ensure_future(session.chunk([5, 6, 7]))
+    await servicer.until(lambda: servicer.sessions[session.id].next_seq == 7)
+    servicer.cut_streams()
+    with pytest.raises(ConnectionLost):
+        await lost
+    servicer.losing = False
+    async with client.attach_session("level", session.id, session.secret, acked=session.acked) as again:
+        assert (session.acked, again.next_seq) == (4, 4)
+        assert (await again.chunk([5, 6, 7, 8]))["total"][:, 0].tolist() == [15, 21, 28, 36]
+        assert servicer.sessions[session.id].count == 8
+
+
+async def test_answers_that_are_sent_again_serve_the_repeat(client: Client, servicer: FakeServicer) -> None:
+    """Kept answers may come before or after the repeated inputs; each step has one outcome and numbering stays right."""
+    session = await client.open_session("level")
+    await session.chunk([1, 2, 3])
+    again = await client.attach_session("level", session.id, session.secret, acked=0)
+    answers = await asyncio.gather(*(again.step(value) for value in (1, 2, 3, 4)))
+    assert [answer["total"][0] for answer in answers] == [1, 3, 6, 10]
+    assert again.next_seq == servicer.sessions[session.id].next_seq == 4
+
+
+async def test_attaching_without_a_count_goes_on_behind_what_was_applied(client: Client, servicer: FakeServicer) -> None:
+    """A client that has lost its inputs resumes at the next step, and nothing old is sent to it."""
+    session = await client.open_session("level")
+    await session.chunk([1, 2, 3])
+    async with client.attach_session("level", session.id, session.secret) as again:
+        assert again.next_seq == 3
+        assert servicer.sessions[session.id].kept == {}
+        assert (await again.step(4))["total"][0] == 10
+
+
+async def test_discarded_answers_are_an_error_for_just_those_steps(client: Client, servicer: FakeServicer) -> None:
+    """Repeating what was acknowledged fails, and the session stays in step."""
+    session = await client.open_session("level")
+    await session.step(1)
+    await session.step(2)  # acknowledges the first
+    again = await client.attach_session("level", session.id, session.secret, acked=0)
+    with pytest.raises(AnswerDiscarded):
+        await again.step(1)
+    assert (await again.step(2))["total"][0] == 3
+    assert (await again.step(3))["total"][0] == 6
+
+
+async def test_a_new_session_after_a_break_opens_a_new_stream(client: Client, servicer: FakeServicer) -> None:
+    """The client itself outlives its streams."""
+    session = await client.open_session("level", id="a")
+    servicer.paused = True
+    step = asyncio.ensure_future(session.step(1))
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    servicer.cut_streams()
+    with pytest.raises(ConnectionLost):
+        await step
+    servicer.release()
+    async with client.open_session("level", id="b") as fresh:
+        assert (await fresh.step(1))["count"] == [1]
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL])
+async def test_the_true_status_is_told_even_to_who_writes_to_an_ended_stream(
+    client: Client, servicer: FakeServicer, code: grpc.StatusCode
+) -> None:
+    """A write that fails because the server had ended the stream does not hide why it did."""
+    sessions = [await client.open_session("level") for _ in range(3)]
+    servicer.cut_streams(status_pb2.Status(code=code.value[0], message="the reason"))
+    outcomes = await asyncio.gather(*(each.chunk(np.ones(100)) for each in sessions), return_exceptions=True)
+    for outcome in outcomes:
+        assert isinstance(outcome, ConnectionLost)
+        assert (outcome.code, outcome.message) == (code, "the stream to the server has ended: the reason")
+
+
+async def test_the_engines_end_is_the_reason_of_the_lost_connection(client: Client, servicer: FakeServicer) -> None:
+    """A stream that ends with details passes them on."""
+    session = await client.open_session("level")
+    servicer.cut_streams(failed_call(grpc.StatusCode.INTERNAL, "ENGINE_FAILED", "the engine has stopped"))
+    with pytest.raises(ConnectionLost) as lost:
+        await session.step(1)
+    assert lost.value.reason == "ENGINE_FAILED"
+    assert isinstance(lost.value.__cause__, EngineFailed)
+
+
+async def test_a_server_that_cannot_be_reached_is_unavailable() -> None:
+    """Neither a unary call nor a stream shows an error of gRPC."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        async with Client(f"127.0.0.1:{taken.getsockname()[1]}") as client:
+            with pytest.raises(Unavailable):
+                await client.models()
+            with pytest.raises(ConnectionLost):
+                await client.open_session("level")
+
+
+async def test_a_refused_stream_is_not_a_lost_connection(client: Client, servicer: FakeServicer) -> None:
+    """What the server says before it takes anything is the error itself."""
+    servicer.refusal = status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0], message="who are you")
+    with pytest.raises(AccessDenied, match="who are you"):
+        await client.open_session("level")
+
+
+async def test_details_of_a_failed_call_reach_the_caller(client: Client, servicer: FakeServicer) -> None:
+    """Code, reason, message, retry delay and metadata come from the status' details."""
+    servicer.refusal = failed_call(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too much", retry_seconds=2, field_name="name", limitSteps="7"
+    )
+    with pytest.raises(QueueFull, match="too much") as full:
+        await client.models()
+    assert (full.value.code, full.value.reason, full.value.retry_delay) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        2.0,
+    )
+    assert full.value.metadata == {"limitSteps": "7", "field": "name"}
+
+
+async def test_models_are_records(client: Client) -> None:
+    """What the server declares arrives as plain values."""
+    info = await client.model("mixed")
+    assert [(each.name, each.dtype.name, each.shape, each.limit) for each in info.inputs] == [
+        ("a", "float32", (1,), 0),
+        ("token", "int64", (), 10),
+    ]
+    assert (info.version, info.cell, info.window_steps) == (1, "rnn", 8)
+    assert info.time_step_seconds == pytest.approx(1 / 90)
+    assert [each.name for each in await client.models()] == ["pairs", "level", "mixed"]
+    with pytest.raises(ModelNotFound, match="expected one of"):
+        await client.model("none")
+
+
+async def test_a_model_that_vanishes_while_a_session_opens_closes_it(client: Client, servicer: FakeServicer) -> None:
+    """No session stays behind that the caller never got."""
+    servicer.mute = True
+    opening = asyncio.ensure_future(asyncio.wait_for(client.open_session("level", id="a"), 30))
+    await servicer.until(lambda: len(servicer.seen("open")) == 1)
+    servicer.refusal = failed_call(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "gone")
+    servicer.speak()
+    with pytest.raises(ModelNotFound):
+        await opening
+    await servicer.until(lambda: servicer.sessions == {})
+
+
+async def test_a_draining_server_lets_sessions_finish_and_takes_no_new_ones(client: Client, servicer: FakeServicer) -> None:
+    """The client is told, and after the stream has ended it may try again."""
+    session = await client.open_session("level", id="a")
+    servicer.announce_drain()
+    await client.draining.wait()
+    assert (await session.step(1))["count"] == [1]
+    with pytest.raises(ServerDraining):
+        await client.open_session("level")
+    servicer.cut_streams()
+    with pytest.raises(ConnectionLost):
+        await asyncio.gather(*(session.step(1) for _ in range(9)))
+    await client.open_session("level", id="b")
+    assert not client.draining.is_set()
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("SESSION_TAKEN", SessionTaken),
+        ("SESSION_CLOSED", SessionClosed),
+        ("SESSION_EXPIRED", SessionExpired),
+        ("SESSION_EVICTED", SessionEvicted),
+        ("SESSION_MOVED", SessionMoved),
+    ],
+)
+async def test_a_session_that_ends_by_itself_says_why(
+    client: Client, servicer: FakeServicer, reason: str, kind: type[SessionEnded]
+) -> None:
+    """Who waits and who calls later hears the same; other sessions of the stream go on."""
+    session, neighbour = await client.open_session("level", id="a"), await client.open_session("level", id="b")
+    servicer.paused = True
+    step = asyncio.ensure_future(session.step(1))
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    servicer.end_session("a", inference_pb2.DetachReason.Value(f"DETACH_REASON_{reason}"))
+    with pytest.raises(kind, match="'a'") as told:
+        await step
+    assert told.value.reason == reason
+    with pytest.raises(kind):
+        await session.step(1)
+    servicer.release()
+    assert (await neighbour.step(1))["count"] == [1]
+
+
+async def test_who_loses_a_session_does_not_close_it(address: str, client: Client, servicer: FakeServicer) -> None:
+    """Another client takes over at once; the former one leaves its context without harm."""
+    async with Client(address) as other:
+        async with client.open_session("level") as session:
+            await session.step(1)
+            taken = await other.attach_session("level", session.id, session.secret)
+            with pytest.raises(SessionTaken):
+                await session.step(1)
+        assert (await taken.step(1))["count"] == [2]
+
+
+async def test_attaching_needs_the_session_and_its_secret(client: Client) -> None:
+    """A wrong secret and an unknown session are errors of their own."""
+    session = await client.open_session("level")
+    with pytest.raises(SecretMismatch):
+        await client.attach_session("level", session.id, b"wrong")
+    with pytest.raises(SessionNotFound):
+        await client.attach_session("level", "none", b"")
+
+
+async def test_closing_the_client_ends_what_is_under_way(address: str, servicer: FakeServicer) -> None:
+    """Calls still waiting fail, and the client says that it is closed."""
+    servicer.paused = True
+    async with Client(address) as client:
+        session = await client.open_session("level")
+        step = asyncio.ensure_future(session.step(1))
+        await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    with pytest.raises(ConnectionLost, match="client was closed"):
+        await step
+    with pytest.raises(StepStreamError):
+        await session.step(1)
+    with pytest.raises(RuntimeError, match="async with"):
+        await client.models()
