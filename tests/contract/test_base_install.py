@@ -68,13 +68,6 @@ def test_only_the_client_can_be_imported(base: Path) -> None:
     assert run(base, "-c", code).strip() == "[]"
 
 
-def test_the_client_does_not_import_the_server() -> None:
-    """Even where the server's packages are installed, the client leaves them alone."""
-    others = {"stepstream_server", *SERVER_SIDE} - {"grpc_health"}  # grpc itself imports that where it finds it
-    code = f"import sys, stepstream; print(sorted(set(sys.modules) & {others}))"
-    assert run(sys.executable, "-c", code).strip() == "[]"
-
-
 def test_version_is_that_of_the_project(base: Path) -> None:
     """The installed distribution says the version that is being tested."""
     code = "import importlib.metadata as m; print(m.version('stepstream'))"
