@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,7 +112,7 @@ actions = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(actions, max_size=30))
-def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str, object]]) -> None:
+def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str, Any]]) -> None:
     """Repeats, gaps, straddling, go back N, windows, resets and takeovers, pipelined at random over three sessions."""
     h = Harness(window_steps=WINDOW)
     sessions: list[Opened] = h.open(3)
@@ -121,7 +122,7 @@ def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str
     streams = [1, 1, 1]
     for action, given_ in history:
         match action, given_:
-            case "block", dict(rows):
+            case "block", rows:
                 for tag, (offset, numbers, keep) in rows.items():
                     first = max(0, references[tag].next_seq + offset)
                     expected[tag] += references[tag].send(first, numbers, keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepstream_server.engine.ports import NO_STREAM, Ending, Open, Opened
+from stepstream_server.engine.ports import Ending, Opened
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
@@ -30,7 +30,7 @@ def test_capacity_refuses_with_a_retry_delay_and_room_returns() -> None:
 def test_malformed_ids_are_refused(bad: str) -> None:
     """An id outside the alphabet or too long opens nothing."""
     h = Harness()
-    (error,) = h.ask(Open(NO_STREAM, h.request(), [bad]))  # type: ignore[misc]
+    error = h.open_as(bad)
     assert isinstance(error, StepStreamError)
     assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "id")
 
@@ -38,12 +38,12 @@ def test_malformed_ids_are_refused(bad: str) -> None:
 def test_an_id_is_open_once() -> None:
     """A second open of a live id is refused; after closing, the id is free again."""
     h = Harness()
-    (first,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
-    (second,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
+    first = h.open_as("meter-7")
+    second = h.open_as("meter-7")
     assert isinstance(second, StepStreamError)
     assert second.reason == Reason.SESSION_EXISTS
     h.close(first)
-    (third,) = h.ask(Open(NO_STREAM, h.request(), ["meter-7"]))  # type: ignore[misc]
+    third = h.open_as("meter-7")
     assert isinstance(third, Opened)
     assert third.generation != first.generation or third.session != first.session
 

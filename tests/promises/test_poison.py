@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
-from stepstream_server import app, backends
+from stepstream_server import backends
 from stepstream_server.bundles import write
 from stepstream_server.engine.ports import Backend
 from support.models import random_model
@@ -35,7 +35,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Backend]:
         built.append(build(*args, **options))  # type: ignore[arg-type]
         return built[-1]
 
-    monkeypatch.setattr(app.backends, "build", build_and_remember)
+    monkeypatch.setattr(backends, "build", build_and_remember)
     return built
 
 
@@ -70,7 +70,7 @@ async def test_poison_in_input_and_state_stays_where_it_is(cell: str, built: lis
 
         async with WireStream(channel) as stream:
             opened = await stream.open("m", range(SESSIONS))
-            sessions = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
+            sessions = session_pb2_grpc.SessionServiceStub(channel)
             victim = await sessions.GetSession(session_pb2.GetSessionRequest(model="m", id=opened[VICTIM].id))
             seqs, poisoned = [0] * SESSIONS, readings.copy()
             poisoned[3, VICTIM, 1] = np.nan

@@ -69,7 +69,7 @@ async def test_repeats_after_a_cut_give_the_same_answers_and_move_the_state_once
     assert repeated == expected
     assert kept == {step: expected[step] for step in range(applied)}
     assert received == {step: expected[step] for step in received}
-    stub = session_pb2_grpc.SessionServiceStub(channel)  # type: ignore[no-untyped-call]
+    stub = session_pb2_grpc.SessionServiceStub(channel)
     answer = await stub.GetSession(session_pb2.GetSessionRequest(model="m", id=session.id))
     assert answer.session.next_seq == STEPS
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import (
+    NO_STREAM,
     Acknowledge,
     Attach,
     Block,
     Call,
     Close,
+    Command,
     Delivery,
     Detach,
     Drain,
     Ending,
     Get,
+    Ints,
     Keep,
     Open,
     Opened,
     Reset,
-    SessionInfo,
     StreamEnded,
 )
 from stepstream_server.errors import Reason, StepStreamError
@@ -61,7 +64,7 @@ class Ear:
     """A sink that takes deliveries apart."""
 
     outcomes: list[Answer | Refusal] = field(default_factory=list)
-    replies: dict[int, object] = field(default_factory=dict)
+    replies: dict[int, Any] = field(default_factory=dict)
     detached: list[tuple[int, int, Ending]] = field(default_factory=list)
     failure: StepStreamError | None = None
 
@@ -73,8 +76,8 @@ class Ear:
             for row in range(len(answers.streams)):
                 end = start + int(answers.kept[row])
                 columns = (answers.streams, answers.tags, answers.first_seqs, answers.lengths)
-                sums = tuple(answers.outputs[0][start:end, 0].tolist())
-                self.outcomes.append(Answer(*(int(column[row]) for column in columns), sums))
+                stream, tag, first, length = (int(column[row]) for column in columns)
+                self.outcomes.append(Answer(stream, tag, first, length, tuple(answers.outputs[0][start:end, 0].tolist())))
                 start = end
         errors = delivery.errors
         self.outcomes += [
@@ -120,9 +123,9 @@ class Harness:
             outcomes += self.turn()
         return outcomes
 
-    def ask(self, command: object) -> object:
+    def ask(self, command: Command) -> Any:
         """Submits a command that has a request number, turns, and returns the reply."""
-        self.door.submit(command)  # type: ignore[arg-type]
+        self.door.submit(command)
         kept = self.turn()
         self.ear.outcomes = kept
         return self.ear.replies[self._request]
@@ -133,16 +136,17 @@ class Harness:
 
     def open(self, count: int = 1, *, stream: int = 1, first_tag: int = 0, idle_ttl: float | None = None) -> list[Opened]:
         tags = np.arange(first_tag, first_tag + count, dtype=np.uint32)
-        opened = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl))
-        assert isinstance(opened, list)
+        opened: list[Opened] = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl))
         return opened
 
-    def attach(self, session: Opened, *, stream: int, tag: int = 0, acked: int = 0, secret: bytes | None = None) -> object:
+    def open_as(self, session_id: str) -> Any:
+        """Opens one session of that id, attached to no stream: an Opened, or the error."""
+        return self.ask(Open(NO_STREAM, self.request(), [session_id]))[0]
+
+    def attach(self, session: Opened, *, stream: int, tag: int = 0, acked: int = 0, secret: bytes | None = None) -> Any:
         secrets = [session.secret if secret is None else secret]
         tags = np.array([tag], np.uint32)
-        attached = self.ask(Attach(stream, self.request(), tags, [session.id], secrets, np.array([acked])))
-        assert isinstance(attached, list)
-        return attached[0]
+        return self.ask(Attach(stream, self.request(), tags, [session.id], secrets, np.array([acked])))[0]
 
     def send(
         self,
@@ -191,12 +195,12 @@ class Harness:
     def end_stream(self, stream: int) -> None:
         self.door.submit(StreamEnded(stream))
 
-    def get(self, session_id: str) -> SessionInfo | StepStreamError:
-        info = self.ask(Get(self.request(), session_id))
-        assert isinstance(info, SessionInfo | StepStreamError)
-        return info
+    def get(self, session_id: str) -> Any:
+        """A SessionInfo, or the error."""
+        return self.ask(Get(self.request(), session_id))
 
-    def close(self, session: Opened, secret: bytes = b"") -> object:
+    def close(self, session: Opened, secret: bytes = b"") -> Any:
+        """How many steps the session had applied, or the error."""
         return self.ask(Close(self.request(), session.id, secret))
 
     def drain(self) -> int:
@@ -205,5 +209,5 @@ class Harness:
         return request
 
 
-def _column(session: Opened) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _column(session: Opened) -> tuple[Ints, Ints]:
     return np.array([session.session], np.int64), np.array([session.generation], np.int64)

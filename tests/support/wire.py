@@ -18,7 +18,7 @@ class WireStream:
     """One bidirectional stream. `send` writes, `receive` reads the next message."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._call = inference_pb2_grpc.InferenceServiceStub(channel).Stream()  # type: ignore[no-untyped-call]
+        self._call = inference_pb2_grpc.InferenceServiceStub(channel).Stream()
 
     async def __aenter__(self) -> WireStream:
         return self
@@ -36,7 +36,7 @@ class WireStream:
         await self._call.write(request)
 
     async def receive(self) -> inference_pb2.StreamResponse:
-        message = await self._call.read()
+        message: inference_pb2.StreamResponse = await self._call.read()
         if message is grpc.aio.EOF:
             raise EOFError(f"the stream ended: {await self._call.code()} {await self._call.details()}")
         return message
