@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
+from typing import Any
 
 import grpc
 import numpy as np
@@ -36,10 +37,11 @@ class WireStream:
         await self._call.write(request)
 
     async def receive(self) -> inference_pb2.StreamResponse:
-        message: inference_pb2.StreamResponse = await self._call.read()
+        message: Any = await self._call.read()
         if message is grpc.aio.EOF:
             raise EOFError(f"the stream ended: {await self._call.code()} {await self._call.details()}")
-        return message
+        response: inference_pb2.StreamResponse = message
+        return response
 
     async def messages(self) -> AsyncIterator[inference_pb2.StreamResponse]:
         while True:
