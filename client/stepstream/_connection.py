@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -237,8 +238,6 @@ class Connection:
         match response.WhichOneof("message"):
             case "answers":
                 self._heed_answers(response.answers)
-                for each in response.answers.errors:
-                    self._heed_error(each)
             case "attached":
                 self._heed_attached(response.attached)
             case "detached":
@@ -252,17 +251,34 @@ class Connection:
         lengths = numbers(answers.lengths, "<u4") or [1] * len(handles)
         kept = numbers(answers.kept, "<u4") or lengths
         harvest = Harvest(self._outputs(answers, handles, sum(kept)))
-        source = 0
-        for handle, first_seq, length, count in zip(handles, first_seqs, lengths, kept, strict=True):
-            ledger = self._ledgers.get(handle)
-            if ledger is not None:
-                ledger.answer(first_seq, length, count, source, harvest)
-                self._unacknowledged.add(ledger)
-            source += count
+        sources = accumulate(kept, initial=0)
+        rows: Iterable[tuple[int, int, int, int, int]] = zip(handles, first_seqs, lengths, kept, sources, strict=False)
+        if answers.errors:
+            self._heed_mixed(rows, answers.errors, harvest)
+        else:
+            for handle, first_seq, length, count, source in rows:
+                self._heed_row(handle, first_seq, length, count, source, harvest)
         harvest.finish()
         if self._unacknowledged and self._quiet_timer is None:
             loop = asyncio.get_running_loop()
             self._quiet_timer = loop.call_later(self._options.acknowledge_after_seconds, self._acknowledge_quiet)
+
+    def _heed_mixed(
+        self, rows: Iterable[tuple[int, int, int, int, int]], errors: Iterable[pb.RowError], harvest: Harvest
+    ) -> None:
+        """Answers and errors of one message, which lists them apart, in the order in which each session sent its inputs."""
+        outcomes: list[tuple[int, int, int, int, int] | pb.RowError] = [*rows, *errors]
+        for each in sorted(outcomes, key=lambda each: each[1] if isinstance(each, tuple) else each.first_seq):
+            if isinstance(each, tuple):
+                self._heed_row(*each, harvest)
+            else:
+                self._heed_error(each, harvest)
+
+    def _heed_row(self, handle: int, first_seq: int, length: int, kept: int, source: int, harvest: Harvest) -> None:
+        ledger = self._ledgers.get(handle)
+        if ledger is not None:
+            ledger.answer(first_seq, length, kept, source, harvest)
+            self._unacknowledged.add(ledger)
 
     def _outputs(self, answers: pb.Answers, handles: Sequence[int], steps: int) -> list[Any]:
         if steps == 0:
@@ -280,7 +296,7 @@ class Connection:
                 self.outbox.put_acknowledgement(ledger)
         self._unacknowledged.clear()
 
-    def _heed_error(self, row: pb.RowError) -> None:
+    def _heed_error(self, row: pb.RowError, harvest: Harvest) -> None:
         ledger = self._ledgers.get(row.handle)
         if ledger is None or row.handle in self._joining:
             return  # of a session that had this handle before
@@ -288,7 +304,7 @@ class Connection:
         if isinstance(error, (HandleUnknown, SessionEnded)):
             ledger.end(error)
         else:
-            ledger.refuse(row.first_seq, row.length, error, row.expected_seq)
+            ledger.refuse(row.first_seq, row.length, error, row.expected_seq, harvest)
 
     def _heed_attached(self, attached: pb.Attached) -> None:
         for entry in attached.sessions:

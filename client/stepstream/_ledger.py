@@ -8,11 +8,10 @@ already sent gets an outcome, everything that waits is refused here, and only th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from stepstream._calls import Harvest, Row
-from stepstream._errors import AnswerDiscarded, AnswerNotKept, SequenceMismatch, SessionEnded, StepStreamError
+from stepstream._errors import AnswerDiscarded, AnswerNotKept, ProtocolError, SequenceMismatch, SessionEnded, StepStreamError
 from stepstream._models import ModelInfo
 
 
@@ -112,28 +111,31 @@ class Ledger:
     def answer(self, first_seq: int, length: int, kept: int, source: int, harvest: Harvest) -> None:
         """Answers to steps [first_seq, first_seq + length); the last `kept` have outputs, at `source` of the harvest on.
 
-        What was answered before, or was asked for by an earlier attachment, is passed over.
+        What was answered before is passed over, and so is what is sent again after attaching before it is asked for here.
+        Raises ProtocolError if an input before these is still without an outcome.
         """
         end = first_seq + length
         with_outputs = end - kept
+        if first_seq > self.answered and self._flight and end > self._resent_below:
+            raise ProtocolError(f"answers of session {self.id!r}: expected step {self.answered}, got {first_seq}")
         for row in self._flight:
-            start, stop = max(first_seq, row.first_seq, self.answered), min(end, row.first_seq + row.length)
-            if row.first_seq >= end:
+            start, stop = max(first_seq, self.answered), min(end, row.end)
+            if start > self.answered or row.first_seq >= end:
                 break
             if start >= stop:
                 continue
             wanted = row.first_kept(start)
             if wanted < min(stop, with_outputs) and stop <= self._resent_below:
-                continue  # sent again, with fewer outputs than are asked for now: not the outcome of this row
+                break  # sent again, with fewer outputs than are asked for now: not the outcome of this row
             row.missing -= stop - start
             self.answered = stop
             wanted = max(wanted, with_outputs)
             if wanted < stop:
                 harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
-        self._close_rows(harvest.row_done)
+        self._close_rows(harvest)
         self._go_on()
 
-    def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int) -> None:
+    def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest) -> None:
         """Steps [first_seq, first_seq + length) have failed."""
         if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
             self._fail_flight(first_seq, length, error)
@@ -147,7 +149,7 @@ class Ledger:
         else:
             self._resume_at = self._after_failure(self._resume_at, expected_seq)
             self._fail_flight(first_seq, length, self._behind(self._fault))
-        self._close_rows(_tell)
+        self._close_rows(harvest)
         self._go_on()
 
     def leave(self, reason: StepStreamError) -> None:
@@ -183,13 +185,13 @@ class Ledger:
         error.__cause__ = fault
         return error
 
-    def _close_rows(self, done: Callable[[Row], None]) -> None:
+    def _close_rows(self, harvest: Harvest) -> None:
         while self._flight and self._flight[0].missing == 0:
             row = self._flight.popleft()
             size = self._output_bytes(row)
             self._flight_bytes -= size
             self._unacknowledged_bytes += size
-            done(row)
+            harvest.row_done(row)
 
     def _go_on(self) -> None:
         if self._fault is not None and not self._flight:
@@ -205,7 +207,3 @@ class Ledger:
     def __repr__(self) -> str:
         state = "ended" if isinstance(self.ended, SessionEnded) else "lost" if self.ended else f"{len(self._flight)} in flight"
         return f"<Ledger {self.id!r} at {self.next_seq} | {state}>"
-
-
-def _tell(row: Row) -> None:
-    row.call.row_done()

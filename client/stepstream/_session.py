@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
@@ -88,7 +88,7 @@ class Session:
             first += length
         return await call.future
 
-    async def stream(self, readings: Iterable[Values] | AsyncIterable[Values]) -> AsyncIterator[Outputs]:
+    async def stream(self, readings: Iterable[Values] | AsyncIterable[Values]) -> AsyncGenerator[Outputs, None]:
         """Applies a step for each reading and yields its outputs as `step` returns them, in order, each as soon as it is there.
 
         Readings are taken ahead of the answers as far as the session's window reaches. An error ends the iteration after the

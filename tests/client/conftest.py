@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from support.servicer import FakeServicer, serving
 
 from stepstream import Client
+from support.servicer import FakeServicer, serving
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import status_pb2
-from support.servicer import FakeServicer, failed_call
 
 from stepstream import (
     AccessDenied,
@@ -32,6 +31,7 @@ from stepstream import (
     Unavailable,
 )
 from stepstream_proto.v1 import inference_pb2
+from support.servicer import FakeServicer, failed_call
 
 
 async def test_a_broken_stream_tells_everyone_who_waits(client: Client, servicer: FakeServicer) -> None:

@@ -6,7 +6,6 @@ import asyncio
 
 import numpy as np
 import pytest
-from support.servicer import FakeServicer, error
 
 from stepstream import (
     Client,
@@ -19,8 +18,10 @@ from stepstream import (
     SessionExpired,
     SessionQuarantined,
 )
+from stepstream_proto.v1 import inference_pb2
+from support.servicer import FakeServicer, error
 
-FAILED_PRECONDITION, EXPIRED = 9, 4
+FAILED_PRECONDITION = 9
 
 
 async def test_a_group_is_stepped_by_one_message(client: Client, servicer: FakeServicer) -> None:
@@ -39,9 +40,7 @@ async def test_a_group_is_stepped_by_one_message(client: Client, servicer: FakeS
 @pytest.mark.parametrize("pieces", [0, 2])
 @pytest.mark.parametrize("steps", [1, 5, 21])
 @pytest.mark.parametrize("outputs", ["all", "last", "none"])
-async def test_a_group_takes_chunks(
-    client: Client, servicer: FakeServicer, pieces: int, steps: int, outputs: str
-) -> None:
+async def test_a_group_takes_chunks(client: Client, servicer: FakeServicer, pieces: int, steps: int, outputs: str) -> None:
     """Chunks of all lengths come back as [sessions, steps kept, ...], in one piece or cut."""
     servicer.pieces = pieces
     async with client.open_sessions("level", 3) as group:
@@ -114,7 +113,7 @@ async def test_failures_can_be_picked_by_class(client: Client, servicer: FakeSer
     """`except*` sees the members' own errors, and each part knows its indices."""
     async with client.open_sessions("level", 3, ids=["a", "b", "c"]) as group:
         servicer.failures["c", 0] = error(FAILED_PRECONDITION, "SESSION_QUARANTINED")
-        servicer.end_session("a", EXPIRED)
+        servicer.end_session("a", inference_pb2.DETACH_REASON_SESSION_EXPIRED)
         picked: dict[type[Exception], list[int]] = {}
         try:
             await group.step([1, 2, 3])

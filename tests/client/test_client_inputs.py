@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
 import pytest
-from support.servicer import FakeServicer
 
 from stepstream import Client, ClientOptions, InputOutOfRange, InvalidInput, NonFiniteInput
+from support.servicer import FakeServicer
 
 PAIR = r"input 'x': expected float32 \[2\], "
 
@@ -73,20 +74,14 @@ async def test_inputs_may_be_changed_once_the_call_has_begun(client: Client) -> 
     """What is sent is what was given."""
     async with client.open_session("level") as session:
         values = np.ones(30, np.float32)
-        answers = session.stream(iter([values[:1]]))
-        async for outputs in answers:
-            assert outputs["total"][0] == 1
-        call = session.chunk(values)
-        import asyncio
-
-        task = asyncio.ensure_future(call)
-        await asyncio.sleep(0)
+        task = asyncio.ensure_future(session.chunk(values))
+        await asyncio.sleep(0)  # lets it begin
         values[:] = 5
-        assert (await task)["total"][-1, 0] == 31
+        assert (await task)["total"][-1, 0] == 30
 
 
 @pytest.mark.parametrize("name", ["max_message_bytes", "keepalive_seconds", "call_timeout_seconds"])
 def test_options_are_checked(name: str) -> None:
     """A limit that is not positive is refused by its name."""
     with pytest.raises(ValueError, match=f"{name}: expected a positive number, got 0"):
-        ClientOptions(**{name: 0})
+        ClientOptions(**{name: 0})  # type: ignore[arg-type]

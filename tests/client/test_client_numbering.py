@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.servicer import FakeServicer, error
 
 from stepstream import Client, ClientOptions, NonFiniteState, Outputs, QueueFull, SequenceMismatch, SessionClosed
+from support.servicer import FakeServicer, error
 
 FAILED_PRECONDITION = 9
 
 
 def column(message: Any, name: str) -> list[int]:
     """A column of a message."""
-    return np.frombuffer(getattr(message, name), "<u4" if name in ("handles", "lengths") else "<u8").tolist()
+    values: list[int] = np.frombuffer(getattr(message, name), "<u4" if name in ("handles", "lengths") else "<u8").tolist()
+    return values
 
 
 def rows(servicer: FakeServicer) -> int:
@@ -202,7 +203,9 @@ async def test_any_mix_of_calls_equals_the_same_calls_one_by_one(client: Client,
     random = np.random.default_rng(seed)
     servicer.pieces = int(random.integers(0, 4))
     sessions = [await client.open_session("level") for _ in range(5)]
-    totals, calls, expected = [0.0] * 5, [], []
+    totals = [0.0] * 5
+    calls: list[Awaitable[Outputs | None]] = []
+    expected: list[list[float] | None] = []
     for _ in range(200):
         index = int(random.integers(5))
         values = random.integers(0, 9, int(random.integers(1, 25))).astype(float)

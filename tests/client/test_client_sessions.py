@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
-from support.servicer import FakeServicer
 
 from stepstream import (
     Client,
@@ -20,6 +19,8 @@ from stepstream import (
     SessionExists,
     WindowFull,
 )
+from stepstream_proto.v1 import inference_pb2
+from support.servicer import FakeServicer
 
 
 async def test_a_step_returns_arrays_by_output_name(client: Client) -> None:
@@ -82,9 +83,7 @@ async def test_a_chunk_keeps_the_outputs_that_were_asked_for(client: Client) -> 
 
 @pytest.mark.parametrize("pieces", [0, 1, 3])
 @pytest.mark.parametrize("outputs", ["all", "last", "none"])
-async def test_a_chunk_longer_than_the_window_is_cut(
-    client: Client, servicer: FakeServicer, pieces: int, outputs: str
-) -> None:
+async def test_a_chunk_longer_than_the_window_is_cut(client: Client, servicer: FakeServicer, pieces: int, outputs: str) -> None:
     """A chunk of any length is one call with one result, however the server cuts its answers."""
     servicer.pieces = pieces
     async with client.open_session("level") as session:
@@ -165,7 +164,7 @@ async def test_a_stream_takes_no_more_readings_than_the_window_holds(client: Cli
 async def test_a_stream_ends_with_the_error_of_a_reading_after_the_answers_before(client: Client) -> None:
     """An iterable that fails, fails the iteration, once the answers before it are delivered."""
 
-    def readings() -> list[float]:
+    def readings() -> Iterator[float]:
         yield 1.0
         yield 2.0
         raise KeyError("sensor")
@@ -238,7 +237,7 @@ async def test_a_session_that_was_opened_too_late_is_closed_again(address: str, 
 async def test_handles_are_used_again_only_when_their_detach_is_confirmed(client: Client, servicer: FakeServicer) -> None:
     """A server that ends a session by itself while the client closes it confirms twice; the next session does not suffer."""
     first = await client.open_session("pairs", id="a")
-    servicer.end_session("a", 4)
+    servicer.end_session("a", inference_pb2.DETACH_REASON_SESSION_EXPIRED)
     await first.close()
     async with client.open_session("pairs") as second:
         assert [np.frombuffer(each.handles, "<u4").tolist() for each in servicer.seen("open")] == [[0], [0]]

@@ -29,12 +29,12 @@ def test_every_reason_of_the_server_is_a_class_of_the_client(reason: Reason) -> 
 
 def test_no_class_has_a_reason_that_the_server_never_gives() -> None:
     """Reasons of the table are the server's, and those with which it detaches sessions."""
-    endings = {name.removeprefix("DETACH_REASON_") for name in inference_pb2.DetachReason.keys()}
+    endings = {name.removeprefix("DETACH_REASON_") for name in list(inference_pb2.DetachReason.keys())}
     assert set(_errors.BY_REASON) - {reason.name for reason in Reason} == {"SESSION_TAKEN"}
     assert "SESSION_TAKEN" in endings
 
 
-@pytest.mark.parametrize("name", [name for name in inference_pb2.DetachReason.keys() if not name.endswith("UNSPECIFIED")])
+@pytest.mark.parametrize("name", [name for name in list(inference_pb2.DetachReason.keys()) if not name.endswith("UNSPECIFIED")])
 def test_every_reason_to_detach_is_a_class(name: str) -> None:
     """A session that ends by itself ends with the class of its reason."""
     kind = _errors.BY_ENDING[inference_pb2.DetachReason.Value(name)]

@@ -333,9 +333,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         if session is not None:
             session.stream = None
         handles = np.array([handle], "<u4").tobytes()
-        stream.out.put_nowait(
-            StreamResponse(detached=inference_pb2.Detached(handles=handles, reason=reason, error=problem))
-        )
+        stream.out.put_nowait(StreamResponse(detached=inference_pb2.Detached(handles=handles, reason=reason, error=problem)))
 
     def _heed_acknowledge(self, stream: FakeStream, request: inference_pb2.Acknowledge) -> None:
         counts = np.frombuffer(request.counts, "<u8").tolist()
@@ -373,9 +371,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             total += values.reshape(steps, -1).sum(1)
         return [float(each) for each in total]
 
-    def _admit(
-        self, stream: FakeStream, handle: int, seq: int, length: int, sums: list[float] | None, keep: int
-    ) -> None:
+    def _admit(self, stream: FakeStream, handle: int, seq: int, length: int, sums: list[float] | None, keep: int) -> None:
         session = stream.sessions.get(handle)
         if session is None:
             self._say_error(stream, handle, seq, length, error(NOT_FOUND, "HANDLE_UNKNOWN"), 0)
@@ -449,9 +445,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         session.next_seq += 1
         return outcome
 
-    def _cut(
-        self, handle: int, seq: int, outcomes: list[Outcome | None]
-    ) -> Iterator[tuple[int, int, list[Outcome | None]]]:
+    def _cut(self, handle: int, seq: int, outcomes: list[Outcome | None]) -> Iterator[tuple[int, int, list[Outcome | None]]]:
         size = self.pieces or len(outcomes)
         for first in range(0, len(outcomes), size):
             yield handle, seq + first, outcomes[first : first + size]
@@ -473,9 +467,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     def _say_error(
         self, stream: FakeStream, handle: int, seq: int, length: int, problem: common_pb2.Error, expected: int
     ) -> None:
-        row = inference_pb2.RowError(
-            handle=handle, first_seq=seq, length=length, error=problem, expected_seq=expected
-        )
+        row = inference_pb2.RowError(handle=handle, first_seq=seq, length=length, error=problem, expected_seq=expected)
         stream.out.put_nowait(StreamResponse(answers=inference_pb2.Answers(errors=[row])))
 
 
