@@ -22,7 +22,7 @@ from stepstream_server.rpc.server import server_options
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Echo(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]  # generated without types
+class Echo(inference_pb2_grpc.InferenceServiceServicer):
     """Answers blocks with zeros, `input_bytes` of input and `output_bytes` of output per step."""
 
     def __init__(self, input_bytes: int, output_bytes: int) -> None:
@@ -37,7 +37,7 @@ class Echo(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]  
             if request.WhichOneof("message") == "block":
                 yield self._answer(request.block)
             else:
-                yield _confirm(request)
+                yield confirm(request)
 
     def _answer(self, block: inference_pb2.Block) -> inference_pb2.StreamResponse:
         steps = len(block.inputs[0]) // self._input_bytes
@@ -51,7 +51,7 @@ class Echo(inference_pb2_grpc.InferenceServiceServicer):  # type: ignore[misc]  
         return response
 
 
-def _confirm(request: inference_pb2.StreamRequest) -> inference_pb2.StreamResponse:
+def confirm(request: inference_pb2.StreamRequest) -> inference_pb2.StreamResponse:
     """Opening and letting go, which are not measured."""
     if request.HasField("detach"):
         return inference_pb2.StreamResponse(detached=inference_pb2.Detached(handles=request.detach.handles))
@@ -65,7 +65,7 @@ async def serve(servicer: inference_pb2_grpc.InferenceServiceServicer) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = grpc.aio.server(options=server_options(DoorSettings()))
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"listening 127.0.0.1:{port}", flush=True)

@@ -26,17 +26,28 @@ Floats = NDArray[np.float32]
 class BareKernel:
     """One bound batch. Calling it applies `length` steps to `batch` rows."""
 
-    def __init__(self, session: ort.InferenceSession, bindings: tuple[ort.IOBinding, ort.IOBinding]) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        bindings: tuple[ort.IOBinding, ort.IOBinding],
+        bound: Mapping[str, list[ort.OrtValue]],
+    ) -> None:
         self._session = session
         self._bindings = bindings
+        self._bound = bound  # a binding points at memory that these own
 
     def __call__(self) -> None:
         self._session.run_with_iobinding(self._bindings[0])
         self._bindings = self._bindings[::-1]
 
+    def read(self, name: str) -> Floats:
+        """A copy of an input, output or, after an even number of calls, state."""
+        values: Floats = self._bound[name][0].numpy()
+        return values.copy()
+
 
 def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: BackendSettings, batch: int, length: int) -> BareKernel:
-    """The whole model: front, cell and heads, as the backend runs it."""
+    """The whole model, front, cell and heads, as the backend runs it, on float32 inputs that are the same at every call."""
     session = _session(build_graph(spec, weights), settings)
     rng = np.random.default_rng(0)
     inputs = {f"input.{each.name}": rng.normal(size=(batch, length, *each.shape)).astype(np.float32) for each in spec.inputs}
@@ -62,22 +73,22 @@ def _bind(
     states: Mapping[str, tuple[str, Floats]],
 ) -> BareKernel:
     """States: input's name -> output's name and initial value."""
-    fixed = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in inputs.items()}
-    results = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in outputs.items()}
-    buffers = {name: [ort.OrtValue.ortvalue_from_numpy(value.copy()) for _ in range(2)] for name, (_, value) in states.items()}
+    bound = {name: [ort.OrtValue.ortvalue_from_numpy(value)] for name, value in {**inputs, **outputs}.items()}
+    for name, (_, value) in states.items():
+        bound[name] = [ort.OrtValue.ortvalue_from_numpy(value.copy()) for _ in range(2)]
 
     def binding(reads: int) -> ort.IOBinding:
         made = session.io_binding()
-        for name, value in fixed.items():
-            made.bind_ortvalue_input(name, value)
-        for name, value in results.items():
-            made.bind_ortvalue_output(name, value)
+        for name in inputs:
+            made.bind_ortvalue_input(name, bound[name][0])
+        for name in outputs:
+            made.bind_ortvalue_output(name, bound[name][0])
         for name, (following, _) in states.items():
-            made.bind_ortvalue_input(name, buffers[name][reads])
-            made.bind_ortvalue_output(following, buffers[name][1 - reads])
+            made.bind_ortvalue_input(name, bound[name][reads])
+            made.bind_ortvalue_output(following, bound[name][1 - reads])
         return made
 
-    return BareKernel(session, (binding(0), binding(1)))
+    return BareKernel(session, (binding(0), binding(1)), bound)
 
 
 def _session(model: onnx.ModelProto, settings: BackendSettings) -> ort.InferenceSession:

@@ -74,13 +74,13 @@ def _address(process: subprocess.Popen[str]) -> str:
         word, _, address = line.strip().partition(" ")
         if word == "listening":
             return address
-    raise RuntimeError(f"{process.args}: ended with code {process.wait()} before it listened")
+    raise RuntimeError(f"{process.args!r}: ended with code {process.wait()} before it listened")
 
 
 def read_json(process: subprocess.Popen[str]) -> dict[str, float]:
     """The next line that a process prints. Raises RuntimeError if it ended instead."""
     line = process.stdout.readline() if process.stdout else ""
     if not line:
-        raise RuntimeError(f"{process.args}: ended with code {process.wait()} and no result")
+        raise RuntimeError(f"{process.args!r}: ended with code {process.wait()} and no result")
     result: dict[str, float] = json.loads(line)
     return result

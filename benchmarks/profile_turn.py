@@ -159,7 +159,7 @@ def launches_per_second(hidden: int, layers: int, threads: int, batch: int, leng
 
 def median_seconds(run: Callable[[], object], seconds: float) -> float:
     """Of one call, over as many as fit."""
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while (begun := time.perf_counter()) < end or len(times) < 3:
         run()

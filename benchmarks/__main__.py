@@ -1,0 +1,104 @@
+"""`python -m benchmarks`: measures rows of the design's table of numbers, prints them and writes them as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import machine
+from benchmarks.drive import bundle_folder, targets
+from benchmarks.idle import row_10
+from benchmarks.packed import row_3, row_4
+from benchmarks.report import TITLES, Line, Report, markdown, read
+from benchmarks.startup import row_14
+from benchmarks.streams import row_2, row_5
+from benchmarks.timing import FULL, QUICK, SMOKE, Effort
+from benchmarks.turns import row_1
+from stepstream_server.bundles import init_model
+
+_RESULTS = Path(__file__).parent / "results"
+_EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
+_ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5}
+_FEW_CORES = 4
+
+
+def main() -> None:
+    """Compares the server with its kernel and with an echo."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("--rows", type=_rows, default=tuple(TITLES), help=f"which, as in 1,5; all: {','.join(map(str, TITLES))}")
+    parser.add_argument(
+        "--quick", action="store_const", dest="effort", const="quick", default="full", help="two minutes, rougher"
+    )
+    parser.add_argument("--smoke", action="store_const", dest="effort", const="smoke", help="only whether it works")
+    parser.add_argument("--out", type=Path, default=_RESULTS / "latest.json", help="where the JSON goes (default: %(default)s)")
+    parser.add_argument("--markdown", type=Path, metavar="JSON", help="measure nothing; print an earlier result as Markdown")
+    arguments = parser.parse_args()
+    if arguments.markdown:
+        print(markdown(read(arguments.markdown)), end="")
+        return
+    report = Report(arguments.effort, machine.describe(), _notes(), _measure(arguments.rows, _EFFORTS[arguments.effort]))
+    report.write(arguments.out)
+    report.show(Console(width=None if sys.stdout.isatty() else 240))
+
+
+def _measure(rows: Collection[int], effort: Effort) -> list[Line]:
+    """The rows in order. Progress on a terminal only, and drawn between runs: nothing else may run beside them."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("starting", total=len(rows))
+        lines: list[Line] = []
+
+        def tell(what: str) -> None:
+            done = len({each.row for each in lines})
+            progress.update(task, description=what, completed=done, refresh=True)
+
+        with tempfile.TemporaryDirectory() as folder:
+            for measured in _runs(Path(folder), rows, effort, tell):
+                lines += measured()
+    return sorted(lines, key=lambda each: each.row)
+
+
+def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[str], None]) -> list[Callable[[], list[Line]]]:
+    """What to call for the rows asked for."""
+    bundle = init_model(bundle_folder(folder / "served"), "lstm", 16, 128, 1, 1, seed=0)
+
+    def on_targets() -> list[Line]:
+        with ExitStack() as stack:
+            compared = stack.enter_context(targets(bundle))
+            return [each for row in _ON_TARGETS if row in rows for each in _ON_TARGETS[row](compared, effort, tell)]
+
+    runs: list[Callable[[], list[Line]]] = []
+    if 1 in rows:
+        runs.append(lambda: row_1(folder / "turns", effort, tell))
+    if set(_ON_TARGETS) & set(rows):
+        runs.append(on_targets)
+    if 10 in rows:
+        runs.append(lambda: row_10(bundle, effort, tell))
+    if 14 in rows:
+        runs.append(lambda: row_14(bundle.path.parent, effort, tell))
+    return runs
+
+
+def _rows(text: str) -> tuple[int, ...]:
+    rows = tuple(int(each) for each in text.split(","))
+    if unknown := set(rows) - set(TITLES):
+        raise argparse.ArgumentTypeError(f"no such row: {sorted(unknown)}; there are {sorted(TITLES)}")
+    return rows
+
+
+def _notes() -> list[str]:
+    cores = machine.describe()["cores"]
+    if cores >= _FEW_CORES:
+        return []
+    return [f"On {cores} cores the generator, the server's event loop and its engine share them: all three want one under load."]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What was measured, as lines of a table, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+Unit = Literal["×", "µs", "s", "B"]
+Bound = Literal["at most", "at least"]
+
+TITLES = {
+    1: "a turn of the backend against the same graph with its state in place",
+    2: "single-step streams against the echo",
+    3: "packed blocks, 4 in flight, against the bare kernel",
+    4: "packed 64 × 1, 4 in flight, against min(kernel, echo)",
+    5: "a lone session: p50 beyond echo and kernel",
+    10: "idle sessions beside 64 active ones",
+    14: "from exec to SERVING",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure: the median over rounds, with the least and the greatest round, and what it was made of."""
+
+    row: int  # of the design's table
+    case: str
+    value: float
+    low: float
+    high: float
+    unit: Unit
+    target: float | None = None  # none: reported, not gated
+    bound: Bound = "at most"
+    beside: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is; None if there is none."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.bound == "at most" else self.value >= self.target
+
+
+def line(
+    row: int,
+    case: str,
+    values: Sequence[float],
+    unit: Unit,
+    target: float | None = None,
+    bound: Bound = "at most",
+    beside: dict[str, float] | None = None,
+    note: str = "",
+) -> Line:
+    """The line of one value per round."""
+    return Line(row, case, statistics.median(values), min(values), max(values), unit, target, bound, beside or {}, note)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run."""
+
+    effort: str  # full, quick or smoke
+    machine: dict[str, Any]
+    notes: list[str]
+    lines: list[Line]
+
+    def write(self, path: Path) -> None:
+        """As JSON, with what follows from the figures spelled out."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = asdict(self) | {"lines": [asdict(each) | {"met": each.met} for each in self.lines]}
+        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def show(self, console: Console) -> None:
+        """As a table for people."""
+        table = Table("row", "case", "median", "range", "target", "", "beside", title=f"{self.effort} run")
+        for each in self.lines:
+            table.add_row(str(each.row), each.case, *_cells(each), _beside(each))
+        console.print(table)
+        for text in [*(f"Row {row}: {title}." for row, title in TITLES.items()), *_machine(self.machine), *self.notes]:
+            console.print(text, highlight=False)
+
+
+def read(path: Path) -> Report:
+    """What `write` wrote. Raises OSError, ValueError."""
+    data = json.loads(path.read_text())
+    lines = [Line(**{name: value for name, value in each.items() if name != "met"}) for each in data["lines"]]
+    return Report(data["effort"], data["machine"], data["notes"], lines)
+
+
+def markdown(report: Report) -> str:
+    """The table of `docs/performance.md`."""
+    rows = ["| row | case | median | range | target | | beside |", "|---|---|---|---|---|---|---|"]
+    rows += [f"| {each.row} | {each.case} | {' | '.join(_cells(each))} | {_beside(each)} |" for each in report.lines]
+    return "\n".join([*rows, "", *(f"- {text}" for text in [*_machine(report.machine), *report.notes])]) + "\n"
+
+
+def _cells(each: Line) -> tuple[str, str, str, str]:
+    """Median, range, target, verdict."""
+    sign = {"at most": "≤", "at least": "≥"}[each.bound]
+    target = "" if each.target is None else f"{sign} {_number(each.target)} {each.unit}"
+    verdict = {None: "", True: "met", False: "missed"}[each.met]
+    return f"{_number(each.value)} {each.unit}", f"{_number(each.low)} to {_number(each.high)}", target, verdict
+
+
+def _beside(each: Line) -> str:
+    parts = [f"{name} {_number(value)}" for name, value in each.beside.items()]
+    return "; ".join([*parts, *([each.note] if each.note else [])])
+
+
+def _machine(machine: dict[str, Any]) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return [f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB; {versions}."]
+
+
+def _number(value: float) -> str:
+    """Three digits, or all before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

@@ -1,0 +1,59 @@
+"""Rows 2 and 5: one step per message."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Callable
+
+from benchmarks.drive import Targets, compare, facts, rates, run, warning
+from benchmarks.kernel import bind_model
+from benchmarks.report import Line, line
+from benchmarks.timing import Effort, interleave, median_seconds, ratios
+from stepstream_server.config import BackendSettings
+
+_STREAMS = 64
+
+
+def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+    """Closed loop, one session per stream: steps per second against the echo.
+
+    64 streams come over a connection each, as from 64 clients, and over one, as from one client. The second is the harder: what
+    gRPC does per message is then shared, for the echo more than for the server.
+    """
+    lines = []
+    for streams, connections in ((_STREAMS, _STREAMS), (_STREAMS, 1), *((each, each) for each in effort.streams)):
+        shape = f"{streams} streams, {connections} connection{'s' if connections > 1 else ''}"
+        tell(f"row 2: {shape}")
+        compared = {"server": targets.server, "echo": targets.echo}
+        if streams == connections == _STREAMS:
+            compared["plain"] = targets.plain
+        plans = {name: targets.plan(each, effort, streams) for name, each in compared.items()}
+        results = compare(
+            {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}, effort.rounds
+        )
+        beside = facts("server", results["server"]) | facts("echo", results["echo"])
+        gate = 0.9 if streams == _STREAMS else None
+        speed = {name: rates(each) for name, each in results.items()}
+        note = warning(results["server"], results["echo"])
+        lines.append(line(2, shape, ratios(speed["server"], speed["echo"]), "×", gate, "at least", beside, note))
+        if "plain" in results:
+            against = ratios(speed["server"], speed["plain"])
+            lines.append(line(2, f"{shape}, against a plain server", against, "×", beside=facts("plain", results["plain"])))
+    return lines
+
+
+def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+    """One session, one step at a time: median of its round trip beyond the echo's and the kernel's."""
+    tell("row 5")
+    kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), 1, 1)
+    kernel()
+    runs = {
+        "server": lambda: run(targets.plan(targets.server, effort)).p50 * 1e6,
+        "echo": lambda: run(targets.plan(targets.echo, effort)).p50 * 1e6,
+        "kernel": lambda: median_seconds(kernel, effort.kernel_seconds) * 1e6,
+    }
+    times = interleave(runs, effort.rounds)
+    more = [server - echo - alone for server, echo, alone in zip(*times.values(), strict=True)]
+    beside = {f"{name} p50 µs": statistics.median(values) for name, values in times.items()}
+    return [line(5, "p50 beyond echo + kernel", more, "µs", 200.0, beside=beside)]
