@@ -107,14 +107,13 @@ def encode_answers(pieces: Sequence[Piece], errors: Sequence[inference_pb2.RowEr
     if pieces:
         message.handles = b"".join([each.turn.handles[4 * each.first : 4 * each.last] for each in pieces])
         message.first_seqs = b"".join([each.turn.first_seqs[8 * each.first : 8 * each.last] for each in pieces])
+        for index, size in enumerate(pieces[0].turn.step_bytes):
+            parts = [each.turn.outputs[index][size * each.kept_first : size * each.kept_last] for each in pieces]
+            message.outputs.append(b"".join(parts))
         if not all(each.turn.single for each in pieces):
             message.lengths = b"".join([each.turn.lengths[4 * each.first : 4 * each.last] for each in pieces])
         if not all(each.turn.complete for each in pieces):
             message.kept = b"".join([each.turn.kept[4 * each.first : 4 * each.last] for each in pieces])
-        for index, size in enumerate(pieces[0].turn.step_bytes):
-            message.outputs.append(
-                b"".join([each.turn.outputs[index][size * each.kept_first : size * each.kept_last] for each in pieces])
-            )
     if errors:
         message.errors.extend(errors)
     return response

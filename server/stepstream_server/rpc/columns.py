@@ -35,11 +35,18 @@ class BlockColumns:
     steps: int  # sum of lengths
 
 
-def handles_column(data: bytes) -> NDArray[np.uint32]:
-    """uint32[n]. Raises CallerError(INVALID_ARGUMENT)."""
+def handles_column(data: bytes, most: int) -> NDArray[np.uint32]:
+    """uint32[n]. Raises CallerError(INVALID_ARGUMENT), or CallerError(BLOCK_TOO_LARGE) for more rows than `most`."""
     if len(data) % 4:
-        raise _wrong_bytes("handles", "a multiple of 4", len(data))
+        raise _wrong_bytes("handles", "a multiple of 4 bytes", len(data))
+    check_rows("handles", len(data) // 4, most)
     return np.frombuffer(data, U32)
+
+
+def check_rows(field: str, rows: int, most: int) -> None:
+    """Raises CallerError(BLOCK_TOO_LARGE) for more rows than anybody wants to be told of one by one."""
+    if rows > most:
+        raise CallerError(Reason.BLOCK_TOO_LARGE, f"{field}: expected at most {most} in one message, got {rows}", field=field)
 
 
 def counts_column(field: str, data: bytes, rows: int) -> Ints:
@@ -97,9 +104,8 @@ def decode_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> tuple
     for index, (data, declared) in enumerate(zip(inputs, spec.inputs, strict=True)):
         expected = steps * declared.step_bytes
         if len(data) != expected:
-            raise _wrong_bytes(
-                f"inputs[{index}]", f"{steps} steps of {declared.step_bytes} ({declared.name}), {expected} in all", len(data)
-            )
+            meaning = f"{expected} bytes ({declared.name}: {steps} steps of {declared.step_bytes})"
+            raise _wrong_bytes(f"inputs[{index}]", meaning, len(data))
         tensors.append(np.frombuffer(data, WIRE_TYPES[declared.dtype]).reshape(steps, *declared.shape))
     return tuple(tensors)
 
@@ -125,7 +131,7 @@ def _lengths(data: bytes, rows: int) -> tuple[Ints, int]:
     if not data:
         return np.ones(rows, np.int64), rows
     if len(data) != 4 * rows:
-        raise _wrong_bytes("lengths", f"none or 4 per row, {4 * rows}", len(data))
+        raise _wrong_bytes("lengths", f"none or 4 bytes per row, {4 * rows}", len(data))
     lengths = np.frombuffer(data, U32).astype(np.int64)
     if int(lengths.min()) == 0:
         raise CallerError(Reason.INVALID_ARGUMENT, "lengths: expected at least 1 in every row, got 0", field="lengths")
@@ -135,9 +141,9 @@ def _lengths(data: bytes, rows: int) -> tuple[Ints, int]:
 def _u64_column(field: str, data: bytes, rows: int) -> Ints:
     """As int64: what is 2^63 or more comes out negative."""
     if len(data) != 8 * rows:
-        raise _wrong_bytes(field, f"8 per row, {8 * rows}", len(data))
+        raise _wrong_bytes(field, f"8 bytes per row, {8 * rows}", len(data))
     return np.frombuffer(data, I64)
 
 
 def _wrong_bytes(field: str, expected: str, actual: int) -> CallerError:
-    return CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {expected} bytes, got {actual}", field=field)
+    return CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {expected}, got {actual}", field=field)

@@ -159,11 +159,11 @@ def encode_attached(model: str, version: int, sessions: Sequence[inference_pb2.A
 def encode_refused(
     handles: NDArray[np.uint32], first_seqs: Ints, lengths: Ints, error: StepStreamError
 ) -> list[inference_pb2.RowError]:
-    """Rows that never reached an engine; nothing of them was applied."""
-    reason = wire_error(error)
+    """Rows that never reached an engine. Nothing of them was applied, so a session, where there is one, still expects them."""
+    reason, known = wire_error(error), error.reason is not Reason.HANDLE_UNKNOWN
     columns = zip(handles.tolist(), first_seqs.tolist(), lengths.tolist(), strict=True)
     return [
-        inference_pb2.RowError(handle=handle, first_seq=first, length=length, error=reason, expected_seq=first)
+        inference_pb2.RowError(handle=handle, first_seq=first, length=length, error=reason, expected_seq=first if known else 0)
         for handle, first, length in columns
     ]
 

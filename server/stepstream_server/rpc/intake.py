@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import Ints
+from stepstream_server.engine.ports import Ints, Keep, Tensor
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns, convert
 from stepstream_server.rpc.columns import BlockColumns
@@ -19,6 +19,7 @@ from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.handles import Handles
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.outgoing import Outgoing
+from stepstream_server.spec import ModelSpec
 
 Tags = NDArray[np.uint32]
 _FOREVER = float("inf")
@@ -66,7 +67,7 @@ class Intake:
 
     def _block(self, message: inference_pb2.Block) -> None:
         arrival = self._clock()
-        handles = columns.handles_column(message.handles)
+        handles = columns.handles_column(message.handles, self._settings.max_block_steps)
         if not len(handles):
             return
         try:
@@ -76,66 +77,79 @@ class Intake:
             self._refuse(handles, nothing, nothing, error)
             return
         owners = self._handles.owners(handles)
-        if (owners < 0).any():
-            known = owners >= 0
-            self._refuse_unknown(handles[~known], read.first_seqs[~known], read.lengths[~known])
+        owner = int(owners[0])
+        if owner >= 0 and (len(handles) == 1 or (owners == owner).all()):
+            self._even_block(message, handles, read, self._doors[owner], arrival)
         else:
-            known = None
-        self._known_rows(message, handles, read, owners, known, arrival)
+            self._uneven_block(message, handles, read, owners, arrival)
 
-    def _known_rows(
-        self,
-        message: inference_pb2.Block,
-        handles: Tags,
-        read: BlockColumns,
-        owners: Ints,
-        known: NDArray[np.bool_] | None,
-        arrival: float,
+    def _even_block(
+        self, message: inference_pb2.Block, handles: Tags, read: BlockColumns, door: ModelDoor, arrival: float
     ) -> None:
-        """The rows of a block that stand for sessions; `known` is None if all do."""
-        rows = slice(None) if known is None else known
-        owners, handles = owners[rows], handles[rows]
-        if not len(handles):
+        """Every row stands for a session of one model: the hot path."""
+        try:
+            inputs, keep, deadline = _decode_rest(message, door.spec, read.steps, arrival)
+        except CallerError as error:
+            self._refuse(handles, read.first_seqs, read.lengths, error)
+        else:
+            self._submit(door, handles, read, inputs, keep, arrival, deadline)
+
+    def _uneven_block(
+        self, message: inference_pb2.Block, handles: Tags, read: BlockColumns, owners: Ints, arrival: float
+    ) -> None:
+        """Rows that stand for no session are refused; the others go on if they are of one model."""
+        known = owners >= 0
+        self._refuse_unknown(handles[~known], read.first_seqs[~known], read.lengths[~known])
+        if not known.any():
             return
         try:
-            door = self._common_door(owners)
-            inputs = columns.decode_inputs(message.inputs, door.spec, read.steps)
-            keep = columns.decode_keep(message.outputs)
-            timeout = convert.decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
+            door = self._common_door(owners[known])
+            inputs, keep, deadline = _decode_rest(message, door.spec, read.steps, arrival)
         except CallerError as error:
-            self._refuse(handles, read.first_seqs[rows], read.lengths[rows], error)
-            return
-        if known is not None:
+            self._refuse(handles[known], read.first_seqs[known], read.lengths[known], error)
+        else:
             read, inputs = columns.select(read, inputs, known)
+            self._submit(door, handles[known], read, inputs, keep, arrival, deadline)
+
+    def _submit(
+        self,
+        door: ModelDoor,
+        handles: Tags,
+        read: BlockColumns,
+        inputs: tuple[Tensor, ...],
+        keep: Keep,
+        arrival: float,
+        deadline: float,
+    ) -> None:
         sessions, generations = self._handles.sessions(handles)
         self._expect(handles, read.lengths, read.steps)
         door.submit(
             ports.Block(
-                stream=self._number,
-                sessions=sessions,
-                generations=generations,
-                tags=handles,
-                first_seqs=read.first_seqs,
-                lengths=read.lengths,
-                inputs=inputs,
-                keep=keep,
-                arrival=arrival,
-                deadline=arrival + timeout,
-                acked=read.acked,
+                self._number,
+                sessions,
+                generations,
+                handles,
+                read.first_seqs,
+                read.lengths,
+                inputs,
+                keep,
+                arrival,
+                deadline,
+                read.acked,
             )
         )
 
     def _common_door(self, owners: Ints) -> ModelDoor:
         """Raises CallerError(MIXED_MODELS)."""
-        owner = int(owners[0])
-        if len(owners) > 1 and not (owners == owner).all():
-            names = ", ".join(sorted({self._doors[each].spec.name for each in np.unique(owners).tolist()}))
+        doors: list[ModelDoor] = [self._doors[owner] for owner in np.unique(owners).tolist()]
+        if len(doors) > 1:
+            names = ", ".join(f"{door.spec.name} {door.spec.version}" for door in doors)
             raise CallerError(Reason.MIXED_MODELS, f"handles: a block is for one model, got sessions of {names}", field="handles")
-        return self._doors[owner]
+        return doors[0]
 
     def _reset(self, message: inference_pb2.Reset) -> None:
         arrival = self._clock()
-        handles = columns.handles_column(message.handles)
+        handles = columns.handles_column(message.handles, self._settings.max_block_steps)
         ones = np.ones(len(handles), np.int64)
         try:
             seqs = columns.seqs_column("seqs", message.seqs, len(handles))
@@ -152,14 +166,14 @@ class Intake:
 
     def _acknowledge(self, message: inference_pb2.Acknowledge) -> None:
         """Has no answer. What does not stand for a session any more needs none."""
-        handles = columns.handles_column(message.handles)
+        handles = columns.handles_column(message.handles, self._settings.max_block_steps)
         counts = columns.counts_column("counts", message.counts, len(handles))
         for door, rows in self._by_door(self._handles.owners(handles)):
             sessions, generations = self._handles.sessions(handles[rows])
             door.submit(ports.Acknowledge(self._number, sessions, generations, counts[rows]))
 
     def _detach(self, message: inference_pb2.Detach) -> None:
-        handles = np.unique(columns.handles_column(message.handles))
+        handles = np.unique(columns.handles_column(message.handles, self._settings.max_block_steps))
         owners = self._handles.owners(handles)
         unknown = handles[owners < 0]
         if len(unknown):
@@ -190,6 +204,15 @@ class Intake:
         """Answers rows that never reach an engine. A row that the session's numbers fit is expected again."""
         self._credits.take(len(handles))
         self._outgoing.errors(None, convert.encode_refused(handles, first_seqs, lengths, error), len(handles))
+
+
+def _decode_rest(
+    message: inference_pb2.Block, spec: ModelSpec, steps: int, arrival: float
+) -> tuple[tuple[Tensor, ...], Keep, float]:
+    """What of a block depends on its model: inputs, what to keep, and the deadline. Raises CallerError."""
+    inputs = columns.decode_inputs(message.inputs, spec, steps)
+    timeout = convert.decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
+    return inputs, columns.decode_keep(message.outputs), arrival + timeout
 
 
 def _unknown_handles(handles: Tags) -> StepStreamError:

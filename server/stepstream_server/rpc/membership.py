@@ -41,6 +41,7 @@ class Membership:
         number: int,
         listener: Listener,
         models: Models,
+        most: int,
         handles: Handles,
         credits: Credits,
         outgoing: Outgoing,
@@ -50,15 +51,16 @@ class Membership:
         self._number = number
         self._listener = listener
         self._models = models
+        self._most = most  # sessions that a message may name at all
         self._handles = handles
         self._credits = credits
         self._outgoing = outgoing
         self._ready = ready
-        self._questions: dict[int, ModelDoor] = {}  # awaiting a reply, by the door's request number
+        self._questions: set[tuple[ModelDoor, int]] = set()  # awaiting a reply: the door and its request number
 
     def open(self, message: inference_pb2.OpenOnStream) -> None:
-        """Answered by Attached. Raises CallerError for handles that cannot be read."""
-        asked = [_Asked(handle, "") for handle in columns.handles_column(message.handles).tolist()]
+        """Answered by Attached. Raises CallerError for handles that cannot be read or are too many to answer each."""
+        asked = [_Asked(handle, "") for handle in columns.handles_column(message.handles, self._most).tolist()]
         self._credits.take(len(asked))
         try:
             door = self._door(message.model, message.version)
@@ -75,7 +77,8 @@ class Membership:
         self._ask(door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl))
 
     def attach(self, message: inference_pb2.Attach) -> None:
-        """Answered by Attached."""
+        """Answered by Attached. Raises CallerError for sessions that are too many to answer each."""
+        columns.check_rows("sessions", len(message.sessions), self._most)
         asked = [_Asked(each.handle, each.id, each.secret, min(each.acked, _LARGEST)) for each in message.sessions]
         self._credits.take(len(asked))
         try:
@@ -92,7 +95,7 @@ class Membership:
 
     def end(self) -> None:
         """The stream is over: nobody is left to be answered."""
-        for request, door in self._questions.items():
+        for door, request in self._questions:
             door.withdraw(request)
         for door in self.doors:
             door.leave(self._number)
@@ -115,17 +118,27 @@ class Membership:
         return [each for each in asked if each.error is None]
 
     def _ask(self, door: ModelDoor, asked: list[_Asked], command: Callable[[int], ports.Command]) -> None:
-        request = door.question(lambda value: self._attached(door, request, asked, value))
-        self._questions[request] = door
+        """Submits Open or Attach; what was refused here is answered with the reply, or at once if nothing else is left."""
+        if all(each.error for each in asked):
+            self._attached(door, asked, [])
+            return
+
+        def replied(value: Any) -> None:
+            self._questions.discard((door, request))
+            if not isinstance(value, StepStreamError):  # else the engine has crashed, and the stream ends with it
+                self._attached(door, asked, value)
+
+        request = door.question(replied)
+        self._questions.add((door, request))
         door.submit(command(request))
 
-    def _attached(self, door: ModelDoor, request: int, asked: list[_Asked], value: Any) -> None:
-        """The engine's reply: `list[Opened | StepStreamError]` for those that got their handles."""
-        self._questions.pop(request, None)
-        if isinstance(value, StepStreamError):  # the engine has crashed, and the stream ends with it
-            return
-        results = iter(value)
-        self._answer(door, [self._settle(door, each, each.error or next(results)) for each in asked])
+    def _attached(self, door: ModelDoor, asked: list[_Asked], replied: list[Opened | StepStreamError]) -> None:
+        """`replied`: what became of those that got their handles."""
+        results = iter(replied)
+        sessions = [self._settle(door, each, each.error or next(results)) for each in asked]
+        response = convert.encode_attached(door.spec.name, door.spec.version, sessions)
+        response.attached.window.CopyFrom(convert.encode_window(door))
+        self._write(response, len(asked))
 
     def _settle(self, door: ModelDoor, asked: _Asked, result: Opened | StepStreamError) -> inference_pb2.AttachedSession:
         if isinstance(result, Opened):
@@ -137,14 +150,11 @@ class Membership:
     def _refuse(
         self, message: inference_pb2.OpenOnStream | inference_pb2.Attach, asked: list[_Asked], error: StepStreamError
     ) -> None:
-        """None of them can be had."""
+        """None of them can be had. As many may have been asked for as one message cannot answer."""
         sessions = [convert.encode_attached_session(each.handle, each.id, error) for each in asked]
-        self._write(convert.encode_attached(message.model, message.version, sessions), len(asked))
-
-    def _answer(self, door: ModelDoor, sessions: list[inference_pb2.AttachedSession]) -> None:
-        response = convert.encode_attached(door.spec.name, door.spec.version, sessions)
-        response.attached.window.CopyFrom(convert.encode_window(door))
-        self._write(response, len(sessions))
+        for start in range(0, len(sessions), convert.MAX_SESSIONS_PER_MESSAGE):
+            part = sessions[start : start + convert.MAX_SESSIONS_PER_MESSAGE]
+            self._write(convert.encode_attached(message.model, message.version, part), len(part))
 
     def _write(self, response: inference_pb2.StreamResponse, credits: int) -> None:
         self._outgoing.control(response, credits)

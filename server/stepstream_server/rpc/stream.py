@@ -32,7 +32,9 @@ class Stream:
         self._credits = Credits(settings.stream_credit_steps)
         self._outgoing = Outgoing()
         self._ready = asyncio.Event()  # something to write, or a reason to end
-        self._membership = Membership(number, self, models, self._handles, self._credits, self._outgoing, self._ready.set)
+        self._membership = Membership(
+            number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._ready.set
+        )
         self._intake = Intake(number, self._membership, settings, self._handles, self._credits, self._outgoing, clock)
         self._half_closed = False
         self._error: Exception | None = None

@@ -1,0 +1,171 @@
+"""A front door in this process: the real gRPC server on a free port, real engines on their threads, the counting backend."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
+from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.ports import Command
+from stepstream_server.engine.thread import EngineThread
+from stepstream_server.rpc import ModelDoor, Models, RpcServer
+from support.backend import FakeBackend, counter_spec
+from support.observer import Reports
+from support.wire import WireStream, block, steps_of
+
+
+class Gate:
+    """Holds a backend's launches while it is closed, so that a test decides what arrives during a turn."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.reached = threading.Event()  # a launch is waiting
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def __call__(self) -> None:
+        if not self._open.is_set():
+            self.reached.set()
+        self._open.wait()
+
+
+@dataclass
+class CountingModel:
+    """A model of the front door and what a test may do to it."""
+
+    door: ModelDoor
+    backend: FakeBackend
+    gate: Gate
+    crashes: list[BaseException] = field(default_factory=list)
+
+
+@dataclass
+class FrontDoor:
+    """What a test sees."""
+
+    address: str
+    channel: grpc.aio.Channel
+    rpc: RpcServer
+    models: dict[str, CountingModel]
+    ended: asyncio.Queue[tuple[str, str, str]]  # service, method, code of each call that ended
+
+    @property
+    def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
+        return inference_pb2_grpc.InferenceServiceStub(self.channel)
+
+    @property
+    def sessions(self) -> session_pb2_grpc.SessionServiceStub:
+        return session_pb2_grpc.SessionServiceStub(self.channel)
+
+    @property
+    def catalogue(self) -> model_pb2_grpc.ModelServiceStub:
+        return model_pb2_grpc.ModelServiceStub(self.channel)
+
+
+@asynccontextmanager
+async def front_door(
+    *names: str, settings: DoorSettings | None = None, publish: bool = True, **engine: float
+) -> AsyncIterator[FrontDoor]:
+    """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ."""
+    ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
+    models = Models()
+    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call))
+    served, threads = {}, []
+    for name in names or ("counter",):
+        model, thread = _model(name, EngineSettings.model_validate({"capacity": 64, **engine}))
+        served[name] = model
+        threads.append(thread)
+    port = await rpc.start("127.0.0.1:0")
+    for thread in threads:
+        thread.start()
+    if publish:
+        models.publish([model.door for model in served.values()])
+        await rpc.health.serving()
+    address = f"127.0.0.1:{port}"
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield FrontDoor(address, channel, rpc, served, ended)
+    finally:
+        for model in served.values():
+            model.gate.open()
+        await rpc.stop(0)
+        for thread in threads:
+            await asyncio.to_thread(thread.stop)
+
+
+def _model(name: str, settings: EngineSettings) -> tuple[CountingModel, EngineThread]:
+    gate, crashes = Gate(), list[BaseException]()
+    backend = FakeBackend(before_collect=gate)
+    engine = Engine(counter_spec(name), backend, settings, Reports())
+    door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
+    door.open(engine.connect(door))
+    return CountingModel(door, backend, gate, crashes), EngineThread(engine, crashes.append)
+
+
+class CollectingDoor:
+    """An engine's mouth that only remembers what was submitted."""
+
+    def __init__(self) -> None:
+        self.commands: list[Command] = []
+
+    def submit(self, command: Command) -> None:
+        self.commands.append(command)
+
+
+class CountingStream(WireStream):
+    """A stream of counting models: inputs are numbers, answers are running sums."""
+
+    async def half_close(self) -> None:
+        """Nothing more will be sent."""
+        await self._call.done_writing()
+
+    async def end(self) -> tuple[grpc.StatusCode, str]:
+        """Reads to the end; returns how the call ended."""
+        with suppress(grpc.aio.AioRpcError):
+            while await self._call.read() is not grpc.aio.EOF:
+                pass
+        return await self._call.code(), await self._call.details()
+
+    async def step(self, handles: Sequence[int], first_seqs: Sequence[int], *rows: Sequence[float], **fields: object) -> None:
+        """Sends one block, a row of values per handle."""
+        request = block(handles, first_seqs, [len(row) for row in rows], np.array([x for row in rows for x in row], np.float32))
+        request.block.MergeFrom(inference_pb2.Block(**fields))  # type: ignore[arg-type]
+        await self.send(request)
+
+    async def sums(self, steps: int) -> dict[tuple[int, int], float]:
+        """Reads until so many steps are answered: sum by (handle, seq). Nothing may be refused."""
+        found: dict[tuple[int, int], float] = {}
+        while len(found) < steps:
+            answers = (await self.receive()).answers
+            if answers.errors:
+                raise AssertionError(f"refused: {answers.errors}")
+            handles, seqs = steps_of(answers)
+            sums = np.frombuffer(answers.outputs[0], "<f4")
+            found.update({(int(h), int(s)): float(x) for h, s, x in zip(handles, seqs, sums, strict=True)})
+        return found
+
+    async def errors(self, rows: int) -> list[tuple[int, int, int, str, int]]:
+        """Reads until so many rows are refused: (handle, first_seq, length, reason, expected_seq). Skips answers."""
+        found: list[tuple[int, int, int, str, int]] = []
+        while len(found) < rows:
+            errors = (await self.receive()).answers.errors
+            found += [(each.handle, each.first_seq, each.length, each.error.reason, each.expected_seq) for each in errors]
+        return found
+
+
+async def wait_for(event: threading.Event) -> None:
+    """Waits on the event loop for what another thread does."""
+    await asyncio.to_thread(event.wait)
