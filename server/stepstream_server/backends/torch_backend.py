@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from stepstream_server.backends.limits import Limits, limits
 from stepstream_server.backends.promise import check_promise
 from stepstream_server.backends.state_pool import SlotList, pack, unpack
-from stepstream_server.backends.threads import compute_threads
-from stepstream_server.backends.torch_cells import step
+from stepstream_server.backends.torch_cells import prepare, step
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
 from stepstream_server.spec import ModelSpec
 
-# Rows of every product. 64 is where an H100's time per product begins to grow; 8 is a CPU kernel's block of rows.
-_TILE_ROWS = {"cuda": 64, "cpu": 8}
+# Rows of every product and element-wise operation. 64 is about where an H100's time per product begins to grow; on a CPU
+# 64 rows of any width are whole vectors, so that no row is computed by the scalar code for an array's end.
+_TILE_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ class TorchBackend:
         self._free = SlotList(len(rows))
         self._limits = bounds
         self._max_batch = max_batch
-        self._tile_rows = _TILE_ROWS[rows.device.type]
 
     @property
     def slots(self) -> int:
@@ -127,7 +126,7 @@ class TorchBackend:
         return tensor.to(self._rows.dtype) if tensor.is_floating_point() else tensor
 
     def _cuts(self, batch: int) -> list[tuple[int, int]]:
-        return [(first, min(first + self._tile_rows, batch)) for first in range(0, batch, self._tile_rows)]
+        return [(first, min(first + _TILE_ROWS, batch)) for first in range(0, batch, _TILE_ROWS)]
 
     def _tile(self, before: torch.Tensor, values: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
         """All steps of at most one tile of rows. Returns the outputs [rows, length, width] and the new state rows."""
@@ -144,7 +143,7 @@ class TorchBackend:
 
     def _pad(self, rows: torch.Tensor) -> torch.Tensor:
         """A tile's rows, filled up with zeros."""
-        padded = rows.new_zeros((self._tile_rows, *rows.shape[1:]))
+        padded = rows.new_zeros((_TILE_ROWS, *rows.shape[1:]))
         padded[: len(rows)] = rows
         return padded
 
@@ -179,8 +178,8 @@ def build_torch(
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ServerFault(Reason.ENGINE_FAILED, f"device {settings.device!r} was asked for, but torch sees no CUDA device")
-    torch.set_num_threads(compute_threads(settings))
+    torch.set_num_threads(1)  # on a CPU a product's sums depend on how many threads share it, so one, whatever is set
     torch.set_float32_matmul_precision("highest")  # no TF32: it rounds inputs to 10 bits
-    on_device = {name: torch.from_numpy(value.copy()).to(device, dtype) for name, value in weights.items()}
+    on_device = {name: prepare(name, torch.from_numpy(value.copy()).to(device, dtype)) for name, value in weights.items()}
     rows = torch.zeros((slots, spec.state_elements), dtype=dtype, device=device)
     return TorchBackend(spec, on_device, rows, limits(spec, weights), max_batch)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
 
@@ -18,8 +18,20 @@ States = dict[str, Tensor]  # by name, [M, *shape]
 Weights = Mapping[str, Tensor]
 
 
+def prepare(name: str, weight: Tensor) -> Tensor:
+    """A weight as `step` wants it: columns of products filled up with zeros to a multiple of 16, that is of 64 bytes.
+
+    A CPU's kernels sum in an order that depends on a row's alignment; so every row is aligned alike.
+    """
+    is_product = weight.ndim == 2 and name != "embedding.weight"
+    return pad(weight, (0, -weight.shape[1] % 16)) if is_product else weight
+
+
 def step(spec: ModelSpec, weights: Weights, values: Mapping[str, Tensor], states: States) -> tuple[list[Tensor], States]:
-    """One step of M sessions. values: one per declared input, [M, *shape]. Returns the outputs [M, width] and the new states."""
+    """One step of M sessions. values: one per declared input, [M, *shape]; weights as prepared.
+
+    Returns the outputs, one per head, [M, width], and the new states.
+    """
     after: States = {}
     features = _front(spec, weights, values[spec.inputs[0].name], states, after)
     top = _cell(spec, weights, features, states, after)
@@ -57,13 +69,18 @@ def _cell(spec: ModelSpec, weights: Weights, x: Tensor, states: States, after: S
 
 def _layer(kind: CellKind, weights: Weights, layer: int, x: Tensor, before: list[Tensor]) -> list[Tensor]:
     """One layer: x [M, inputs], h (and c) [M, H] -> new h (and c)."""
-    from_x = linear(x, weights[f"cell.weight_ih_l{layer}"], weights[f"cell.bias_ih_l{layer}"])
-    from_h = linear(before[0], weights[f"cell.weight_hh_l{layer}"], weights[f"cell.bias_hh_l{layer}"])
+    from_x = _product(x, weights[f"cell.weight_ih_l{layer}"], weights[f"cell.bias_ih_l{layer}"])
+    from_h = _product(before[0], weights[f"cell.weight_hh_l{layer}"], weights[f"cell.bias_hh_l{layer}"])
     if kind == "lstm":
         return _lstm(from_x + from_h, before[1])
     if kind == "gru":
         return [_gru(from_x, from_h, before[0])]
     return [torch.tanh(from_x + from_h)]
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W' + b, with x filled up to the width of a prepared weight."""
+    return linear(pad(x, (0, weight.shape[1] - x.shape[1])), weight, bias)
 
 
 def _lstm(gates: Tensor, c: Tensor) -> list[Tensor]:
@@ -84,7 +101,7 @@ def _gru(from_x: Tensor, from_h: Tensor, h: Tensor) -> Tensor:
 
 def _head(head: HeadSpec, weights: Weights, top: Tensor, values: Mapping[str, Tensor]) -> Tensor:
     """Top layer's h [M, H] -> output [M, width]."""
-    value = linear(top, weights[f"head.{head.name}.weight"], weights[f"head.{head.name}.bias"])
+    value = _product(top, weights[f"head.{head.name}.weight"], weights[f"head.{head.name}.bias"])
     value = value * head.scale + head.offset
     if head.residual_of:
         value = value + values[head.residual_of][:, :1]
