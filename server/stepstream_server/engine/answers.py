@@ -60,11 +60,9 @@ class AnswerCache:
 
     def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
         """How many steps of each range are held: [n]."""
-        counts = np.zeros(len(sessions), np.int64)
-        for offset in range(int((ends - first_seqs).max(initial=0))):
-            seqs = first_seqs + offset
-            counts += (seqs < ends) & self._held[self._rows(sessions, seqs)]
-        return counts
+        seqs = first_seqs[:, None] + np.arange(int((ends - first_seqs).max(initial=0)))
+        held: Ints = (self._held[self._rows(sessions[:, None], seqs)] & (seqs < ends[:, None])).sum(axis=1)
+        return held
 
     def release(self, sessions: Ints, old_acked: Ints, acked: Ints, next_seqs: Ints) -> None:
         """Lets go of the steps `old_acked <= seq < acked` of distinct sessions. All arguments are [n]."""

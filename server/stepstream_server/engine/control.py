@@ -212,8 +212,9 @@ class Control:
             return
         rows = self._backlog.rows
         theirs = (rows["session"] == session) & (rows["stream"] == stream)
-        self._backlog.remove(theirs)
-        self._admission.fail_from(session)
+        if theirs.any():
+            self._backlog.remove(theirs)
+            self._admission.fail_from(session)
         self._forget_hold(session, stream)
         self._outbox.detached(stream, tag, ending)
 
