@@ -81,6 +81,9 @@ class Call:
         if not self.errors:
             self.future.set_result(self._outputs())
         elif self.sessions is None:
+            if self.steps is not None and self._places:
+                answered = {name: array[: self._filled] for name, array in self._outputs().items()}
+                self.errors[0].outputs = answered  # they have been acknowledged, and nobody else has them
             self.future.set_exception(self.errors[0])
         else:
             ok = np.ones(self.sessions, bool)

@@ -301,8 +301,8 @@ class Connection:
         if ledger is None or row.handle in self._joining:
             return  # of a session that had this handle before
         error = from_wire(row.error, {"expectedSeq": str(row.expected_seq)})
-        if isinstance(error, (HandleUnknown, SessionEnded)):
-            ledger.end(error)
+        if isinstance(error, (HandleUnknown, SessionEnded)) or not row.length:
+            ledger.end(error)  # without a length it concerns a message that the server could not read
         else:
             ledger.refuse(row.first_seq, row.length, error, row.expected_seq, harvest)
 

@@ -26,7 +26,7 @@ class StepStreamError(Exception):
 
     code: what kind of failure, in gRPC's words. reason: the stable name that the contract gives it, "" if it gives none.
     retry_delay: seconds to wait before trying again, None without advice. metadata: further facts by name, such as
-    `expectedSeq`.
+    `expectedSeq`. outputs: of a chunk that failed halfway, the steps that were answered before, [steps, ...] by name; else None.
     """
 
     code: StatusCode
@@ -48,6 +48,7 @@ class StepStreamError(Exception):
         self.reason = self.default_reason if reason is None else reason
         self.retry_delay = retry_delay
         self.metadata: Mapping[str, str] = metadata or {}
+        self.outputs: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def message(self) -> str:
@@ -115,7 +116,7 @@ class SessionEvicted(SessionEnded):
 class SessionMoved(SessionEnded):
     """The session lives on at another replica."""
 
-    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_MOVED"
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_MOVED"
 
 
 class SessionTaken(SessionEnded):
@@ -179,7 +180,7 @@ class AnswerDiscarded(SequenceError):
 class AnswerNotKept(SequenceError):
     """The step was applied before with fewer outputs than are asked for now."""
 
-    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "ANSWER_NOT_KEPT"
+    default_code, default_reason = StatusCode.OUT_OF_RANGE, "ANSWER_NOT_KEPT"
 
 
 class Overloaded(StepStreamError):
@@ -229,7 +230,7 @@ class InputOutOfRange(InvalidInput):
 class BlockTooLarge(InvalidArgument):
     """More at once than one message may carry."""
 
-    default_reason = "BLOCK_TOO_LARGE"
+    default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE"
 
 
 class ProtocolError(StepStreamError):

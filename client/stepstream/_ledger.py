@@ -195,7 +195,7 @@ class Ledger:
 
     def _go_on(self) -> None:
         if self._fault is not None and not self._flight:
-            self.next_seq = self._resume_at
+            self.next_seq = max(self._resume_at, self.answered)
             self._fault = None
         self._pump()
         if self.ended is not None:

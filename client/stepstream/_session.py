@@ -75,7 +75,8 @@ class Session:
         """Applies consecutive steps. values: [T, *shape], or such arrays by name. Returns arrays by name: [T, *shape] for "all",
         [1, *shape] for "last", [0, *shape] for "none".
 
-        Steps are atomic, chunks are not: if one fails, those before it have been applied, and `next_seq` tells how many.
+        Steps are atomic, chunks are not: if one fails, those before it have been applied: the error has their
+        `outputs`, and `next_seq` is the number of the failed one.
         """
         keep = keep_of(outputs)
         (steps,), inputs = pack(self.model, values, (None,))

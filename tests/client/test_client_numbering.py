@@ -152,11 +152,13 @@ async def test_a_session_goes_on_only_behind_the_last_outcome(client: Client, se
 
 
 async def test_a_chunk_that_fails_halfway_leaves_the_session_where_it_failed(client: Client, servicer: FakeServicer) -> None:
-    """The part before the failure has been applied, the part behind is never sent; the first error is the one raised."""
+    """The part before the failure has been applied and is in the error, the part behind is never sent."""
     session = await client.open_session("level", id="a")
     servicer.failures["a", 6] = error(FAILED_PRECONDITION, "NON_FINITE_STATE")
-    with pytest.raises(NonFiniteState):
+    with pytest.raises(NonFiniteState) as failed:
         await session.chunk(np.ones(30))
+    assert failed.value.outputs is not None
+    assert failed.value.outputs["count"].tolist() == [[1], [2], [3], [4], [5], [6]]
     assert session.next_seq == servicer.sessions["a"].next_seq == 6
     assert (await session.step(1))["count"][0] == 7
 

@@ -9,6 +9,7 @@ import stepstream
 from stepstream import StepStreamError, _errors
 from stepstream_proto.v1 import common_pb2, inference_pb2
 from stepstream_server.errors import Reason
+from stepstream_server.rpc.status import STATUS
 
 
 @pytest.mark.parametrize("reason", list(Reason), ids=lambda reason: reason.name)
@@ -17,6 +18,7 @@ def test_every_reason_of_the_server_is_a_class_of_the_client(reason: Reason) -> 
     wire = common_pb2.Error(code=8, reason=reason.name, message="what", retry_delay_ms=250)
     error = _errors.from_wire(wire, {"expectedSeq": "7"})
     assert type(error).default_reason == reason.name
+    assert type(error).default_code is STATUS[reason]
     assert type(error).__name__ in stepstream.__all__
     assert (error.code, error.reason, str(error), error.retry_delay) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
