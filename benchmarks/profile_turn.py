@@ -1,6 +1,6 @@
 """Where a turn's time goes: an engine and its backend turned by hand, without gRPC and threads.
 
-`python -m benchmarks.profile_turn` prints steps per second of turns, beside those of the backend's launches alone. With
+`python -m benchmarks.profile_turn` prints steps per second and time of turns, beside a launch of the backend alone. With
 `--profile CASE` it prints the functions in which the turns spent their time.
 """
 
@@ -12,20 +12,22 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.timing import median_seconds
 from stepstream_server import backends
 from stepstream_server.bundles import init_model
 from stepstream_server.config import BackendSettings, EngineSettings
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Block, Command, Delivery, Door, Ints, Keep, Open, Opened, TurnReport
+from stepstream_server.engine.ports import Backend, Block, Command, Delivery, Door, Ints, Keep, Open, Opened, TurnReport
 from stepstream_server.errors import StepStreamError
+from stepstream_server.spec import ModelSpec
 
 # Streams, sessions per stream, steps per row, blocks in flight per stream.
 CASES = {
+    "1 x 1": (1, 1, 1, 1),
     "64 streams x 1": (64, 1, 1, 1),
     "64 x 1": (1, 64, 1, 4),
     "1000 x 1": (1, 1000, 1, 4),
@@ -117,24 +119,35 @@ class Feeder:
 
 def build_engine(hidden: int, layers: int, threads: int) -> Engine:
     """An engine as the server builds it, over random weights."""
+    settings = EngineSettings()
+    backend, spec = _backend(hidden, layers, threads, settings.capacity)
+    return Engine(spec, backend, settings, _Silent())
+
+
+def _backend(hidden: int, layers: int, threads: int, slots: int) -> tuple[Backend, ModelSpec]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = init_model(Path(folder) / "model", "lstm", _WIDTH, hidden, layers, 1, seed=0)
-    settings = EngineSettings()
-    backend = backends.build(
-        bundle.spec, bundle.weights, BackendSettings(threads=threads), slots=settings.capacity, max_batch=settings.max_batch
-    )
+    settings = BackendSettings(threads=threads)
+    backend = backends.build(bundle.spec, bundle.weights, settings, slots=slots, max_batch=EngineSettings().max_batch)
     backend.warm_up()
-    return Engine(bundle.spec, backend, settings, _Silent())
+    return backend, bundle.spec
 
 
-def steps_per_second(engine: Engine, feeder: Feeder, seconds: float) -> float:
-    """Of the turns' own time: what happens between them, where the feeder makes blocks, is left out."""
+def turns(engine: Engine, feeder: Feeder, seconds: float) -> tuple[float, float]:
+    """Median seconds of a turn, and median steps per second of turns. Left out is what happens between turns, where the feeder
+    makes blocks; medians leave out turns that other processes interrupted."""
     door = engine.connect(feeder)
     _turn(engine, door, feeder.open())
-    spent, end = 0.0, time.perf_counter() + seconds
+    times: list[float] = []
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        spent += _turn(engine, door, feeder.next())
-    return feeder.steps / spent
+        before = feeder.steps
+        commands = feeder.next()
+        if times:
+            rates.append((feeder.steps - before) / times[-1])
+        times.append(_turn(engine, door, commands))
+    return statistics.median(times), statistics.median(rates)
 
 
 def _turn(engine: Engine, door: Door, commands: list[Command]) -> float:
@@ -147,24 +160,12 @@ def _turn(engine: Engine, door: Door, commands: list[Command]) -> float:
     return time.perf_counter() - begun
 
 
-def launches_per_second(hidden: int, layers: int, threads: int, batch: int, length: int, seconds: float) -> float:
-    """Steps per second of launch and collect alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = init_model(Path(folder) / "model", "lstm", _WIDTH, hidden, layers, 1, seed=0)
-    backend = backends.build(bundle.spec, bundle.weights, BackendSettings(threads=threads), slots=4096, max_batch=batch)
+def launch_seconds(hidden: int, layers: int, threads: int, batch: int, length: int, seconds: float) -> float:
+    """Of launch and collect alone."""
+    backend, _ = _backend(hidden, layers, threads, slots=4096)
     slots = backend.allocate(batch)
     inputs = (np.random.default_rng(0).normal(size=(batch, length, _WIDTH)).astype(np.float32),)
-    return batch * length / median_seconds(lambda: backend.collect(backend.launch("step", slots, inputs, length)), seconds)
-
-
-def median_seconds(run: Callable[[], object], seconds: float) -> float:
-    """Of one call, over as many as fit."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while (begun := time.perf_counter()) < end or len(times) < 3:
-        run()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return median_seconds(lambda: backend.collect(backend.launch("step", slots, inputs, length)), seconds)
 
 
 def profile(engine: Engine, feeder: Feeder) -> pstats.Stats:
@@ -195,9 +196,9 @@ def main() -> None:
         return
     for name, case in CASES.items():
         streams, sessions, length, _ = case
-        rate = steps_per_second(build_engine(*sizes), Feeder(*case), arguments.seconds)
-        alone = launches_per_second(*sizes, streams * sessions, length, arguments.seconds)
-        print(f"{name:<16} {rate:>10,.0f} steps/s   launches alone {alone:>10,.0f} steps/s   {rate / alone:.2f}")
+        turn, rate = turns(build_engine(*sizes), Feeder(*case), arguments.seconds)
+        launch = launch_seconds(*sizes, streams * sessions, length, arguments.seconds)
+        print(f"{name:<16} {rate:>10,.0f} steps/s   turn {turn * 1e6:>7,.0f} µs   launch alone {launch * 1e6:>7,.0f} µs")
 
 
 if __name__ == "__main__":
