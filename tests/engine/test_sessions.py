@@ -65,6 +65,19 @@ def test_idle_sessions_expire_and_say_so() -> None:
     assert h.engine.next_deadline <= h.clock() + 10
 
 
+def test_many_expire_over_several_turns() -> None:
+    """A crowd that goes at once does not hold up the others' steps: every turn ends some, until all are gone."""
+    h = Harness(backend=FakeBackend(slots=500), idle_ttl_seconds=10)
+    h.open(400)
+    h.clock.advance(11)
+    left = []
+    while not left or left[-1]:
+        h.turn()
+        left.append(h.engine.stats().sessions)
+    assert 1 < len(left) < 20
+    assert h.engine.next_deadline == float("inf")
+
+
 def test_an_opener_may_ask_for_a_shorter_life_but_not_for_a_longer_one() -> None:
     """The server's idle time-to-live is the maximum."""
     h = Harness(idle_ttl_seconds=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -31,6 +32,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.table import SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
+_EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
 _CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
@@ -89,8 +91,8 @@ class Control:
                 raise TypeError(f"not a command: {command!r}")
 
     def expire(self, now: float, report: TurnReport) -> None:
-        """Ends sessions that have been idle or alive for too long."""
-        for session in self._table.expire(now):
+        """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
+        for session in itertools.islice(self._table.expire(now), _EXPIRED_PER_TURN):
             self._end(session, Ending.EXPIRED, now, report)
 
     def answer_drains(self) -> None:
