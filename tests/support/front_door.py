@@ -19,7 +19,7 @@ from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
 from support.backend import FakeBackend, counter_spec
 from support.observer import Reports
-from support.wire import WireStream, block, steps_of
+from support.wire import WireStream, block, steps_of, u32
 
 
 class Gate:
@@ -127,6 +127,25 @@ class CollectingDoor:
 
 class CountingStream(WireStream):
     """A stream of counting models: inputs are numbers, answers are running sums."""
+
+    async def open_stream(self) -> None:
+        """Returns once the server has the stream."""
+        await self._call.initial_metadata()
+
+    async def send_open(self, model: str, handles: Sequence[int]) -> None:
+        """Asks for sessions without waiting for them."""
+        request = inference_pb2.OpenOnStream(model=model, handles=u32(handles))
+        await self.send(inference_pb2.StreamRequest(open=request))
+
+    async def send_attach(self, model: str, handle: int, session_id: str, secret: bytes) -> None:
+        """Asks for a session without waiting for it."""
+        one = inference_pb2.AttachSession(handle=handle, id=session_id, secret=secret)
+        await self.send(inference_pb2.StreamRequest(attach=inference_pb2.Attach(model=model, sessions=[one])))
+
+    async def all_read(self) -> None:
+        """Returns once the server has read all that was sent: a step for nobody is answered without any engine."""
+        await self.step([60_000], [0], [0])
+        await self.errors(1)
 
     async def half_close(self) -> None:
         """Nothing more will be sent."""

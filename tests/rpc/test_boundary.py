@@ -1,0 +1,113 @@
+"""What surrounds every call: statuses for exceptions, counting, health, reflection, options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
+
+from stepstream_proto.v1 import model_pb2
+from stepstream_proto.v1.inference_pb2 import StepRequest
+from stepstream_server.config import DoorSettings
+from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.server import SERVICES, RpcServer
+from support.front_door import CountingStream, FrontDoor, front_door
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+EVERYTHING_BUT_LIVENESS = ["", "readiness", *SERVICES]
+
+
+async def statuses(front: FrontDoor) -> dict[str, int]:
+    """Health by service."""
+    check = health_pb2_grpc.HealthStub(front.channel).Check
+    names = [*EVERYTHING_BUT_LIVENESS, "liveness"]
+    return {name: (await check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
+
+
+async def test_an_unknown_exception_tells_nothing(front: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller hears INTERNAL, the log has the traceback."""
+
+    def leak(*_: Any) -> None:
+        raise ValueError("password is swordfish")
+
+    monkeypatch.setattr(Models, "find", leak)
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+        await front.inference.Step(StepRequest(model="counter"))
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert [str(each["exc_info"]) for each in logs] == ["password is swordfish"]
+
+
+async def test_an_unknown_exception_on_a_stream_tells_nothing(stream: CountingStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where it is raised while reading."""
+
+    def leak(*_: Any) -> None:
+        raise ValueError("password is swordfish")
+
+    monkeypatch.setattr(Models, "find", leak)
+    with capture_logs() as logs:
+        await stream.send_open("counter", [0])
+        assert await stream.end() == (grpc.StatusCode.INTERNAL, "internal error")
+    assert [str(each["exc_info"]) for each in logs] == ["password is swordfish"]
+
+
+async def test_calls_are_counted_with_their_codes(front: FrontDoor) -> None:
+    """Service, method and code of every call of ours; those of health are not ours."""
+    await front.catalogue.ListModels(model_pb2.ListModelsRequest())
+    with pytest.raises(grpc.aio.AioRpcError):
+        await front.catalogue.GetModel(model_pb2.GetModelRequest(name="none"))
+    await statuses(front)
+    ended = [front.ended.get_nowait() for _ in range(front.ended.qsize())]
+    service = "stepstream.v1.ModelService"
+    assert ended == [(service, "ListModels", "OK"), (service, "GetModel", "NOT_FOUND")]
+
+
+async def test_health_follows_the_servers_life() -> None:
+    """Not serving while it warms up; serving; while it drains only liveness; after a crash nothing, for ever."""
+    async with front_door(publish=False) as front:
+        health = front.rpc.health
+        expected = dict.fromkeys(EVERYTHING_BUT_LIVENESS, NOT_SERVING) | {"liveness": SERVING}
+        assert await statuses(front) == expected
+        await health.serving()
+        assert await statuses(front) == dict.fromkeys([*EVERYTHING_BUT_LIVENESS, "liveness"], SERVING)
+        await health.draining()
+        await health.serving()
+        assert await statuses(front) == expected
+        await health.failed()
+        assert await statuses(front) == dict.fromkeys([*EVERYTHING_BUT_LIVENESS, "liveness"], NOT_SERVING)
+
+
+async def test_an_unknown_service_has_no_health(front: FrontDoor) -> None:
+    """NOT_FOUND, as the protocol says."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health_pb2_grpc.HealthStub(front.channel).Check(health_pb2.HealthCheckRequest(service="other"))
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_names_every_service(front: FrontDoor) -> None:
+    """grpcurl finds the contract without its files."""
+    call = reflection_pb2_grpc.ServerReflectionStub(front.channel).ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    names = {each.name for each in (await call.read()).list_services_response.service}
+    assert names >= {*SERVICES, "grpc.health.v1.Health"}
+    await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICES[0]))
+    assert (await call.read()).file_descriptor_response.file_descriptor_proto
+    call.cancel()
+
+
+async def test_a_port_is_never_shared(front: FrontDoor) -> None:
+    """A second server on the same address fails instead of taking half of the connections."""
+    second = RpcServer(Models(), DoorSettings(), lambda *_: None)
+    with pytest.raises(OSError, match=f"cannot listen on {front.address}"):
+        await second.start(front.address)
+
+
+async def test_a_message_beyond_the_limit_ends_its_call() -> None:
+    """Larger messages than the settings allow are refused by gRPC itself."""
+    async with front_door(settings=DoorSettings(max_message_bytes=2048)) as front, CountingStream(front.channel) as stream:
+        await stream.open("counter", [0])
+        await stream.step([0], [0], [0.0] * 1000)
+        assert (await stream.end())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
