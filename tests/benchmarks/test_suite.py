@@ -1,0 +1,54 @@
+"""The suite as a whole: does it run, and does it say everything?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.process import ROOT
+from benchmarks.report import TITLES, markdown, read
+
+REFERENCE = ROOT / "benchmarks" / "results" / "reference.json"
+
+
+def _run(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "benchmarks", *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_smoke_run_reports_every_row(tmp_path: Path) -> None:
+    """The smallest run starts every server, finds every answer right, and writes each row with its figures and verdict."""
+    done = _run("--smoke", "--out", str(tmp_path / "smoke.json"))
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "smoke.json").read_text())
+    assert {line["row"] for line in data["lines"]} == set(TITLES)
+    assert {line["row"] for line in data["lines"] if line["met"] is not None} == set(TITLES)
+    assert all(line["low"] <= line["value"] <= line["high"] for line in data["lines"])
+    assert data["machine"]["cores"] >= 1
+    assert "smoke run" in done.stdout
+
+
+def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
+    """`--rows 1` measures and writes row 1 alone."""
+    done = _run("--smoke", "--rows", "1", "--out", str(tmp_path / "one.json"))
+    assert done.returncode == 0, done.stderr
+    assert {line.row for line in read(tmp_path / "one.json").lines} == {1}
+
+
+def test_unknown_rows_are_refused() -> None:
+    """A row that the suite does not have is named, beside those that it has."""
+    done = _run("--rows", "1,99")
+    assert done.returncode == 2
+    assert "no such row: [99]" in done.stderr
+
+
+def test_documented_table_is_the_reference_result() -> None:
+    """docs/performance.md shows the committed result as it is, row by row."""
+    report = read(REFERENCE)
+    assert report.effort == "full"
+    assert {line.row for line in report.lines} == set(TITLES)
+    assert markdown(report) in (ROOT / "docs" / "performance.md").read_text()
