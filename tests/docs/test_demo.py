@@ -1,0 +1,64 @@
+"""The demo is the first thing that a newcomer runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--seconds", "6", "--speed", "60"]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """The demo as a process, in a session of its own: its output is no terminal."""
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "demo.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def server_of(process: subprocess.Popen[str]) -> int:
+    """The id of the server that the demo has started; waits until it serves."""
+    assert process.stdout
+    for line in process.stdout:
+        if line.startswith("Server at"):
+            (children,) = (path.read_text().split() for path in Path(f"/proc/{process.pid}/task").glob(f"{process.pid}/children"))
+            return int(children[0])
+    raise AssertionError("the demo ended before its server served")
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
+    """It plots, draws a picture, tells errors and latencies, and leaves no server behind."""
+    picture = tmp_path / "drawn" / "demo.png"
+    process = start(*SHORT, "--png", str(picture))
+    server = server_of(process)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "\x1b" not in printed  # no terminal, no colours and no animation
+    for part in ("ahead_9 (100 ms)", "server: queue", "client: call to answer", "mean batch 200 rows", "exit code 0"):
+        assert part in " ".join(printed.split())
+    assert not runs(server)
+
+
+def test_interrupting_the_demo_stops_its_server() -> None:
+    """Ctrl-C or SIGTERM in the middle: no traceback, no server left."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start()
+        server = server_of(process)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, printed
+        assert "Stopped." in printed
+        assert "Traceback" not in printed
+        assert not runs(server)
