@@ -140,11 +140,19 @@ async def stoppable(work: Coroutine[None, None, int]) -> int:
     return await task
 
 
+def at_least_one(text: str) -> float:
+    """An argument's value."""
+    value = float(text)
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return value
+
+
 def main() -> int:
     """Reads the arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", type=float, default=4.0, help="times as fast as in life (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the readings to stream (default: all %(default)s)")
+    parser.add_argument("--speed", type=at_least_one, default=4.0, help="times as fast as in life (default: %(default)s)")
+    parser.add_argument("--seconds", type=at_least_one, default=60.0, help="of the readings to stream (default: all %(default)s)")
     parser.add_argument("--png", type=Path, default=Path("build/demo.png"), help="where to draw them (default: %(default)s)")
     options, console = parser.parse_args(), Console()
     try:

@@ -18,8 +18,8 @@ def surprises(console: Console, forecast: Forecast) -> None:
     begins = forecast.surprises()
     outside = int((forecast.excess > 0).sum())
     console.print(f"{outside} of {len(forecast.readings)} readings came outside the 80 % band.")
-    when = ", ".join(f"{each:.1f}" for each in begins)
-    console.print(f"{len(begins)} surprises, most of them ectopic beats, at {when} s.\n")
+    when = f", at {', '.join(f'{each:.1f}' for each in begins)} s" if begins else ""
+    console.print(f"{len(begins)} surprises (ectopic beats, most of the time){when}.\n")
 
 
 def errors(console: Console, forecasts: Mapping[str, Forecast]) -> None:
