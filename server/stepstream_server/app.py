@@ -118,10 +118,12 @@ async def _drain(rpc: RpcServer, doors: Sequence[ModelDoor], seconds: float) -> 
     until = time.monotonic() + seconds
     log.info("draining", streams=len(rpc.streams), seconds=seconds)
     await rpc.health.draining()
-    idle = asyncio.gather(*(door.ask(Drain) for door in doors), return_exceptions=True)  # a crash is reported elsewhere
+    idle = [asyncio.create_task(door.ask(Drain)) for door in doors]
     rpc.streams.drain(seconds)
-    await asyncio.wait([idle], timeout=seconds)
-    idle.cancel()
+    await asyncio.wait(idle, timeout=seconds)
+    for each in idle:
+        each.cancel()
+    await asyncio.gather(*idle, return_exceptions=True)  # an engine that has crashed is reported elsewhere
     ended = await rpc.streams.finish(max(until - time.monotonic(), _END_GRACE_SECONDS))
     log.info("drained", complete=ended)
 

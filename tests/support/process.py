@@ -1,0 +1,53 @@
+"""The server as its users run it: a process of its own, told to stop by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = ("-m", "stepstream_server")
+
+
+@dataclass
+class ServerProcess:
+    """A running `stepstream-server serve`."""
+
+    process: asyncio.subprocess.Process
+    listen: str
+    metrics: str  # URL
+
+    async def ended(self) -> tuple[int, str]:
+        """Waits for its end: exit code and what it logged."""
+        _, stderr = await self.process.communicate()
+        return self.process.returncode or 0, stderr.decode()
+
+
+def environment() -> dict[str, str]:
+    """This process's, without settings of the server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STEPSTREAM_")}
+
+
+async def launch(models: Path, *flags: str, program: Sequence[str] = COMMAND) -> asyncio.subprocess.Process:
+    """Starts the command with ports chosen by the system, unless flags say otherwise."""
+    given = ["serve", "--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *flags]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(sys.executable, *program, *given, stdout=pipe, stderr=pipe, env=environment())
+
+
+@asynccontextmanager
+async def server_process(models: Path, *flags: str, program: Sequence[str] = COMMAND) -> AsyncIterator[ServerProcess]:
+    """Serves until the block ends; what is still running then is killed."""
+    process = await launch(models, *flags, program=program)
+    try:
+        assert process.stdout is not None
+        listen, metrics = [(await process.stdout.readline()).decode().split() for _ in range(2)]
+        yield ServerProcess(process, listen[1], metrics[1])
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

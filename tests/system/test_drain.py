@@ -1,0 +1,125 @@
+"""Stopping, looked at closely: a server in this process whose computing a test can hold up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from stepstream_proto.v1 import session_pb2, session_pb2_grpc
+from stepstream_server import backends
+from stepstream_server.app import Bound, serve
+from stepstream_server.config import Settings
+from stepstream_server.engine.ports import Computed
+from support.front_door import CountingStream, Gate, wait_for
+from support.wire import WireStream, block
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class GatedBackend:
+    """Another backend, whose launches wait at a gate."""
+
+    def __init__(self, backend: Any, gate: Gate) -> None:
+        self._backend = backend
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def collect(self, ticket: Any) -> Computed:
+        """The other one's, once the gate is open."""
+        self._gate()
+        computed: Computed = self._backend.collect(ticket)
+        return computed
+
+
+@dataclass
+class Running:
+    """A server in this process."""
+
+    bound: Bound
+    stop: asyncio.Event
+    code: asyncio.Task[int]
+    gate: Gate
+
+
+@asynccontextmanager
+async def running(models: Path, monkeypatch: pytest.MonkeyPatch, **door: object) -> AsyncIterator[Running]:
+    """Serves until `stop` is set, at the latest when the block ends."""
+    gate, build = Gate(), backends.build
+    monkeypatch.setattr(backends, "build", lambda *args, **options: GatedBackend(build(*args, **options), gate))
+    given = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "door": door}
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+    code = asyncio.create_task(serve(Settings.model_validate(given), stop=stop, on_started=started.set_result))
+    try:
+        yield Running(await started, stop, code, gate)
+    finally:
+        stop.set()
+        gate.open()
+        await code
+
+
+async def step_held(server: Running, stream: WireStream) -> None:
+    """Opens session 0 and sends it a step, which the gate holds."""
+    await stream.open("small", [0])
+    server.gate.close()
+    await stream.send(block([0], [0], [1], np.ones((1, 2), np.float32)))
+    await wait_for(server.gate.reached)
+
+
+async def test_a_draining_server_finishes_and_begins_nothing(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a step is still computed: not ready but alive, no new sessions or streams; then it is answered and all ends."""
+    async with running(models, monkeypatch) as server, grpc.aio.insecure_channel(server.bound.listen) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        async with CountingStream(channel) as stream:
+            await step_held(server, stream)
+            await stream.send_open("small", [1])
+            await stream.all_read()
+            server.stop.set()
+            assert (await stream.receive()).drain.deadline.ToTimedelta().total_seconds() == 30
+            opening = session_pb2_grpc.SessionServiceStub(channel).OpenSession(session_pb2.OpenSessionRequest(model="small"))
+            assert (await check(health_pb2.HealthCheckRequest(service="readiness"))).status == NOT_SERVING
+            assert (await check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+            await stream.send_open("small", [2])
+            async with CountingStream(channel) as late:
+                assert (await late.end())[0] is grpc.StatusCode.UNAVAILABLE
+            assert not server.code.done()
+            server.gate.open()
+            messages = [await stream.receive() for _ in range(3)]
+            answers = [message.answers for message in messages if message.HasField("answers")]
+            attached = [message.attached.sessions[0] for message in messages if message.HasField("attached")]
+            assert len(answers) == 1
+            assert [(each.handle, each.error.reason) for each in attached] == [(1, ""), (2, "SERVER_DRAINING")]
+            assert (await stream.end())[0] is grpc.StatusCode.OK
+        assert await opening.code() is grpc.StatusCode.UNAVAILABLE
+        assert await server.code == 0
+
+
+async def test_draining_gives_up_in_time(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes longer than `drain_seconds` is cut off, and the server ends all the same."""
+    async with running(models, monkeypatch, drain_seconds=0) as server:
+        async with grpc.aio.insecure_channel(server.bound.listen) as channel, CountingStream(channel) as stream:
+            await step_held(server, stream)
+            server.stop.set()
+            assert (await stream.receive()).HasField("drain")
+            code, _ = await stream.end()
+            assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+            server.gate.open()
+        assert await server.code == 0
+
+
+async def test_a_stop_before_the_models_are_warm_is_heeded(models: Path) -> None:
+    """A server that is told to stop while it starts ends well, without a drain that finds nothing."""
+    stop = asyncio.Event()
+    stop.set()
+    given = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
+    assert await serve(Settings.model_validate(given), stop=stop, on_started=lambda bound: None) == 0
