@@ -7,13 +7,14 @@ another through one session; every method is scored on the same readings, from t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from beats import find_beats
 from picture import draw
 from readings import HORIZONS, RATE, Millivolts, load, split
-from scores import Quantiles, Score, Surprise, score, surprise
+from scores import Quantiles, score, surprise
 
 from stepstream_server.backends import build
 from stepstream_server.bundles import Bundle
@@ -42,8 +43,12 @@ def levels_of(bundle: Bundle) -> dict[str, list[float]]:
     return {head.name: list(head.levels) for head in bundle.spec.heads}
 
 
-def tables(scores: list[Score], surprises: list[Surprise]) -> str:
-    """Both tables in Markdown."""
+def tables(predicted: Mapping[str, Quantiles], levels: Mapping[str, list[float]]) -> str:
+    """Both tables of README.md, of what was predicted at each held-out reading."""
+    trained, held_out = split(load())
+    beats = find_beats(held_out)
+    scores = [score(output, predicted[output], levels[output], trained, held_out) for output in HORIZONS]
+    surprises = [surprise(output, predicted[output], levels[output], held_out, beats) for output in HORIZONS]
     lines = [
         "| ahead | persistence | AR(32) | LSTM median | AR(32) pinball | LSTM pinball | 80 % band covers |",
         "|---|---|---|---|---|---|---|",
@@ -75,12 +80,10 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="default: the shipped one")
     parser.add_argument("--picture", type=Path, default=PICTURE, help="default: %(default)s")
     options = parser.parse_args()
-    trained, held_out = split(load())
+    held_out = split(load())[1]
     bundle = load_bundle(options.bundle)
     predicted, levels, beats = serve(bundle, held_out), levels_of(bundle), find_beats(held_out)
-    scores = [score(name, predicted[name], levels[name], trained, held_out) for name in HORIZONS]
-    surprises = [surprise(name, predicted[name], levels[name], held_out, beats) for name in HORIZONS]
-    print(tables(scores, surprises))
+    print(tables(predicted, levels))
     print(f"\n{len(held_out)} readings, {len(beats)} beats, {sum(beat.wide for beat in beats)} of them wide")
     draw(held_out, predicted["ahead_9"], levels["ahead_9"], beats, options.picture)
     print(f"wrote {options.picture}")
