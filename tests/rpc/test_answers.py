@@ -50,9 +50,9 @@ def as_turn(by_stream: list[list[Row]]) -> Turn:
             first_seqs=np.array([row.first for _, row in flat], np.int64),
             lengths=np.array([row.length for _, row in flat], np.int64),
             kept=np.array([len(row.sums) for _, row in flat], np.int64),
-            outputs=tuple(
-                np.array([number for _, row in flat for number in numbers(row)], np.float32)[:, None]
-                for numbers in (lambda row: row.sums, lambda row: row.counts)
+            outputs=(
+                np.array([number for _, row in flat for number in row.sums], np.float32)[:, None],
+                np.array([number for _, row in flat for number in row.counts], np.float32)[:, None],
             ),
         ),
         SPEC,

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
@@ -16,16 +15,14 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.server import SERVICES, RpcServer
 from support.front_door import CountingStream, FrontDoor, front_door
+from support.health import NOT_SERVING, SERVING, health
 
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 EVERYTHING_BUT_LIVENESS = ["", "readiness", *SERVICES]
 
 
 async def statuses(front: FrontDoor) -> dict[str, int]:
     """Health by service."""
-    check = health_pb2_grpc.HealthStub(front.channel).Check
-    names = [*EVERYTHING_BUT_LIVENESS, "liveness"]
-    return {name: (await check(health_pb2.HealthCheckRequest(service=name))).status for name in names}
+    return {name: await health(front.channel, name) for name in [*EVERYTHING_BUT_LIVENESS, "liveness"]}
 
 
 async def test_an_unknown_exception_tells_nothing(front: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,28 +65,29 @@ async def test_calls_are_counted_with_their_codes(front: FrontDoor) -> None:
 async def test_health_follows_the_servers_life() -> None:
     """Not serving while it warms up; serving; while it drains only liveness; after a crash nothing, for ever."""
     async with front_door(publish=False) as front:
-        health = front.rpc.health
+        told = front.rpc.health
         expected = dict.fromkeys(EVERYTHING_BUT_LIVENESS, NOT_SERVING) | {"liveness": SERVING}
         assert await statuses(front) == expected
-        await health.serving()
+        await told.serving()
         assert await statuses(front) == dict.fromkeys([*EVERYTHING_BUT_LIVENESS, "liveness"], SERVING)
-        await health.draining()
-        await health.serving()
+        await told.draining()
+        await told.serving()
         assert await statuses(front) == expected
-        await health.failed()
+        await told.failed()
         assert await statuses(front) == dict.fromkeys([*EVERYTHING_BUT_LIVENESS, "liveness"], NOT_SERVING)
 
 
 async def test_an_unknown_service_has_no_health(front: FrontDoor) -> None:
     """NOT_FOUND, as the protocol says."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health_pb2_grpc.HealthStub(front.channel).Check(health_pb2.HealthCheckRequest(service="other"))
+        await health(front.channel, "other")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_reflection_names_every_service(front: FrontDoor) -> None:
     """grpcurl finds the contract without its files."""
-    call = reflection_pb2_grpc.ServerReflectionStub(front.channel).ServerReflectionInfo()
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub
+    call = stub(front.channel).ServerReflectionInfo()
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     names = {each.name for each in (await call.read()).list_services_response.service}
     assert names >= {*SERVICES, "grpc.health.v1.Health"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from support.wire import u32, u64
 SPEC, _ = random_model(inputs=2)  # x: float32 [2], 8 bytes per step
 
 
-def block(**fields: object) -> inference_pb2.Block:
+def block(**fields: Any) -> inference_pb2.Block:
     """A block of two rows."""
     return inference_pb2.Block(**{"handles": u32([1, 2]), "first_seqs": u64([0, 5]), **fields})
 

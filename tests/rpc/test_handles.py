@@ -67,15 +67,22 @@ def test_several_handles_settle_together() -> None:
     assert table.free(1) == 4
 
 
+def refuses(table: Handles, handle: int) -> None:
+    """The handle cannot be had now."""
+    with pytest.raises(CallerError, match=f"{handle} already stands") as caught:
+        table.reserve(handle)
+    assert caught.value.reason is Reason.HANDLE_IN_USE
+
+
 def test_a_handle_in_use_cannot_be_taken() -> None:
     """Neither while it waits for its session, nor while it stands for one, nor until its detach is confirmed."""
     table = Handles(1000)
     table.reserve(7)
-    for prepare in (lambda: None, lambda: table.bind(7, 0, opened(1)), lambda: table.leave(column(7))):
-        prepare()
-        with pytest.raises(CallerError, match="7 already stands") as caught:
-            table.reserve(7)
-        assert caught.value.reason is Reason.HANDLE_IN_USE
+    refuses(table, 7)
+    table.bind(7, 0, opened(1))
+    refuses(table, 7)
+    table.leave(column(7))
+    refuses(table, 7)
     table.free(7)
     table.reserve(7)
 

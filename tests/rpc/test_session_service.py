@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import numpy as np
@@ -43,8 +44,8 @@ async def test_an_opened_session_is_described(front: FrontDoor) -> None:
 
 async def test_the_servers_idle_ttl_is_the_maximum(front: FrontDoor) -> None:
     """A longer one is cut down, none means the server's."""
-    for fields in ({"idle_ttl": Duration(seconds=10**9)}, {}):
-        response = await front.sessions.OpenSession(OpenSessionRequest(model="counter", **fields))
+    for idle_ttl in (Duration(seconds=10**9), None):
+        response = await front.sessions.OpenSession(OpenSessionRequest(model="counter", idle_ttl=idle_ttl))
         assert response.session.idle_ttl.seconds == 3600
 
 
@@ -82,7 +83,7 @@ async def test_many_are_opened_at_once(front: FrontDoor) -> None:
         ({"count": 1, "durable": True}, grpc.StatusCode.UNIMPLEMENTED),
     ],
 )
-async def test_a_wrong_opening_is_refused(front: FrontDoor, fields: dict[str, object], code: grpc.StatusCode) -> None:
+async def test_a_wrong_opening_is_refused(front: FrontDoor, fields: dict[str, Any], code: grpc.StatusCode) -> None:
     """Nothing is opened by a request that cannot be understood."""
     assert await code_of(front.sessions.OpenSessions(OpenSessionsRequest(**{"model": "counter", **fields}))) is code
     assert len(front.models["counter"].backend.free) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -21,10 +22,10 @@ async def opened(front: FrontDoor) -> tuple[str, bytes]:
     return response.session.id, response.secret
 
 
-def request(session: str, *numbers: float, **fields: object) -> StepRequest:
+def request(session: str, *numbers: float, **fields: Any) -> StepRequest:
     """A step of the counting model."""
     inputs = {"x": Values(numbers=numbers)}
-    return StepRequest(**{"model": "counter", "session_id": session, "inputs": inputs, **fields})  # type: ignore[arg-type]
+    return StepRequest(**{"model": "counter", "session_id": session, "inputs": inputs, **fields})
 
 
 def sums(response: StepResponse) -> list[float]:
@@ -96,7 +97,7 @@ async def test_a_gap_tells_the_expected_number(front: FrontDoor) -> None:
     ],
 )
 async def test_a_wrong_step_is_refused_by_name(
-    fields: dict[str, object], code: grpc.StatusCode, reason: str, field: str | None
+    fields: dict[str, Any], code: grpc.StatusCode, reason: str, field: str | None
 ) -> None:
     """Code, reason and field say what to mend, and the session stays as it was."""
     async with front_door(settings=DoorSettings(max_block_steps=10)) as front:

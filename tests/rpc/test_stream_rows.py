@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
@@ -68,12 +70,12 @@ async def test_a_block_is_for_one_model() -> None:
     ],
 )
 async def test_a_malformed_block_costs_its_rows_only(
-    front: FrontDoor, stream: CountingStream, fields: dict[str, object], field: str
+    front: FrontDoor, stream: CountingStream, fields: dict[str, Any], field: str
 ) -> None:
     """Its rows are refused by name of the field; the session, its neighbours and the stream go on."""
     await stream.open("counter", [0, 1])
-    good: dict[str, object] = {"handles": u32([0]), "first_seqs": u64([0]), "inputs": [np.ones(1, "<f4").tobytes()]}
-    await stream.send(StreamRequest(block=inference_pb2.Block(**{**good, **fields})))  # type: ignore[arg-type]
+    good: dict[str, Any] = {"handles": u32([0]), "first_seqs": u64([0]), "inputs": [np.ones(1, "<f4").tobytes()]}
+    await stream.send(StreamRequest(block=inference_pb2.Block(**{**good, **fields})))
     (error,) = (await stream.receive()).answers.errors
     assert (error.handle, error.error.reason) == (0, "INVALID_ARGUMENT")
     assert error.error.message.startswith(f"{field}:")

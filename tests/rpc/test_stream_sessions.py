@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.duration_pb2 import Duration
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
@@ -16,9 +18,9 @@ def reasons(attached: inference_pb2.Attached) -> list[str]:
     return [each.error.reason for each in attached.sessions]
 
 
-async def send_open(stream: CountingStream, handles: list[int], **fields: object) -> inference_pb2.Attached:
+async def send_open(stream: CountingStream, handles: list[int], **fields: Any) -> inference_pb2.Attached:
     """Opens, and reads the answer."""
-    request = OpenOnStream(**{"model": "counter", "handles": u32(handles), **fields})  # type: ignore[arg-type]
+    request = OpenOnStream(**{"model": "counter", "handles": u32(handles), **fields})
     await stream.send(StreamRequest(open=request))
     return (await stream.receive()).attached
 
@@ -52,14 +54,15 @@ async def test_each_session_of_an_open_succeeds_or_fails_alone(stream: CountingS
 
 async def test_a_wrong_open_fails_for_every_session(stream: CountingStream) -> None:
     """What concerns the whole message is said of each of its sessions, and their handles stay free."""
-    for fields, reason in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"model": "none"}, "MODEL_NOT_FOUND"),
         ({"version": 7}, "MODEL_NOT_FOUND"),
         ({"ids": ["a"]}, "INVALID_ARGUMENT"),
         ({"ids": ["a", "ä"]}, "INVALID_ARGUMENT"),
         ({"durable": True}, "NOT_IMPLEMENTED"),
         ({"idle_ttl": Duration()}, "INVALID_ARGUMENT"),
-    ]:
+    ]
+    for fields, reason in wrong:
         assert reasons(await send_open(stream, [0, 1], **fields)) == [reason, reason]
     assert reasons(await send_open(stream, [0, 1])) == ["", ""]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -21,7 +21,7 @@ class WireStream:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._call = inference_pb2_grpc.InferenceServiceStub(channel).Stream()
 
-    async def __aenter__(self) -> WireStream:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

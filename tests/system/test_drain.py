@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stepstream_proto.v1 import session_pb2, session_pb2_grpc
 from stepstream_server import backends
@@ -20,9 +19,8 @@ from stepstream_server.app import Bound, serve
 from stepstream_server.config import Settings
 from stepstream_server.engine.ports import Computed
 from support.front_door import CountingStream, Gate, wait_for
+from support.health import NOT_SERVING, SERVING, health
 from support.wire import WireStream, block
-
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class GatedBackend:
@@ -79,7 +77,6 @@ async def step_held(server: Running, stream: WireStream) -> None:
 async def test_a_draining_server_finishes_and_begins_nothing(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a step is still computed: not ready but alive, no new sessions or streams; then it is answered and all ends."""
     async with running(models, monkeypatch) as server, grpc.aio.insecure_channel(server.bound.listen) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
         async with CountingStream(channel) as stream:
             await step_held(server, stream)
             await stream.send_open("small", [1])
@@ -87,8 +84,8 @@ async def test_a_draining_server_finishes_and_begins_nothing(models: Path, monke
             server.stop.set()
             assert (await stream.receive()).drain.deadline.ToTimedelta().total_seconds() == 30
             opening = session_pb2_grpc.SessionServiceStub(channel).OpenSession(session_pb2.OpenSessionRequest(model="small"))
-            assert (await check(health_pb2.HealthCheckRequest(service="readiness"))).status == NOT_SERVING
-            assert (await check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+            assert await health(channel, "readiness") == NOT_SERVING
+            assert await health(channel, "liveness") == SERVING
             await stream.send_open("small", [2])
             async with CountingStream(channel) as late:
                 assert (await late.end())[0] is grpc.StatusCode.UNAVAILABLE

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server import bundles
 from support import crashing_server
+from support.health import NOT_SERVING, SERVING, Watch, health
 from support.process import launch, server_process
 from support.spoil import edit
 from support.wire import WireStream, block, steps_of, u32, u64
-
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def read_to_end(stream: WireStream) -> tuple[list[inference_pb2.StreamResponse], str]:
@@ -36,9 +34,8 @@ async def read_to_end(stream: WireStream) -> tuple[list[inference_pb2.StreamResp
 async def test_a_server_serves_until_it_is_told_to_stop(models: Path) -> None:
     """It prints where it listens, is healthy, steps a session, shows it to Prometheus, and ends well on SIGTERM."""
     async with server_process(models) as server, grpc.aio.insecure_channel(server.listen) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
         for name in ("", "liveness", "readiness", "stepstream.v1.InferenceService"):
-            assert (await check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
+            assert await health(channel, name) == SERVING
         async with WireStream(channel) as stream:
             (session,) = await stream.open("small", [0])
             assert session.next_seq == 0
@@ -60,8 +57,8 @@ async def test_a_server_serves_until_it_is_told_to_stop(models: Path) -> None:
 async def test_sigterm_answers_what_was_accepted(models: Path) -> None:
     """Every step that was read is answered, the stream hears Drain and ends with OK, and a health watch does not hold it up."""
     async with server_process(models) as server, grpc.aio.insecure_channel(server.listen) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="readiness"))
-        assert (await watch.read()).status == SERVING
+        watch = Watch(channel, "readiness")
+        assert await watch.status() == SERVING
         async with WireStream(channel) as stream:
             await stream.open("small", range(8))
             readings = np.random.default_rng(0).normal(size=(8 * 1000, 2)).astype(np.float32)
@@ -72,7 +69,7 @@ async def test_sigterm_answers_what_was_accepted(models: Path) -> None:
             while not messages[-1].answers.errors:  # refused at once: then the block before it was read too
                 messages.append(await stream.receive())
             server.process.send_signal(signal.SIGTERM)
-            assert (await watch.read()).status == NOT_SERVING
+            assert await watch.status() == NOT_SERVING
             rest, end = await read_to_end(stream)
         code, _ = await server.ended()
     assert "StatusCode.OK" in end
@@ -98,8 +95,8 @@ async def test_an_engine_crash_ends_the_process(models: Path) -> None:
     """Whoever waits is told, health turns NOT_SERVING, liveness included, and the exit code is 1."""
     program = [crashing_server.__file__]
     async with server_process(models, program=program) as server, grpc.aio.insecure_channel(server.listen) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="liveness"))
-        assert (await watch.read()).status == SERVING
+        watch = Watch(channel, "liveness")
+        assert await watch.status() == SERVING
         async with WireStream(channel) as stream, WireStream(channel) as other:
             await stream.open("small", [0])
             await other.open("small", [0])
@@ -108,7 +105,7 @@ async def test_an_engine_crash_ends_the_process(models: Path) -> None:
                 messages, end = await read_to_end(each)
                 assert not messages
                 assert "the engine of model 'small' has failed" in end
-        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.status() == NOT_SERVING
         code, log = await server.ended()
     assert code == 1
     crash = next(event for event in map(json.loads, log.splitlines()) if event["event"] == "engine_crashed")
