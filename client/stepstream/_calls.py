@@ -31,7 +31,9 @@ class Keep(enum.IntEnum):
 
     def of(self, length: int) -> int:
         """How many of `length` steps have outputs."""
-        return {Keep.ALL: length, Keep.LAST: min(length, 1), Keep.NONE: 0}[self]
+        if self is Keep.ALL:
+            return length
+        return int(self is Keep.LAST)
 
 
 class Call:
@@ -102,7 +104,7 @@ class Row:
     inputs: one piece of bytes per input of the model; None: a reset. first_seq is set when the row is sent.
     """
 
-    __slots__ = ("call", "first_seq", "inputs", "keep", "length", "missing", "place", "session")
+    __slots__ = ("call", "first_seq", "inputs", "keep", "kept", "length", "missing", "output_bytes", "place", "session")
 
     def __init__(
         self, call: Call, session: int, place: int, length: int, keep: Keep, inputs: Sequence[bytes | memoryview] | None
@@ -113,6 +115,8 @@ class Row:
         self.length = length
         self.keep = keep
         self.inputs = inputs
+        self.kept = keep.of(length)  # steps with outputs
+        self.output_bytes = self.kept * call.model.output_step_bytes
         self.first_seq = 0
         self.missing = length  # steps without an outcome
 

@@ -18,6 +18,7 @@ from stepstream._errors import GroupError, from_rpc
 from stepstream._group import SessionGroup
 from stepstream._models import ModelInfo, model_info
 from stepstream._options import ClientOptions
+from stepstream._rows import RowLimits
 from stepstream._session import Session
 from stepstream._tensors import uint32s
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
@@ -158,7 +159,7 @@ class Client:
             await connection.join(request, inference_pb2.StreamRequest(attach=attach))
             if ledger.ended is not None:
                 raise ledger.ended
-            return Session(connection, ledger, await self._introduce(connection, request, model), self._options)
+            return Session(connection, ledger, *await self._introduce(connection, request, model))
 
         return Opening(attach_it)
 
@@ -178,9 +179,9 @@ class Client:
         if errors:
             await connection.leave(ledgers, close=True)
             raise GroupError(errors, np.array([each.ended is None for each in ledgers]))
-        return SessionGroup(connection, ledgers, await self._introduce(connection, request, model), self._options)
+        return SessionGroup(connection, ledgers, *await self._introduce(connection, request, model))
 
-    async def _introduce(self, connection: Connection, request: Request, name: str) -> ModelInfo:
+    async def _introduce(self, connection: Connection, request: Request, name: str) -> tuple[ModelInfo, RowLimits]:
         """Tells new sessions what their model is. The record of a version never changes, so it is asked for once."""
         try:
             async with self._models_lock:
@@ -192,7 +193,8 @@ class Client:
             raise
         for ledger in request.ledgers:
             ledger.model = info
-        return info
+        first = request.ledgers[0]  # a model's sessions have the same window
+        return info, RowLimits(info, first.window_steps, first.window_bytes, self._options)
 
     # The wire --------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,7 @@ from stepstream._connection import Connection
 from stepstream._errors import StepStreamError
 from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
-from stepstream._options import ClientOptions
-from stepstream._rows import cut, slices
+from stepstream._rows import RowLimits, slices
 from stepstream._session import Session, WhichOutputs, keep_of
 from stepstream._tensors import Values, pack
 
@@ -25,11 +24,11 @@ class SessionGroup(Sequence[Session]):
     outputs of the others, whose states have moved on. Cancelling a call works as for a session.
     """
 
-    def __init__(self, connection: Connection, ledgers: Sequence[Ledger], model: ModelInfo, options: ClientOptions) -> None:
+    def __init__(self, connection: Connection, ledgers: Sequence[Ledger], model: ModelInfo, limits: RowLimits) -> None:
         self._connection = connection
         self._ledgers = ledgers
-        self._options = options
-        self._sessions = [Session(connection, ledger, model, options) for ledger in ledgers]
+        self._limits = limits
+        self._sessions = [Session(connection, ledger, model, limits) for ledger in ledgers]
         self.model = model
 
     async def step(self, values: Values) -> Outputs:
@@ -61,7 +60,7 @@ class SessionGroup(Sequence[Session]):
 
     async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None) -> Outputs:
         count, per_session = len(self), keep.of(steps)
-        parts = cut(self.model, self._ledgers[0], self._options, steps, keep)
+        parts = self._limits.cut(steps, keep)
         call = Call(self.model, count * len(parts), count * per_session, steps=axis, sessions=count)
         if len(parts) == 1 and self._send_at_once(call, inputs, steps, keep):
             return await call.future

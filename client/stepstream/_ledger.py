@@ -75,7 +75,7 @@ class Ledger:
         row.first_seq = self.next_seq
         self.next_seq += row.length
         self._flight.append(row)
-        self._flight_bytes += self._output_bytes(row)
+        self._flight_bytes += row.output_bytes
         self.acknowledged = self.answered
         self._unacknowledged_bytes = 0
         return row.first_seq
@@ -101,10 +101,7 @@ class Ledger:
         # Every row but a reset acknowledges all that was answered, so the window holds what is in flight; `put_row` of a reset
         # acknowledges first.
         steps = self.next_seq - self.answered + row.length
-        return steps <= self.window_steps and self._flight_bytes + self._output_bytes(row) <= self.window_bytes
-
-    def _output_bytes(self, row: Row) -> int:
-        return row.call.model.output_step_bytes * row.keep.of(row.length)
+        return steps <= self.window_steps and self._flight_bytes + row.output_bytes <= self.window_bytes
 
     # Outcomes --------------------------------------------------------------------------------------------------------
 
@@ -114,8 +111,18 @@ class Ledger:
         What was answered before is passed over, and so is what is sent again after attaching before it is asked for here.
         Raises ProtocolError if an input before these is still without an outcome.
         """
-        end = first_seq + length
-        with_outputs = end - kept
+        oldest = self._flight[0] if self._flight else None
+        if oldest and oldest.first_seq == first_seq == self.answered and oldest.length == length and oldest.kept == kept:
+            oldest.missing = 0  # the usual case: just what was asked for
+            self.answered += length
+            if kept:
+                harvest.add(oldest.call, oldest.place, source, kept)
+        else:
+            self._answer_in_pieces(first_seq, first_seq + length, first_seq + length - kept, source, harvest)
+        self._close_rows(harvest)
+        self._go_on()
+
+    def _answer_in_pieces(self, first_seq: int, end: int, with_outputs: int, source: int, harvest: Harvest) -> None:
         if first_seq > self.answered and self._flight and end > self._resent_below:
             raise ProtocolError(f"answers of session {self.id!r}: expected step {self.answered}, got {first_seq}")
         for row in self._flight:
@@ -132,8 +139,6 @@ class Ledger:
             wanted = max(wanted, with_outputs)
             if wanted < stop:
                 harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
-        self._close_rows(harvest)
-        self._go_on()
 
     def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest) -> None:
         """Steps [first_seq, first_seq + length) have failed."""
@@ -188,16 +193,16 @@ class Ledger:
     def _close_rows(self, harvest: Harvest) -> None:
         while self._flight and self._flight[0].missing == 0:
             row = self._flight.popleft()
-            size = self._output_bytes(row)
-            self._flight_bytes -= size
-            self._unacknowledged_bytes += size
+            self._flight_bytes -= row.output_bytes
+            self._unacknowledged_bytes += row.output_bytes
             harvest.row_done(row)
 
     def _go_on(self) -> None:
         if self._fault is not None and not self._flight:
             self.next_seq = max(self._resume_at, self.answered)
             self._fault = None
-        self._pump()
+        if self._waiting:
+            self._pump()
         if self.ended is not None:
             return
         steps = self.answered - self.acknowledged

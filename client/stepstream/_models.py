@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TensorInfo:
     """One tensor of a model. `shape` is that of one step of one session: neither a batch nor a time axis."""
 
@@ -29,13 +30,13 @@ class TensorInfo:
     limit: int = 0
     """int64 inputs: valid values are 0 <= value < limit. 0 otherwise."""
 
-    @property
+    @cached_property
     def step_bytes(self) -> int:
         """Bytes of one step of one session."""
         return prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelInfo:
     """A named, versioned recurrent step function as the server declares it."""
 
@@ -57,12 +58,12 @@ class ModelInfo:
     description: str = ""
     licence: str = ""
 
-    @property
+    @cached_property
     def input_step_bytes(self) -> int:
         """Bytes of all inputs of one step of one session."""
         return sum(each.step_bytes for each in self.inputs)
 
-    @property
+    @cached_property
     def output_step_bytes(self) -> int:
         """Bytes of all outputs of one step of one session."""
         return sum(each.step_bytes for each in self.outputs)

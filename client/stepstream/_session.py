@@ -13,8 +13,7 @@ from stepstream._connection import Connection
 from stepstream._errors import StepStreamError
 from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
-from stepstream._options import ClientOptions
-from stepstream._rows import cut, slices
+from stepstream._rows import RowLimits, slices
 from stepstream._tensors import Values, pack
 
 WhichOutputs = Literal["all", "last", "none"]
@@ -37,10 +36,10 @@ class Session:
     the session can be used on from there.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, model: ModelInfo, options: ClientOptions) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, model: ModelInfo, limits: RowLimits) -> None:
         self._connection = connection
         self._ledger = ledger
-        self._options = options
+        self._limits = limits
         self.model = model
 
     @property
@@ -80,7 +79,7 @@ class Session:
         """
         keep = keep_of(outputs)
         (steps,), inputs = pack(self.model, values, (None,))
-        rows = cut(self.model, self._ledger, self._options, steps, keep)
+        rows = self._limits.cut(steps, keep)
         call = Call(self.model, len(rows), keep.of(steps), steps=keep.of(steps))
         first = 0
         for length, part in rows:
@@ -125,7 +124,7 @@ class Session:
 
     def _begin_step(self, values: Values) -> asyncio.Future[Outputs]:
         _, inputs = pack(self.model, values, ())
-        cut(self.model, self._ledger, self._options, 1, Keep.ALL)  # raises if a single step is too large
+        self._limits.cut(1, Keep.ALL)  # raises if a single step is too large
         call = Call(self.model, 1, 1, steps=None)
         self._ledger.submit(Row(call, 0, 0, 1, Keep.ALL, inputs))
         return call.future
