@@ -1,8 +1,9 @@
-"""`python -m benchmarks`: measures rows of the design's table of numbers, prints them and writes them as JSON."""
+"""`python -m benchmarks`: measures, prints a table and writes it as JSON."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ from benchmarks import machine
 from benchmarks.drive import bundle_folder, targets
 from benchmarks.idle import row_10
 from benchmarks.packed import row_3, row_4
+from benchmarks.process import ROOT
 from benchmarks.report import TITLES, Line, Report, markdown, read
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
@@ -27,6 +29,9 @@ _RESULTS = Path(__file__).parent / "results"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5}
 _FEW_CORES = 4
+_QUIET_LOAD = 0.5  # processes
+_DOCUMENT = ROOT / "docs" / "performance.md"
+_BEGIN, _END = "<!-- begin of figures -->", "<!-- end of figures -->"
 
 
 def main() -> None:
@@ -38,10 +43,10 @@ def main() -> None:
     )
     parser.add_argument("--smoke", action="store_const", dest="effort", const="smoke", help="only whether it works")
     parser.add_argument("--out", type=Path, default=_RESULTS / "latest.json", help="where the JSON goes (default: %(default)s)")
-    parser.add_argument("--markdown", type=Path, metavar="JSON", help="measure nothing; print an earlier result as Markdown")
+    parser.add_argument("--adopt", type=Path, metavar="JSON", help="measure nothing; make an earlier result the documented one")
     arguments = parser.parse_args()
-    if arguments.markdown:
-        print(markdown(read(arguments.markdown)), end="")
+    if arguments.adopt:
+        _adopt(read(arguments.adopt))
         return
     report = Report(arguments.effort, machine.describe(), _notes(), _measure(arguments.rows, _EFFORTS[arguments.effort]))
     report.write(arguments.out)
@@ -86,6 +91,14 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
     return runs
 
 
+def _adopt(report: Report) -> None:
+    """Writes a result as the reference and into the documentation, between its marks."""
+    report.write(_RESULTS / "reference.json")
+    before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    _DOCUMENT.write_text(f"{before}{_BEGIN}\n{markdown(report)}{_END}{after}")
+
+
 def _rows(text: str) -> tuple[int, ...]:
     rows = tuple(int(each) for each in text.split(","))
     if unknown := set(rows) - set(TITLES):
@@ -94,10 +107,18 @@ def _rows(text: str) -> tuple[int, ...]:
 
 
 def _notes() -> list[str]:
-    cores = machine.describe()["cores"]
-    if cores >= _FEW_CORES:
-        return []
-    return [f"On {cores} cores the generator, the server's event loop and its engine share them: all three want one under load."]
+    """What a reader must know of the machine as it is before the run."""
+    cores, load = machine.describe()["cores"], os.getloadavg()[0]
+    notes = []
+    if cores < _FEW_CORES:
+        notes.append(
+            f"On {cores} cores the generator, the server's event loop and its engine compete: under load each wants one."
+        )
+    if load > _QUIET_LOAD:
+        notes.append(
+            f"Other work ran on the machine: when the run began, {load:.1f} processes had been running over the last minute."
+        )
+    return notes
 
 
 if __name__ == "__main__":

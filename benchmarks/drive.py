@@ -88,26 +88,36 @@ def rates(results: Sequence[Result]) -> list[float]:
     return [each.steps / each.seconds for each in results]
 
 
-def facts(name: str, results: Sequence[Result]) -> dict[str, float]:
+def facts(results: Mapping[str, Sequence[Result]]) -> dict[str, float]:
     """Medians of what is worth knowing beside a ratio."""
-    return {
-        f"{name} steps/s": statistics.median(rates(results)),
-        f"{name} p50 µs": statistics.median(each.p50 for each in results) * 1e6,
-        f"{name} p99 µs": statistics.median(each.p99 for each in results) * 1e6,
-        f"{name} CPU µs/step": statistics.median(each.server_cpu / max(each.steps, 1) for each in results) * 1e6,
-        f"{name} generator cores": statistics.median(share(each) for each in results),
-    }
+    speed = {f"{name} steps/s": statistics.median(rates(each)) for name, each in results.items()}
+    delay = {f"{name} p50 µs": statistics.median(run.p50 for run in each) * 1e6 for name, each in results.items()}
+    return speed | delay | {"generator's share of a core": _busiest(results)}
 
 
-def share(result: Result) -> float:
-    """Cores that the generator took: it has one thread, so 1 is all that it can."""
-    return result.generator_cpu / result.seconds
+def details(results: Mapping[str, Sequence[Result]]) -> dict[str, float]:
+    """Medians of what is worth keeping."""
+    found: dict[str, float] = {}
+    for name, each in results.items():
+        found[f"{name} p99 µs"] = statistics.median(run.p99 for run in each) * 1e6
+        found[f"{name} CPU µs/step"] = statistics.median(run.server_cpu / max(run.steps, 1) for run in each) * 1e6
+        found[f"generator's share of a core, {name}"] = _share(each)
+    return found
 
 
-def warning(*groups: Sequence[Result]) -> str:
+def warning(results: Mapping[str, Sequence[Result]]) -> str:
     """Says so where the generator may have been the limit."""
-    busiest = max(statistics.median(share(each) for each in results) for results in groups)
+    busiest = _busiest(results)
     return f"the generator was busy for {busiest:.0%}: it may be the limit" if busiest > _GENERATOR_BUSY else ""
+
+
+def _share(results: Sequence[Result]) -> float:
+    """Of a core that the generator took: it has one thread, so 1 is all that it can."""
+    return statistics.median(each.generator_cpu / each.seconds for each in results)
+
+
+def _busiest(results: Mapping[str, Sequence[Result]]) -> float:
+    return max(_share(each) for each in results.values())
 
 
 def bundle_folder(folder: Path) -> Path:

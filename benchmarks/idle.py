@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks.drive import compare, facts, holding, plan_for, run
+from benchmarks.drive import compare, details, facts, holding, plan_for, run, warning
 from benchmarks.process import Server, resident_bytes, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, ratios
@@ -50,12 +50,11 @@ def _latency(bundle: Bundle, servers: dict[str, Server], effort: Effort, tell: C
     tell(f"row 10: {effort.idle_rounds} rounds")
     plans = {name: plan_for(server, bundle, effort, _ACTIVE) for name, server in servers.items()}
     results = compare(plans, effort.idle_rounds)
-    beside = facts("with", results["with"]) | facts("without", results["without"])
     p50 = ratios([each.p50 for each in results["with"]], [each.p50 for each in results["without"]])
     p99 = ratios([each.p99 for each in results["with"]], [each.p99 for each in results["without"]])
     case = f"{effort.idle_sessions:,} idle sessions"
     return [
-        line(10, f"{case}: p50", p50, "×", 1.05, beside=beside),
+        line(10, f"{case}: p50", p50, "×", 1.05, beside=facts(results), detail=details(results), note=warning(results)),
         line(10, f"{case}: p99", p99, "×", 1.25),
     ]
 

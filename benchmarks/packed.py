@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import Targets, facts, rates, run, warning
+from benchmarks.drive import Targets, details, facts, rates, run, warning
 from benchmarks.kernel import bind_model
 from benchmarks.load import Result
 from benchmarks.process import Server
@@ -27,10 +26,9 @@ def row_3(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         servers = {"server": targets.server, "echo": targets.echo, "plain": targets.plain}
         results = _measure(targets, servers, effort, sessions, length)
         speed = {name: rates(each) for name, each in results.items()}
-        beside = facts("server", results["server"])
-        beside |= {f"{name} steps/s": statistics.median(speed[name]) for name in ("kernel", "echo", "plain")}
-        note = warning(results["server"])
-        lines.append(line(3, case, ratios(speed["server"], speed["kernel"]), "×", 0.8, "at least", beside, note))
+        against = ratios(speed["server"], speed["kernel"])
+        beside, detail = facts(results), details(results)
+        lines.append(line(3, case, against, "×", 0.8, "at least", beside, detail, warning({"server": results["server"]})))
         lines.append(line(3, f"{case}, against a plain server", ratios(speed["server"], speed["plain"]), "×"))
     return lines
 
@@ -41,10 +39,8 @@ def row_4(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     results = _measure(targets, {"server": targets.server, "echo": targets.echo}, effort, 64, 1)
     speed = {name: rates(each) for name, each in results.items()}
     slower = [min(pair) for pair in zip(speed["kernel"], speed["echo"], strict=True)]
-    beside = facts("server", results["server"]) | facts("echo", results["echo"])
-    beside["kernel steps/s"] = statistics.median(speed["kernel"])
-    note = warning(results["server"], results["echo"])
-    return [line(4, "64 × 1", ratios(speed["server"], slower), "×", 0.8, "at least", beside, note)]
+    against = ratios(speed["server"], slower)
+    return [line(4, "64 × 1", against, "×", 0.8, "at least", facts(results), details(results), warning(results))]
 
 
 def _measure(targets: Targets, servers: dict[str, Server], effort: Effort, sessions: int, length: int) -> dict[str, list[Result]]:

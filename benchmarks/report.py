@@ -30,7 +30,7 @@ TITLES = {
 class Line:
     """One figure: the median over rounds, with the least and the greatest round, and what it was made of."""
 
-    row: int  # of the design's table
+    row: int  # as docs/performance.md numbers them
     case: str
     value: float
     low: float
@@ -39,6 +39,7 @@ class Line:
     target: float | None = None  # none: reported, not gated
     bound: Bound = "at most"
     beside: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, float] = field(default_factory=dict)  # for the JSON alone
     note: str = ""
 
     @property
@@ -57,10 +58,13 @@ def line(
     target: float | None = None,
     bound: Bound = "at most",
     beside: dict[str, float] | None = None,
+    detail: dict[str, float] | None = None,
     note: str = "",
 ) -> Line:
     """The line of one value per round."""
-    return Line(row, case, statistics.median(values), min(values), max(values), unit, target, bound, beside or {}, note)
+    return Line(
+        row, case, statistics.median(values), min(values), max(values), unit, target, bound, beside or {}, detail or {}, note
+    )
 
 
 @dataclass(frozen=True, slots=True)

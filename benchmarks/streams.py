@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
-from benchmarks.drive import Targets, compare, facts, rates, run, warning
+from benchmarks.drive import Targets, compare, details, facts, rates, run, warning
 from benchmarks.kernel import bind_model
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, median_seconds, ratios
@@ -23,7 +23,7 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     """
     lines = []
     for streams, connections in ((_STREAMS, _STREAMS), (_STREAMS, 1), *((each, each) for each in effort.streams)):
-        shape = f"{streams} streams, {connections} connection{'s' if connections > 1 else ''}"
+        shape = f"{_count(streams, 'stream')}, {_count(connections, 'connection')}"
         tell(f"row 2: {shape}")
         compared = {"server": targets.server, "echo": targets.echo}
         if streams == connections == _STREAMS:
@@ -32,15 +32,18 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         results = compare(
             {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}, effort.rounds
         )
-        beside = facts("server", results["server"]) | facts("echo", results["echo"])
-        gate = 0.9 if streams == _STREAMS else None
         speed = {name: rates(each) for name, each in results.items()}
-        note = warning(results["server"], results["echo"])
-        lines.append(line(2, shape, ratios(speed["server"], speed["echo"]), "×", gate, "at least", beside, note))
+        gate = 0.9 if streams == _STREAMS else None
+        beside, detail = facts(results), details(results)
+        against = ratios(speed["server"], speed["echo"])
+        lines.append(line(2, shape, against, "×", gate, "at least", beside, detail, warning(results)))
         if "plain" in results:
-            against = ratios(speed["server"], speed["plain"])
-            lines.append(line(2, f"{shape}, against a plain server", against, "×", beside=facts("plain", results["plain"])))
+            lines.append(line(2, f"{shape}, against a plain server", ratios(speed["server"], speed["plain"]), "×"))
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
