@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_bundle_keeps_no_hold_on_the_module(tmp_path: Path) -> None:
     np.testing.assert_array_equal(bundle.weights["cell.weight_ih_l0"], before)
 
 
-class Gated(nn.LSTM):
+class Gated(nn.LSTM):  # type: ignore[misc,name-defined]  # torch does not export its layers to type checkers
     """Might compute anything."""
 
 
@@ -119,7 +120,7 @@ class Gated(nn.LSTM):
     ],
     ids=["bidirectional", "projection", "relu", "cell", "subclass"],
 )
-def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path, module: object, message: str) -> None:
+def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path, module: Any, message: str) -> None:
     """A module that would be computed otherwise than it was trained is never written."""
     with pytest.raises(BundleError) as refusal:
         save(tmp_path / "m", module, nn.Linear(4, 1))

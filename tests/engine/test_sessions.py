@@ -70,7 +70,7 @@ def test_many_expire_over_several_turns() -> None:
     h = Harness(backend=FakeBackend(slots=500), idle_ttl_seconds=10)
     h.open(400)
     h.clock.advance(11)
-    left = []
+    left: list[int] = []
     while not left or left[-1]:
         h.turn()
         left.append(h.engine.stats().sessions)
