@@ -16,7 +16,6 @@ from stepstream._errors import (
     ConnectionLost,
     DeadlineExceeded,
     EngineFailed,
-    GroupError,
     HandleInUse,
     HandleUnknown,
     InputOutOfRange,
@@ -55,6 +54,7 @@ from stepstream._errors import (
     WindowFull,
 )
 from stepstream._group import SessionGroup
+from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo, TensorInfo
 from stepstream._options import TLS, ClientOptions
 from stepstream._session import Session

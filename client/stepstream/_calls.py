@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import GroupError, ProtocolError, StepStreamError
+from stepstream._errors import ProtocolError, StepStreamError
+from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo
 from stepstream._tensors import Array, blank
 from stepstream_proto.v1 import common_pb2

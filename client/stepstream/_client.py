@@ -13,14 +13,16 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from stepstream._connection import Connection, Request
-from stepstream._errors import GroupError, from_rpc
+from stepstream._connection import Connection
 from stepstream._group import SessionGroup
+from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo, model_info
 from stepstream._options import ClientOptions
+from stepstream._requests import Request
 from stepstream._rows import RowLimits
 from stepstream._session import Session
 from stepstream._tensors import uint32s
+from stepstream._translation import from_rpc
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
 
 NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any
@@ -17,7 +17,6 @@ import grpc
 
 from stepstream._calls import Harvest
 from stepstream._errors import (
-    BY_ENDING,
     ConnectionLost,
     DeadlineExceeded,
     HandleUnknown,
@@ -28,48 +27,15 @@ from stepstream._errors import (
     SessionEnded,
     StepStreamError,
     Unavailable,
-    from_status,
-    from_wire,
 )
 from stepstream._ledger import Ledger
 from stepstream._options import ClientOptions
 from stepstream._outbox import Outbox
+from stepstream._requests import Request
+from stepstream._status import Status, StreamCall
 from stepstream._tensors import numbers, uint32s, unpack
+from stepstream._translation import BY_ENDING, from_wire
 from stepstream_proto.v1 import inference_pb2 as pb
-
-FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended
-
-StreamCall = grpc.aio.StreamStreamCall[pb.StreamRequest, pb.StreamResponse]
-
-
-class Request:
-    """Opening, attaching or letting go of some sessions, until the server has confirmed it for each."""
-
-    def __init__(self, ledgers: Sequence[Ledger], *, opens: bool = False, acked: int | None = None) -> None:
-        self.ledgers = ledgers
-        self.opens = opens  # rather than attaches
-        self.acked = acked  # attaching: answers below have been received; None: nothing is wanted again
-        self.version = 0  # of the model, as the server answered
-        self.abandoned = False
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._missing = len(ledgers)
-        self._error: StepStreamError | None = None
-
-    def confirm(self, error: StepStreamError | None = None) -> None:
-        """One session is done."""
-        self._error = self._error or error
-        self._missing -= 1
-        if self._missing == 0:
-            self.settle(self._error)
-
-    def settle(self, error: StepStreamError | None) -> None:
-        """The whole is done, or never will be."""
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error.again())
 
 
 class Connection:
@@ -129,21 +95,25 @@ class Connection:
 
     def let_go(self, request: Request) -> None:
         """Nobody wants these sessions any more: what was opened is closed, now or when the server names it."""
-        request.abandoned = True
+        request.abandon()
         here = [each for each in request.ledgers if each.handle not in self._joining]
-        self._start_leaving(here, close=request.opens)
+        self._leave_unwatched(here, close=request.opens)
 
     async def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> None:
         """Detaches sessions, or closes them. Those that have ended are passed over."""
-        self._start_leaving(ledgers, close)
+        leaving = [ledger for ledger in ledgers if ledger.ended is None]
+        if leaving:
+            self._start_leaving(leaving, close)
         here = [ledger for ledger in ledgers if self._ledgers.get(ledger.handle) is ledger]
         for request in {self._leaving[ledger.handle] for ledger in here if ledger.handle in self._leaving}:
             await self._confirmed(request)
 
-    def _start_leaving(self, ledgers: Sequence[Ledger], close: bool) -> None:
+    def _leave_unwatched(self, ledgers: Sequence[Ledger], close: bool) -> None:
         leaving = [ledger for ledger in ledgers if ledger.ended is None]
-        if not leaving:
-            return
+        if leaving:
+            self._start_leaving(leaving, close).abandon()
+
+    def _start_leaving(self, leaving: Sequence[Ledger], close: bool) -> Request:
         request = Request(leaving)
         for ledger in leaving:
             text = f"session {ledger.id!r} was {'closed' if close else 'detached'} by this client"
@@ -151,6 +121,7 @@ class Connection:
             self._leaving[ledger.handle] = request
         handles = uint32s([ledger.handle for ledger in leaving])
         self.outbox.put_message(pb.StreamRequest(detach=pb.Detach(handles=handles, close=close)))
+        return request
 
     async def _confirmed(self, request: Request) -> None:
         try:
@@ -174,7 +145,7 @@ class Connection:
     # The two directions ----------------------------------------------------------------------------------------------
 
     async def _run(self, call: StreamCall) -> None:
-        status = _Status(call)
+        status = Status(call)
         writer = asyncio.create_task(self._write(call), name="stepstream writer")
         try:
             reason = await self._read(call, status)
@@ -189,7 +160,7 @@ class Connection:
             await asyncio.wait([writer])
         self._end(self._lost(reason))
 
-    async def _read(self, call: StreamCall, status: _Status) -> StepStreamError:
+    async def _read(self, call: StreamCall, status: Status) -> StepStreamError:
         """Heeds what the server says until it ends the stream. Returns why it did."""
         with suppress(grpc.aio.AioRpcError):
             async for response in call:
@@ -321,7 +292,7 @@ class Connection:
                 position = entry.next_seq if request.acked is None else min(request.acked, entry.next_seq)
                 ledger.begin(position, entry.next_seq, attached.window.steps, attached.window.bytes)
                 if request.abandoned:
-                    self._start_leaving([ledger], close=request.opens)
+                    self._leave_unwatched([ledger], close=request.opens)
             request.version = attached.version
             request.confirm()
 
@@ -336,33 +307,6 @@ class Connection:
             self._forget(ledger)
             if request is not None:
                 request.confirm(None if isinstance(failed, HandleUnknown) else failed)
-
-
-class _Status:
-    """Why a stream has ended.
-
-    A write that fails because the server has ended the stream puts an INTERNAL of its own in the place of the true status,
-    before or after that one arrives. Each is announced by a callback, so the first one that is not of that making is true.
-    """
-
-    def __init__(self, call: StreamCall) -> None:
-        self.true: asyncio.Future[StepStreamError] = asyncio.get_running_loop().create_future()
-        call.add_done_callback(self._heed)
-
-    def _heed(self, call: Any) -> None:
-        code, details, trailers = (_at_once(each) for each in (call.code(), call.details(), call.trailing_metadata()))
-        if details != FAILED_WRITE and not self.true.done():
-            self.true.set_result(from_status(code, details or "", trailers))
-
-
-def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that need not wait, as those of a call that has ended."""
-    try:
-        coroutine.send(None)
-    except StopIteration as returned:
-        return returned.value
-    coroutine.close()
-    raise ProtocolError("status: expected it to be there once the stream has ended")
 
 
 def _defect(error: Exception) -> StepStreamError:

@@ -13,10 +13,12 @@ from google.rpc import status_pb2
 from stepstream import (
     AccessDenied,
     AnswerDiscarded,
+    BlockTooLarge,
     Client,
     ConnectionLost,
     EngineFailed,
     ModelNotFound,
+    ProtocolError,
     QueueFull,
     SecretMismatch,
     ServerDraining,
@@ -31,7 +33,7 @@ from stepstream import (
     Unavailable,
 )
 from stepstream_proto.v1 import inference_pb2
-from support.servicer import FakeServicer, failed_call
+from support.servicer import FakeServicer, error, failed_call
 
 
 async def test_a_broken_stream_tells_everyone_who_waits(client: Client, servicer: FakeServicer) -> None:
@@ -270,3 +272,39 @@ async def test_closing_the_client_ends_what_is_under_way(address: str, servicer:
         await session.step(1)
     with pytest.raises(RuntimeError, match="async with"):
         await client.models()
+
+
+async def test_a_server_that_ends_the_stream_in_peace_is_a_lost_connection(client: Client, servicer: FakeServicer) -> None:
+    """An end without an error is an end all the same."""
+    session = await client.open_session("level")
+    servicer.streams[0].out.put_nowait(None)
+    with pytest.raises(ConnectionLost, match="the server has ended it"):
+        await session.step(1)
+
+
+async def test_a_message_that_the_server_cannot_read_ends_the_sessions_in_it(client: Client, servicer: FakeServicer) -> None:
+    """An error without a length names no step: nobody may be left waiting."""
+    servicer.paused = True
+    session = await client.open_session("level")
+    step = asyncio.ensure_future(session.step(1))
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    servicer.streams[0].out.put_nowait(
+        inference_pb2.StreamResponse(
+            answers=inference_pb2.Answers(errors=[inference_pb2.RowError(handle=0, error=error(8, "BLOCK_TOO_LARGE"))])
+        )
+    )
+    with pytest.raises(BlockTooLarge):
+        await step
+
+
+async def test_an_answer_out_of_order_ends_the_stream_with_an_error(client: Client, servicer: FakeServicer) -> None:
+    """A server that breaks the contract is found out, and nobody waits for ever."""
+    servicer.paused = True
+    session = await client.open_session("level")
+    steps = [asyncio.ensure_future(session.step(1)) for _ in range(2)]
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    servicer._say_answers(servicer.streams[0], [(0, 1, [np.zeros(3, np.float32)])])
+    with pytest.raises(ConnectionLost, match="expected step 0, got 1") as lost:
+        await asyncio.gather(*steps)
+    assert isinstance(lost.value.__cause__, ProtocolError)
+    await asyncio.gather(*steps, return_exceptions=True)

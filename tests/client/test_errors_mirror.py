@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 import stepstream
-from stepstream import StepStreamError, _errors
+from stepstream import StepStreamError, _errors, _translation
 from stepstream_proto.v1 import common_pb2, inference_pb2
 from stepstream_server.errors import Reason
 from stepstream_server.rpc.status import STATUS
@@ -16,7 +16,7 @@ from stepstream_server.rpc.status import STATUS
 def test_every_reason_of_the_server_is_a_class_of_the_client(reason: Reason) -> None:
     """In band, a reason arrives as the one class that has it as its own, with all that was said."""
     wire = common_pb2.Error(code=8, reason=reason.name, message="what", retry_delay_ms=250)
-    error = _errors.from_wire(wire, {"expectedSeq": "7"})
+    error = _translation.from_wire(wire, {"expectedSeq": "7"})
     assert type(error).default_reason == reason.name
     assert type(error).default_code is STATUS[reason]
     assert type(error).__name__ in stepstream.__all__
@@ -32,14 +32,14 @@ def test_every_reason_of_the_server_is_a_class_of_the_client(reason: Reason) -> 
 def test_no_class_has_a_reason_that_the_server_never_gives() -> None:
     """Reasons of the table are the server's, and those with which it detaches sessions."""
     endings = {name.removeprefix("DETACH_REASON_") for name in list(inference_pb2.DetachReason.keys())}
-    assert set(_errors.BY_REASON) - {reason.name for reason in Reason} == {"SESSION_TAKEN"}
+    assert set(_translation.BY_REASON) - {reason.name for reason in Reason} == {"SESSION_TAKEN"}
     assert "SESSION_TAKEN" in endings
 
 
 @pytest.mark.parametrize("name", [name for name in list(inference_pb2.DetachReason.keys()) if not name.endswith("UNSPECIFIED")])
 def test_every_reason_to_detach_is_a_class(name: str) -> None:
     """A session that ends by itself ends with the class of its reason."""
-    kind = _errors.BY_ENDING[inference_pb2.DetachReason.Value(name)]
+    kind = _translation.BY_ENDING[inference_pb2.DetachReason.Value(name)]
     own = name.removeprefix("DETACH_REASON_")
     assert kind.default_reason == ("SESSION_DETACHED" if own == "REQUESTED" else own)
 
@@ -47,8 +47,8 @@ def test_every_reason_to_detach_is_a_class(name: str) -> None:
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK], ids=lambda code: code.name)
 def test_an_unknown_reason_falls_back_to_its_code(code: grpc.StatusCode) -> None:
     """A newer server's reason still arrives as an error of the right kind, with its name."""
-    error = _errors.translate(code.value[0], "SOMETHING_NEW", "what")
-    assert isinstance(error, _errors.BY_CODE[code])
+    error = _translation.translate(code.value[0], "SOMETHING_NEW", "what")
+    assert isinstance(error, _translation.BY_CODE[code])
     assert (error.code, error.reason) == (code, "SOMETHING_NEW")
 
 
@@ -63,7 +63,7 @@ def test_every_error_is_public_and_has_one_root() -> None:
 
 def test_a_mangled_status_still_gives_code_and_message() -> None:
     """Details that cannot be read do not hide the failure."""
-    error = _errors.from_status(grpc.StatusCode.NOT_FOUND, "what", (("grpc-status-details-bin", b"\xff\xff"),))
+    error = _translation.from_status(grpc.StatusCode.NOT_FOUND, "what", (("grpc-status-details-bin", b"\xff\xff"),))
     assert (error.code, error.reason, error.message) == (grpc.StatusCode.NOT_FOUND, "", "what")
 
 
@@ -75,5 +75,5 @@ def test_reasons_of_other_domains_are_not_ours() -> None:
     detail = Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason="SESSION_EXPIRED", domain="elsewhere"))
     trailer = status_pb2.Status(details=[detail]).SerializeToString()
-    error = _errors.from_status(grpc.StatusCode.UNAVAILABLE, "what", (("grpc-status-details-bin", trailer),))
+    error = _translation.from_status(grpc.StatusCode.UNAVAILABLE, "what", (("grpc-status-details-bin", trailer),))
     assert type(error) is stepstream.Unavailable

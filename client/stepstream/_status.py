@@ -1,0 +1,48 @@
+"""How a stream has ended, which grpc.aio does not always say at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from stepstream._errors import ProtocolError, StepStreamError, Unavailable
+from stepstream._translation import from_status
+from stepstream_proto.v1 import inference_pb2
+
+FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended
+
+StreamCall = grpc.aio.StreamStreamCall[inference_pb2.StreamRequest, inference_pb2.StreamResponse]
+
+
+class Status:
+    """Why a stream has ended.
+
+    A write that fails because the server has ended the stream puts an INTERNAL of its own in the place of the true status,
+    before or after that one arrives. Each is announced by a callback, so the first one that is not of that making is true.
+    """
+
+    def __init__(self, call: StreamCall) -> None:
+        self.true: asyncio.Future[StepStreamError] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._heed)
+
+    def _heed(self, call: Any) -> None:
+        code, details, trailers = (_at_once(each) for each in (call.code(), call.details(), call.trailing_metadata()))
+        if details == FAILED_WRITE or self.true.done():
+            return
+        if code is grpc.StatusCode.OK:
+            self.true.set_result(Unavailable("the server has ended it"))
+        else:
+            self.true.set_result(from_status(code, details or "", trailers))
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that need not wait, as those of a call that has ended."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        return returned.value
+    coroutine.close()
+    raise ProtocolError("status: expected it to be there once the stream has ended")
