@@ -10,6 +10,7 @@ import pytest
 from stepstream_server.backends import build
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend, Computed, Ints, Tensor
+from stepstream_server.errors import BundleError
 from support.batches import Arrays, States, random_states
 from support.models import random_inputs, random_model
 
@@ -113,3 +114,12 @@ def test_a_zeroed_slot_is_healthy_again(kind: str) -> None:
     backend.write(slots, states)
     backend.zero(slots)
     assert launched(backend, slots, inputs).finite is None
+
+
+@pytest.mark.parametrize("factor", [1e30, np.inf, np.nan])
+def test_weights_that_overflow_at_once_are_refused(factor: float) -> None:
+    """A model whose sums overflow for ordinary inputs is no model: it is refused before it serves."""
+    spec, weights = random_model()
+    weights["cell.weight_hh_l0"] = weights["cell.weight_hh_l0"] * np.float32(factor)
+    with pytest.raises(BundleError, match="model model: .* overflow"):
+        build(spec, weights, BackendSettings(), slots=1, max_batch=1)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stepstream_server.errors import BundleError
 from stepstream_server.spec import FeaturesFront, ModelSpec
 
+PLAIN = 1e15  # what is smaller needs no closer look: no reading or state of a real model comes near, and squares can be summed
 _LARGEST = float(np.finfo(np.float32).max) / 4  # the rest is room for rounding
 
 
@@ -27,13 +29,17 @@ class Limits:
 
 
 def limits(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]]) -> Limits:
-    """The limits of a model: the largest float32 over the largest gain from features and states to a gate's sum."""
-    state = _LARGEST / max(1.0, *(_gain(weights, layer) for layer in range(spec.cell.layers)))
-    if not isinstance(spec.front, FeaturesFront):
-        return Limits(state, state)
-    # |(difference - mean) / scale| <= state, where a difference is at most two values.
-    room = state * min(1.0, float(np.min(np.abs(spec.front.scale)))) - float(np.max(np.abs(spec.front.mean)))
-    return Limits(room / 2, state)
+    """The limits of a model: the largest float32 over the largest gain from features and states to a gate's sum.
+
+    Raises BundleError for weights so large that the limits fall below PLAIN.
+    """
+    state = value = _LARGEST / float(np.max([1.0, *(_gain(weights, layer) for layer in range(spec.cell.layers))]))
+    if isinstance(spec.front, FeaturesFront):
+        # |(difference - mean) / scale| <= state, where a difference is at most two values.
+        value = (state * min(1.0, float(np.min(np.abs(spec.front.scale)))) - float(np.max(np.abs(spec.front.mean)))) / 2
+    if not min(state, value) >= PLAIN:
+        raise BundleError(f"model {spec.name}: with these weights and scales, inputs of {min(state, value):.1e} overflow already")
+    return Limits(value, state)
 
 
 def _gain(weights: Mapping[str, NDArray[np.float32]], layer: int) -> float:

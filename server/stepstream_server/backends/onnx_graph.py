@@ -24,6 +24,7 @@ OPSET = 22  # the newest that onnxruntime 1.31 and its predecessors of a year al
 IR_VERSION = 10  # onnx writes 14 by default, which onnxruntime 1.31 refuses
 
 Weights = Mapping[str, NDArray[np.float32]]
+Parts = dict[str, list[str]]  # a state's name -> names of its parts, one per layer of h and c
 
 _OPERATOR: dict[CellKind, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 # ONNX's order of gates as positions in torch's: i, o, f, c out of i, f, g, o; z, r, h out of r, z, n.
@@ -60,73 +61,77 @@ class _Graph:
 
 def build_graph(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
     """`spec` as a model whose weights are initialisers: onnxruntime then packs them once, and its results do not depend on
-    the batch. The weights must fit the spec, which the bundle's loading has checked."""
+    the batch. The weights must fit the spec, which the bundle's loading has checked.
+
+    Inside, everything is time-major as the operators want it, and a state is [1, B, width]: few nodes, since each costs
+    a lone session about half a microsecond.
+    """
     graph = _Graph()
-    states = _split(graph, spec)
-    features, after = _front(graph, spec, weights, states)
+    axis = graph.constant([0])
+    values = {x.name: graph.apply("Transpose", f"input.{x.name}", perm=[1, 0, 2][: 2 + len(x.shape)]) for x in spec.inputs}
+    states = _split(graph, spec, graph.apply("Unsqueeze", "state", axis))
+    features, after = _front(graph, spec, weights, values[spec.inputs[0].name], states)
     top, cell_after = _cell(graph, spec, weights, features, states)
     after |= cell_after
     for head in spec.heads:
-        output = _head(graph, head, weights, top)
-        graph.publish(output, f"output.{head.name}")
-        after[f"last.{head.name}"] = graph.apply("Gather", output, graph.constant(np.asarray(-1)), axis=1)
-    graph.publish(graph.apply("Concat", *(after[state.name] for state in spec.states), axis=1), "next_state")
+        output = _head(graph, head, weights, top, values)
+        after[f"last.{head.name}"] = [_last(graph, output)]
+        graph.publish(graph.apply("Transpose", output, perm=[1, 0, 2]), f"output.{head.name}")
+    row = graph.apply("Concat", *(part for state in spec.states for part in after[state.name]), axis=2)
+    graph.publish(graph.apply("Squeeze", row, axis), "next_state")
     return _model(graph, spec)
 
 
-def _split(graph: _Graph, spec: ModelSpec) -> dict[str, str]:
-    """state [B, elements] -> each state by its name, [B, elements of the state]."""
-    sizes = graph.constant([state.elements for state in spec.states])
-    parts = graph.add("Split", "state", sizes, outputs=len(spec.states), axis=1)
-    return {state.name: part for state, part in zip(spec.states, parts, strict=True)}
+def _split(graph: _Graph, spec: ModelSpec, row: str) -> Parts:
+    """A state row [1, B, elements] -> each state's parts, [1, B, last axis of the state]: one per layer of h and c."""
+    widths = {state.name: [state.shape[-1]] * (state.elements // state.shape[-1]) for state in spec.states}
+    sizes = [width for parts in widths.values() for width in parts]
+    parts = iter(graph.add("Split", row, graph.constant(sizes), outputs=len(sizes), axis=2))
+    return {name: [next(parts) for _ in widths[name]] for name in widths}
 
 
-def _front(graph: _Graph, spec: ModelSpec, weights: Weights, states: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Inputs -> features [T, B, input_size], and what the front remembers."""
-    value = f"input.{spec.inputs[0].name}"
+def _front(graph: _Graph, spec: ModelSpec, weights: Weights, value: str, states: Parts) -> tuple[str, Parts]:
+    """An input [T, B, *shape] -> features [T, B, input_size], and what the front remembers."""
+    after: Parts = {}
     if isinstance(spec.front, EmbeddingFront):
-        ids = graph.apply("Transpose", value, perm=[1, 0])
-        return graph.apply("Gather", graph.constant(weights["embedding.weight"]), ids), {}
-    after: dict[str, str] = {}
+        return graph.apply("Gather", graph.constant(weights["embedding.weight"]), value), after
     if isinstance(spec.front, FeaturesFront):
         if spec.front.differences:
-            value, after["previous"] = _differences(graph, value, states["previous"])
+            after["previous"] = [_last(graph, value)]
+            value = _differences(graph, value, states["previous"][0])
         value = graph.apply("Sub", value, graph.constant(np.asarray(spec.front.mean, np.float32)))
         value = graph.apply("Div", value, graph.constant(np.asarray(spec.front.scale, np.float32)))
-    return graph.apply("Transpose", value, perm=[1, 0, 2]), after
+    return value, after
 
 
-def _differences(graph: _Graph, value: str, previous: str) -> tuple[str, str]:
-    """[B, T, F] -> [B, T, 2F], the values followed by their changes, and the last value [B, F]."""
-    time = graph.constant([1])
-    earlier = graph.apply("Concat", graph.apply("Unsqueeze", previous, time), value, axis=1)  # [B, T + 1, F]
-    earlier = graph.apply("Slice", earlier, graph.constant([0]), graph.constant([-1]), time)  # [B, T, F]
-    both = graph.apply("Concat", value, graph.apply("Sub", value, earlier), axis=2)
-    return both, graph.apply("Gather", value, graph.constant(np.asarray(-1)), axis=1)
+def _differences(graph: _Graph, value: str, previous: str) -> str:
+    """[T, B, F] -> [T, B, 2F], the values followed by their changes since `previous` [1, B, F]."""
+    earlier = graph.apply("Concat", previous, value, axis=0)  # [T + 1, B, F]
+    earlier = graph.apply("Slice", earlier, graph.constant([0]), graph.constant([-1]), graph.constant([0]))  # [T, B, F]
+    return graph.apply("Concat", value, graph.apply("Sub", value, earlier), axis=2)
 
 
-def _cell(graph: _Graph, spec: ModelSpec, weights: Weights, features: str, states: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Features [T, B, input_size] -> top layer's h [T, B, H], and the cell's new states [B, layers * H]."""
-    cell, axis = spec.cell, graph.constant([0])
+def _last(graph: _Graph, value: str) -> str:
+    """[T, B, width] -> the last step's, [1, B, width]."""
+    return graph.apply("Gather", value, graph.constant([-1]), axis=0)
+
+
+def _cell(graph: _Graph, spec: ModelSpec, weights: Weights, features: str, states: Parts) -> tuple[str, Parts]:
+    """Features [T, B, input_size] -> top layer's h [T, B, H], and the cell's new states."""
+    cell = spec.cell
     names = ["h", "c"] if cell.kind == "lstm" else ["h"]
-    before = {name: _layers(graph, states[name], cell.layers) for name in names}
-    after: dict[str, list[str]] = {name: [] for name in names}
+    after: Parts = {name: [] for name in names}
     options: dict[str, Any] = {"linear_before_reset": 1} if cell.kind == "gru" else {}
     for layer in range(cell.layers):
-        initial = [graph.apply("Unsqueeze", before[name][layer], axis) for name in names]  # [1, B, H]
+        initial = [states[name][layer] for name in names]
         packed = _layer_weights(graph, weights, cell.kind, layer)
         every, *final = graph.add(
             _OPERATOR[cell.kind], features, *packed, "", *initial, outputs=1 + len(names), hidden_size=cell.hidden_size, **options
         )
         features = graph.apply("Squeeze", every, graph.constant([1]))  # [T, 1, B, H] -> [T, B, H]
         for name, value in zip(names, final, strict=True):
-            after[name].append(graph.apply("Squeeze", value, axis))
-    return features, {name: graph.apply("Concat", *after[name], axis=1) for name in names}
-
-
-def _layers(graph: _Graph, state: str, layers: int) -> list[str]:
-    """[B, layers * H] -> one [B, H] per layer."""
-    return graph.add("Split", state, outputs=layers, axis=1, num_outputs=layers)
+            after[name].append(value)
+    return features, after
 
 
 def _layer_weights(graph: _Graph, weights: Weights, kind: CellKind, layer: int) -> list[str]:
@@ -140,15 +145,14 @@ def _layer_weights(graph: _Graph, weights: Weights, kind: CellKind, layer: int) 
     return [graph.constant(value[None]) for value in (reordered("weight_ih"), reordered("weight_hh"), bias)]
 
 
-def _head(graph: _Graph, head: HeadSpec, weights: Weights, top: str) -> str:
-    """Top layer's h [T, B, H] -> output [B, T, width]. `scale` and `offset` are folded into the weights, in float64."""
+def _head(graph: _Graph, head: HeadSpec, weights: Weights, top: str, values: Mapping[str, str]) -> str:
+    """Top layer's h [T, B, H] -> output [T, B, width]. `scale` and `offset` are folded into the weights, in float64."""
     weight = weights[f"head.{head.name}.weight"].T * np.float64(head.scale)  # [H, width]
     bias = weights[f"head.{head.name}.bias"] * np.float64(head.scale) + head.offset
     value = graph.apply("MatMul", top, graph.constant(weight.astype(np.float32)))
     value = graph.apply("Add", value, graph.constant(bias.astype(np.float32)))
-    value = graph.apply("Transpose", value, perm=[1, 0, 2])
     if head.residual_of:
-        first = graph.apply("Gather", f"input.{head.residual_of}", graph.constant([0]), axis=2)  # [B, T, 1]
+        first = graph.apply("Gather", values[head.residual_of], graph.constant([0]), axis=2)  # [T, B, 1]
         value = graph.apply("Add", value, first)
     if head.kind == "quantiles":
         value = graph.add("TopK", value, graph.constant([head.width]), outputs=2, axis=2, largest=0, sorted=1)[0]
