@@ -294,13 +294,18 @@ def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor
     rows["offset"] = np.cumsum(lengths) - lengths
     rows["tag"] = _concatenate([block.tags for block in only])
     rows["cached"] = True
-    rows["stream"] = np.repeat([stream for stream, _ in blocks], counts)
-    rows["keep"] = np.repeat([block.keep for block in only], counts)
-    rows["arrival"] = np.repeat([block.arrival for block in only], counts)
-    rows["deadline"] = np.repeat([block.deadline for block in only], counts)
+    rows["stream"] = _spread([stream for stream, _ in blocks], counts)
+    rows["keep"] = _spread([block.keep for block in only], counts)
+    rows["arrival"] = _spread([block.arrival for block in only], counts)
+    rows["deadline"] = _spread([block.deadline for block in only], counts)
     generations = _concatenate([block.generations for block in only])
     inputs = tuple(_concatenate(parts) for parts in zip(*(block.inputs for block in only), strict=True))
     return rows, generations, inputs
+
+
+def _spread(values: Sequence[float], counts: Sequence[int]) -> float | NDArray[Any]:
+    """Each block's value for each of its rows."""
+    return values[0] if len(values) == 1 else np.repeat(values, counts)
 
 
 def _concatenate(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from stepstream_server.engine.ports import Ints, Tensor
 from stepstream_server.spec import TensorSpec
 
 _PAGE_BYTES = 4096  # aim of one page: large outputs get short pages, so that a nearly empty one wastes little
-_PAGE_STEPS = 16  # most steps per page: a session in lock step uses one page, 1,024 steps of window need 65 ring entries
+_PAGE_STEPS = 64  # most steps per page: so a window of 1,024 small answers takes a ring of 17 entries, 68 bytes per session
 _NO_PAGE = 0  # page 0 is never handed out, so that an untouched ring entry means "none"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 
 import numpy as np
@@ -92,7 +91,7 @@ class Control:
 
     def expire(self, now: float, report: TurnReport) -> None:
         """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
-        for session in itertools.islice(self._table.expire(now), _EXPIRED_PER_TURN):
+        for session in self._table.expired(now)[:_EXPIRED_PER_TURN].tolist():
             self._end(session, Ending.EXPIRED, now, report)
 
     def answer_drains(self) -> None:

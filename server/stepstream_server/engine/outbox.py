@@ -68,7 +68,7 @@ class Outbox:
         self, streams: Ints, tags: Ints, first_seqs: Ints, lengths: Ints, kept: Ints, outputs: Sequence[Tensor] | None
     ) -> None:
         """Adds answered rows; outputs [sum of kept, *shape] each, or None if no row has any."""
-        self._rows.append(np.stack([streams, tags.astype(np.int64), first_seqs, lengths, kept]))
+        self._rows.append(np.array([streams, tags, first_seqs, lengths, kept], np.int64))
         self._outputs.append(outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
 
     def answer_one(self, stream: int, tag: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None) -> None:
@@ -117,28 +117,28 @@ class Outbox:
         )
         self._rows, self._outputs = [], []
         rows, outputs = _group_by_stream(rows, outputs)
-        doors = rows[0] >> _STREAM_BITS
-        edges = [0, *(np.flatnonzero(np.diff(doors)) + 1).tolist(), len(doors)]
+        first, last = int(rows[0, 0]) >> _STREAM_BITS, int(rows[0, -1]) >> _STREAM_BITS
+        if first == last:
+            return {first: _answers(rows, outputs)}
+        edges = [0, *(np.flatnonzero(np.diff(rows[0] >> _STREAM_BITS)) + 1).tolist(), rows.shape[1]]
         ends = np.concatenate([[0], np.cumsum(rows[4])])
-        answers = {}
-        for start, end in itertools.pairwise(edges):
-            streams, tags, first_seqs, lengths, kept = rows[:, start:end]
-            steps = slice(ends[start], ends[end])
-            answers[int(doors[start])] = Answers(
-                _locals(streams), tags.astype(np.uint32), first_seqs, lengths, kept, tuple(part[steps] for part in outputs)
-            )
-        return answers
+        return {
+            int(rows[0, start]) >> _STREAM_BITS: _answers(rows[:, start:end], [part[ends[start] : ends[end]] for part in outputs])
+            for start, end in itertools.pairwise(edges)
+        }
 
 
-def _locals(streams: Ints) -> Ints:
-    local: Ints = streams & ((1 << _STREAM_BITS) - 1)
-    return local
+def _answers(rows: Ints, outputs: Sequence[Tensor]) -> Answers:
+    """Rows of one door as its own record."""
+    streams, tags, first_seqs, lengths, kept = rows
+    local = streams & ((1 << _STREAM_BITS) - 1)
+    return Answers(local, tags.astype(np.uint32), first_seqs, lengths, kept, tuple(outputs))
 
 
 def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Sequence[Tensor]]:
     """Brings rows of equal streams together, keeping their order, and their outputs with them."""
     streams, kept = rows[0], rows[4]
-    if (np.diff(streams) >= 0).all():
+    if (streams[1:] >= streams[:-1]).all():
         return rows, outputs
     order = np.argsort(streams, kind="stable")
     starts = (np.cumsum(kept) - kept)[order]
