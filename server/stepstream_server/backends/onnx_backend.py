@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.backends.limits import PLAIN, Limits, limits
 from stepstream_server.backends.onnx_graph import build_graph
+from stepstream_server.backends.onnx_step import StepBatches
 from stepstream_server.backends.promise import check_promise
 from stepstream_server.backends.state_pool import StatePool
 from stepstream_server.backends.threads import compute_threads
@@ -42,7 +43,8 @@ class OnnxBackend:
         self._inputs = [f"input.{tensor.name}" for tensor in spec.inputs]
         self._results = [*(f"output.{tensor.name}" for tensor in spec.outputs), "next_state"]
         self._least_rows = _LEAST_ROWS[spec.cell.kind]
-        self._before = np.empty((max_batch, spec.state_elements), np.float32)  # the gathered states of a launch
+        self._max_batch = max_batch
+        self._steps = StepBatches(session, spec, self._least_rows, max_batch)
 
     @property
     def slots(self) -> int:
@@ -57,7 +59,7 @@ class OnnxBackend:
     @property
     def max_batch(self) -> int:
         """Rows that one launch may have."""
-        return len(self._before)
+        return self._max_batch
 
     def warm_up(self) -> None:
         """Runs small and larger batches on slots of its own. Raises ServerFault if bits depend on the batch."""
@@ -91,39 +93,50 @@ class OnnxBackend:
         """Runs `length` steps of distinct slots. inputs: one per declared input, [batch, length, *shape]."""
         if function != "step":
             raise ServerFault(Reason.NOT_IMPLEMENTED, f"the model has no function {function!r}, only 'step'")
-        # mode="clip" lets numpy write into `out` directly; slots come from the engine and are within range.
-        before = self._pool.rows.take(slots, axis=0, out=self._before[: len(slots)], mode="clip")
-        *outputs, after = self._run(before, inputs)
-        # The only outputs of a single step are part of `after`.
-        finite = self._finite(before, inputs, after, outputs if length > 1 else [])
-        if finite is None:
-            self._pool.rows[slots] = after
-        else:
-            self._pool.rows[slots[finite]] = after[finite]
-        return Computed(tuple(outputs), finite)
+        return self._step(slots, inputs) if length == 1 else self._chunk(slots, inputs)
 
     def collect(self, ticket: Computed) -> Computed:
         """The result of a launch; its new states are in the pool already."""
         return ticket
 
-    def _run(self, before: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """The graph over one batch, padded with copies of its last row to the least number of rows."""
-        batch = len(before)
-        feeds = dict(zip(self._inputs, inputs, strict=True), state=before)
-        if batch >= self._least_rows:
-            results: list[Tensor] = self._session.run(self._results, feeds)
-            return results
-        missing = self._least_rows - batch
-        padded = {name: np.concatenate([value, value[-1:].repeat(missing, axis=0)]) for name, value in feeds.items()}
-        return [result[:batch] for result in self._session.run(self._results, padded)]
+    def _step(self, slots: Ints, inputs: tuple[Tensor, ...]) -> Computed:
+        """One step, in arrays that are bound to the graph already."""
+        batch = self._steps.of(len(slots))
+        batch.load(inputs)
+        # mode="clip" lets numpy write into `out` directly; slots come from the engine and are within range.
+        self._pool.rows.take(slots, axis=0, out=batch.before, mode="clip")
+        self._session.run_with_iobinding(batch.binding)
+        plain = _plain(batch.numbers)
+        finite = None if plain else self._finite(batch.before, batch.inputs, batch.after, batch.outputs)
+        self._scatter(slots, batch.after, finite)
+        return Computed(tuple(output.copy() for output in batch.outputs), finite)
 
-    def _finite(self, before: Tensor, inputs: tuple[Tensor, ...], after: Tensor, outputs: list[Tensor]) -> Mask | None:
-        """Which rows went in within limits and came out finite; None if that is plain to see of all."""
-        readings = [value for value in inputs if value.dtype == np.float32]
-        if _plain(before) and _plain(after) and all(map(_plain, readings)) and all(map(_plain, outputs)):
-            return None
+    def _chunk(self, slots: Ints, inputs: tuple[Tensor, ...]) -> Computed:
+        """Several steps. Batches smaller than the least number of rows are padded with copies of their last row."""
+        batch = len(slots)
+        feeds = dict(zip(self._inputs, inputs, strict=True), state=self._pool.rows[slots])
+        if batch < self._least_rows:
+            feeds = {
+                name: value.repeat([1] * (batch - 1) + [self._least_rows - batch + 1], axis=0) for name, value in feeds.items()
+            }
+        *outputs, after = (result[:batch] for result in self._session.run(self._results, feeds))
+        before = feeds["state"][:batch]
+        plain = all(map(_plain, (before, after, *outputs, *(value for value in inputs if value.dtype == np.float32))))
+        finite = None if plain else self._finite(before, inputs, after, tuple(outputs))
+        self._scatter(slots, after, finite)
+        return Computed(tuple(outputs), finite)
+
+    def _scatter(self, slots: Ints, after: Tensor, finite: Mask | None) -> None:
+        """Puts the new states where they belong; a row that is not finite keeps the state it had."""
+        if finite is None:
+            self._pool.rows[slots] = after
+        else:
+            self._pool.rows[slots[finite]] = after[finite]
+
+    def _finite(self, before: Tensor, inputs: tuple[Tensor, ...], after: Tensor, outputs: tuple[Tensor, ...]) -> Mask | None:
+        """Which rows went in within limits and came out finite; None if all did."""
         bounds = [(before, self._limits.state), (after, self._limits.state)]
-        bounds += [(value, self._limits.value) for value in readings]
+        bounds += [(value, self._limits.value) for value in inputs if value.dtype == np.float32]
         bounds += [(value, float(np.finfo(np.float32).max)) for value in outputs]
         rows = [(np.abs(array) <= limit).reshape(len(array), -1).all(axis=1) for array, limit in bounds]
         finite: Mask = np.logical_and.reduce(rows)
