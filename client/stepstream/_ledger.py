@@ -8,6 +8,7 @@ already sent gets an outcome, everything that waits is refused here, and only th
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from stepstream._calls import Harvest, Row
@@ -143,17 +144,18 @@ class Ledger:
     def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest) -> None:
         """Steps [first_seq, first_seq + length) have failed."""
         if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
-            self._fail_flight(first_seq, length, error)
+            self._fail_flight(first_seq, length, error, error.again)
             self.answered = max(self.answered, first_seq + length)
         elif self._fault is None:
             self._fault = error
             self._resume_at = self._after_failure(first_seq, expected_seq)
-            self._fail_flight(first_seq, length, error)
+            self._fail_flight(first_seq, length, error, lambda: self._behind(error))
             while self._waiting:
                 self._waiting.popleft().fail(self._behind(error))
         else:
             self._resume_at = self._after_failure(self._resume_at, expected_seq)
-            self._fail_flight(first_seq, length, self._behind(self._fault))
+            fault = self._fault
+            self._fail_flight(first_seq, length, self._behind(fault), lambda: self._behind(fault))
         self._close_rows(harvest)
         self._go_on()
 
@@ -169,13 +171,14 @@ class Ledger:
         while self._flight:
             self._flight.popleft().fail(reason.again())
 
-    def _fail_flight(self, first_seq: int, length: int, error: StepStreamError) -> None:
+    def _fail_flight(self, first_seq: int, length: int, error: StepStreamError, following: Callable[[], StepStreamError]) -> None:
+        """Gives `error` to the first row of [first_seq, first_seq + length), and what `following` makes to the others."""
         for row in self._flight:
             overlap = min(first_seq + length, row.end) - max(first_seq, row.first_seq)
             if overlap > 0 and row.missing > 0:
                 row.missing = max(row.missing - overlap, 0)
                 row.call.fail(row.session, error)
-                error = error.again()
+                error = following()
 
     def _after_failure(self, first_seq: int, expected_seq: int) -> int:
         # Never beyond what failed, or the caller's next input would count as a later one; never below what was answered,

@@ -1,7 +1,9 @@
 """What waits to be written to the stream, merged into as few messages as order allows.
 
-Rows of one model and one kind of outputs share a message, whichever sessions they are of. A session's row never goes into a
-message before the one that its previous row went into, and that is all the order there is: messages take effect as sent.
+Rows of one model and one kind of outputs share a message, whichever sessions they are of, one row per session. A row never goes
+into the message of its session's previous row, nor into one before, and that is all the order there is: messages take effect as
+sent. Only rows of one session that follow each other directly become one row, so that steps sent ahead cost the server what a
+chunk does.
 """
 
 from __future__ import annotations
@@ -37,6 +39,16 @@ class _Page:
         self.size = 0  # bytes
         self.steps = 0
 
+    def add(self, handle: int, first_seq: int, length: int, acked: int) -> None:
+        self.handles.append(handle)
+        self.first_seqs.append(first_seq)
+        self.lengths.append(length)
+        self.acked.append(acked)
+
+    def ends_with(self, ledger: Ledger) -> bool:
+        """Whether the session's next row goes on where the last row here ends, with nothing new to acknowledge."""
+        return self.number == ledger.page and self.handles[-1] == ledger.handle and self.acked[-1] == ledger.answered
+
     def message(self) -> pb.StreamRequest:
         handles, seqs = uint32s(self.handles), uint64s(self.first_seqs)
         if self.kind == "reset":
@@ -68,10 +80,8 @@ class Outbox:
         self._growing: dict[_Key, _Page] = {}
         self._count = 0  # messages so far
 
-    def put_message(self, message: pb.StreamRequest, ledgers: Sequence[Ledger] = ()) -> None:
-        """A message of its own; whatever the sessions send later goes after it, whatever they sent before goes first."""
-        for ledger in ledgers:
-            ledger.page = self._count
+    def put_message(self, message: pb.StreamRequest) -> None:
+        """A message of its own, after everything that is here already."""
         self._pages.append(message)
         self._count += 1
         self._wake()
@@ -82,14 +92,18 @@ class Outbox:
             self._put_reset(ledger, row)
             return
         size = ROW_BYTES + sum(map(len, row.inputs))
-        page = self._page("block", row.call.model, row.keep, ledger.page, size, row.length)
-        page.handles.append(ledger.handle)
-        page.first_seqs.append(ledger.number(row))
-        page.lengths.append(row.length)
-        page.acked.append(ledger.answered)
+        page = self._growing.get(_key("block", row.call.model, row.keep))
+        if page is not None and page.ends_with(ledger) and row.keep is not Keep.LAST and self._has_room(page, size, row.length):
+            ledger.number(row)
+            page.lengths[-1] += row.length
+            page.size += size
+            page.steps += row.length
+        else:
+            page = self._page("block", row.call.model, row.keep, ledger.page, size, row.length)
+            page.add(ledger.handle, ledger.number(row), row.length, ledger.answered)
+            ledger.page = page.number
         for pieces, piece in zip(page.inputs, row.inputs, strict=True):
             pieces.append(piece)
-        ledger.page = page.number
 
     def put_rows(self, ledgers: Sequence[Ledger], rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
         """The same for one row each of many sessions, all alike, with their inputs in one piece.
@@ -141,9 +155,10 @@ class Outbox:
         ledger.page = page.number
 
     def _page(self, kind: str, model: ModelInfo | None, keep: Keep, after: int, size: int, steps: int) -> _Page:
-        key = (kind, model.name if model else "", model.version if model else 0, keep)
+        """The message that a row behind message `after` of its session may join: a new one if need be."""
+        key = _key(kind, model, keep)
         page = self._growing.get(key)
-        if page is None or page.number < after or page.size + size > self._max_size or page.steps + steps > self._max_steps:
+        if page is None or page.number <= after or not self._has_room(page, size, steps):
             page = _Page(self._count, kind, keep, len(model.inputs) if model else 0)
             self._growing[key] = page
             self._pages.append(page)
@@ -152,3 +167,10 @@ class Outbox:
         page.size += size
         page.steps += steps
         return page
+
+    def _has_room(self, page: _Page, size: int, steps: int) -> bool:
+        return page.size + size <= self._max_size and page.steps + steps <= self._max_steps
+
+
+def _key(kind: str, model: ModelInfo | None, keep: Keep) -> _Key:
+    return (kind, model.name if model else "", model.version if model else 0, keep)

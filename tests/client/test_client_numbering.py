@@ -21,9 +21,9 @@ def column(message: Any, name: str) -> list[int]:
     return values
 
 
-def rows(servicer: FakeServicer) -> int:
-    """Rows of blocks received so far."""
-    return sum(len(block.handles) // 4 for block in servicer.seen("block"))
+def steps_seen(servicer: FakeServicer) -> int:
+    """Steps received so far, of a model that takes one number."""
+    return sum(len(block.inputs[0]) // 4 for block in servicer.seen("block"))
 
 
 async def outcome(awaitable: Awaitable[Outputs]) -> Any:
@@ -51,7 +51,17 @@ async def test_sessions_of_different_models_do_not_share_a_message(client: Clien
     level, pairs = await client.open_session("level"), await client.open_session("pairs")
     answers = await asyncio.gather(level.step(1), pairs.step([1, 2]), level.step(1))
     assert [answer["total"][0] for answer in answers] == [1, 3, 2]
-    assert sorted(len(block.handles) // 4 for block in servicer.seen("block")) == [1, 2]
+    assert sorted(len(block.inputs[0]) for block in servicer.seen("block")) == [8, 8]
+
+
+async def test_steps_sent_ahead_travel_as_one_row(client: Client, servicer: FakeServicer) -> None:
+    """Steps that follow each other are a chunk to the server, and single steps to the caller."""
+    session, other = await client.open_session("level"), await client.open_session("level")
+    answers = await asyncio.gather(*(session.step(1) for _ in range(3)), other.step(5), session.step(1))
+    assert [answer["total"][0] for answer in answers] == [1, 2, 3, 5, 4]
+    first, second = servicer.seen("block")
+    assert (column(first, "handles"), column(first, "lengths")) == ([0, 1], [3, 1])
+    assert (column(second, "handles"), column(second, "first_seqs")) == ([0], [3])  # one row per session and message
 
 
 async def test_what_a_session_sends_stays_in_order_across_messages(client: Client, servicer: FakeServicer) -> None:
@@ -75,7 +85,7 @@ async def test_a_full_window_makes_steps_wait(client: Client, servicer: FakeServ
     servicer.paused = True
     session = await client.open_session("level")
     steps = [asyncio.ensure_future(session.step(1)) for _ in range(20)]
-    await servicer.until(lambda: rows(servicer) == 8)
+    await servicer.until(lambda: steps_seen(servicer) == 8)
     assert session.next_seq == 8
     servicer.release()
     assert [(await step)["count"][0] for step in steps] == list(range(1, 21))
@@ -126,7 +136,7 @@ async def test_a_failed_step_tells_its_caller_and_those_behind(client: Client, s
     session = await client.open_session("level", id="a")
     servicer.failures["a", 2] = error(FAILED_PRECONDITION, "NON_FINITE_STATE")
     steps = [asyncio.ensure_future(outcome(session.step(1))) for _ in range(12)]
-    await servicer.until(lambda: rows(servicer) == 8)
+    await servicer.until(lambda: steps_seen(servicer) == 8)
     servicer.release()
     results = await asyncio.gather(*steps)
     assert results[:2] == [1, 2]
@@ -168,7 +178,7 @@ async def test_a_cancelled_step_that_was_sent_is_applied(client: Client, service
     servicer.paused = True
     session = await client.open_session("level")
     step = asyncio.ensure_future(session.step(1))
-    await servicer.until(lambda: rows(servicer) == 1)
+    await servicer.until(lambda: steps_seen(servicer) == 1)
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
@@ -181,7 +191,7 @@ async def test_a_cancelled_step_that_was_not_sent_never_was(client: Client, serv
     servicer.paused = True
     session = await client.open_session("level")
     steps = [asyncio.ensure_future(session.step(1)) for _ in range(10)]
-    await servicer.until(lambda: rows(servicer) == 8)
+    await servicer.until(lambda: steps_seen(servicer) == 8)
     steps[8].cancel()
     servicer.release()
     assert (await steps[9])["count"][0] == 9
@@ -194,7 +204,7 @@ async def test_closing_fails_the_calls_that_still_wait(client: Client, servicer:
     servicer.paused = True
     session = await client.open_session("level")
     steps = [asyncio.ensure_future(outcome(session.step(1))) for _ in range(10)]
-    await servicer.until(lambda: rows(servicer) == 8)
+    await servicer.until(lambda: steps_seen(servicer) == 8)
     await session.close()
     assert {type(each) for each in await asyncio.gather(*steps)} == {SessionClosed}
 

@@ -154,7 +154,7 @@ async def test_a_stream_takes_no_more_readings_than_the_window_holds(client: Cli
     async with client.open_session("level") as session:
         answers = session.stream(iter(readings, None))
         first = asyncio.ensure_future(anext(answers))
-        await servicer.until(lambda: sum(len(block.handles) // 4 for block in servicer.seen("block")) == 8)
+        await servicer.until(lambda: sum(len(block.inputs[0]) // 4 for block in servicer.seen("block")) == 8)
         assert taken <= 10
         servicer.release()
         assert (await first)["count"] == [1]
