@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,12 +31,12 @@ class Turn:
     kept: bytes  # uint32[n]
     outputs: tuple[bytes, ...]
     step_bytes: tuple[int, ...]  # of each output
+    all_step_bytes: int  # of all outputs together
     single: bool  # every row is one step long
     complete: bool  # every step of every row has outputs
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Adjacent rows of a turn: those of one stream, or fewer."""
 
     turn: Turn
@@ -47,7 +48,7 @@ class Piece:
     @property
     def bytes(self) -> int:
         """Size on the wire, nearly."""
-        return (self.last - self.first) * _ROW_BYTES + (self.kept_last - self.kept_first) * sum(self.turn.step_bytes)
+        return (self.last - self.first) * _ROW_BYTES + (self.kept_last - self.kept_first) * self.turn.all_step_bytes
 
 
 def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
@@ -64,6 +65,7 @@ def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
             for values, output in zip(answers.outputs, spec.outputs, strict=True)
         ),
         step_bytes=tuple(output.step_bytes for output in spec.outputs),
+        all_step_bytes=spec.output_step_bytes,
         single=bool(lengths[0] == 1 if len(lengths) == 1 else (lengths == 1).all()),
         complete=bool(kept[0] == lengths[0] if len(lengths) == 1 else (kept == lengths).all()),
     )
@@ -85,12 +87,9 @@ def split_by_stream(turn: Turn) -> Iterator[tuple[int, Piece]]:
 
 def split_by_size(piece: Piece, limit: int) -> Iterator[Piece]:
     """Cuts a piece between rows so that none exceeds `limit` bytes, unless a single row does."""
-    if piece.bytes <= limit:
-        yield piece
-        return
     kept = piece.turn.answers.kept[piece.first : piece.last]
     kept_ends = piece.kept_first + np.cumsum(kept)
-    sizes = np.cumsum(_ROW_BYTES + kept * sum(piece.turn.step_bytes))
+    sizes = np.cumsum(_ROW_BYTES + kept * piece.turn.all_step_bytes)
     row, kept_first, taken = 0, piece.kept_first, 0
     while row < len(kept):
         end = max(row + 1, int(np.searchsorted(sizes, taken + limit, side="right")))
@@ -105,15 +104,27 @@ def encode_answers(pieces: Sequence[Piece], errors: Sequence[inference_pb2.RowEr
     message = response.answers
     message.SetInParent()
     if pieces:
-        message.handles = b"".join([each.turn.handles[4 * each.first : 4 * each.last] for each in pieces])
-        message.first_seqs = b"".join([each.turn.first_seqs[8 * each.first : 8 * each.last] for each in pieces])
-        for index, size in enumerate(pieces[0].turn.step_bytes):
-            parts = [each.turn.outputs[index][size * each.kept_first : size * each.kept_last] for each in pieces]
-            message.outputs.append(b"".join(parts))
-        if not all(each.turn.single for each in pieces):
-            message.lengths = b"".join([each.turn.lengths[4 * each.first : 4 * each.last] for each in pieces])
-        if not all(each.turn.complete for each in pieces):
-            message.kept = b"".join([each.turn.kept[4 * each.first : 4 * each.last] for each in pieces])
+        columns = (
+            _columns(pieces[0]) if len(pieces) == 1 else [b"".join(parts) for parts in zip(*map(_columns, pieces), strict=True)]
+        )
+        message.handles, message.first_seqs, lengths, kept, *outputs = columns
+        message.outputs.extend(outputs)
+        if False in [each.turn.single for each in pieces]:
+            message.lengths = lengths
+        if False in [each.turn.complete for each in pieces]:
+            message.kept = kept
     if errors:
         message.errors.extend(errors)
     return response
+
+
+def _columns(piece: Piece) -> list[bytes]:
+    """handles, first_seqs, lengths, kept, then the outputs."""
+    turn, first, last, kept_first, kept_last = piece
+    return [
+        turn.handles[4 * first : 4 * last],
+        turn.first_seqs[8 * first : 8 * last],
+        turn.lengths[4 * first : 4 * last],
+        turn.kept[4 * first : 4 * last],
+        *[values[size * kept_first : size * kept_last] for values, size in zip(turn.outputs, turn.step_bytes, strict=True)],
+    ]

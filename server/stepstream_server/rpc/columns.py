@@ -6,8 +6,7 @@ The hot path: for a single-step message every microsecond here is paid per step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,13 @@ U32 = np.dtype("<u4")
 I64 = np.dtype("<i8")
 WIRE_TYPES: dict[DType, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": I64}
 _LARGEST = (1 << 63) - 1
+_ONE: Ints = np.ones(1, np.int64)  # the lengths of every single-step message
+_ONE.flags.writeable = False
 
 _KEEP = {0: Keep.ALL, 1: Keep.ALL, 2: Keep.LAST, 3: Keep.NONE}  # Outputs of the contract, UNSPECIFIED is ALL
 
 
-@dataclass(frozen=True, slots=True)
-class BlockColumns:
+class BlockColumns(NamedTuple):
     """A block's columns but its handles and inputs: what can be read without knowing the model. n rows."""
 
     first_seqs: Ints  # [n]
@@ -52,13 +52,13 @@ def check_rows(field: str, rows: int, most: int) -> None:
 def counts_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows]; what int64 cannot hold becomes its largest. Raises CallerError(INVALID_ARGUMENT)."""
     counts = _u64_column(field, data, rows)
-    return np.where(counts < 0, _LARGEST, counts)
+    return counts if _least(counts) >= 0 else np.where(counts < 0, _LARGEST, counts)
 
 
 def seqs_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows], each below 2^63. Raises CallerError(INVALID_ARGUMENT)."""
     seqs = _u64_column(field, data, rows)
-    if (seqs.item() if rows == 1 else seqs.min()) < 0:
+    if _least(seqs) < 0:
         raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected numbers below 2^63", field=field)
     return seqs
 
@@ -129,13 +129,18 @@ def decode_keep(outputs: int) -> Keep:
 
 def _lengths(data: bytes, rows: int) -> tuple[Ints, int]:
     if not data:
-        return np.ones(rows, np.int64), rows
+        return _ONE if rows == 1 else np.ones(rows, np.int64), rows
     if len(data) != 4 * rows:
         raise _wrong_bytes("lengths", f"none or 4 bytes per row, {4 * rows}", len(data))
     lengths = np.frombuffer(data, U32).astype(np.int64)
     if int(lengths.min()) == 0:
         raise CallerError(Reason.INVALID_ARGUMENT, "lengths: expected at least 1 in every row, got 0", field="lengths")
     return lengths, int(lengths.sum())
+
+
+def _least(column: Ints) -> int:
+    """Without the cost of a reduction where there is but one number. 0 if there is none."""
+    return int(column.item() if len(column) == 1 else column.min(initial=0))
 
 
 def _u64_column(field: str, data: bytes, rows: int) -> Ints:

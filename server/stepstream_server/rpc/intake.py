@@ -76,12 +76,11 @@ class Intake:
             nothing = np.zeros(len(handles), np.int64)
             self._refuse(handles, nothing, nothing, error)
             return
-        owners = self._handles.owners(handles)
-        owner = int(owners[0])
-        if owner >= 0 and (len(handles) == 1 or (owners == owner).all()):
+        owner = self._handles.common_owner(handles)
+        if owner >= 0:
             self._even_block(message, handles, read, self._doors[owner], arrival)
         else:
-            self._uneven_block(message, handles, read, owners, arrival)
+            self._uneven_block(message, handles, read, self._handles.owners(handles), arrival)
 
     def _even_block(
         self, message: inference_pb2.Block, handles: Tags, read: BlockColumns, door: ModelDoor, arrival: float

@@ -54,7 +54,7 @@ class Outgoing:
         return len(self._queue)
 
     def answers(self, door: ModelDoor, piece: Piece, credits: int) -> None:
-        for part in split_by_size(piece, _MERGE_BYTES):
+        for part in [piece] if piece.bytes <= _MERGE_BYTES else split_by_size(piece, _MERGE_BYTES):
             message = self._growing.get(door)
             if message is None or message.errors or message.bytes + part.bytes > _MERGE_BYTES:
                 message = self._grow(door)
