@@ -12,6 +12,7 @@ import importlib.metadata
 import inspect as reflection
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
@@ -31,10 +32,10 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from stepstream_server.app import Bound
 
-FAILED, # How long the event loop and an engine may keep the interpreter from each other. Python's 5 ms is ten turns; measured, a tenth
+# How long the event loop and an engine may keep the interpreter from each other. Python's 5 ms is ten turns; measured, a tenth
 # gives 7 to 30 % more steps per second in every case, a hundredth costs long chunks more than it gives others.
 _SWITCH_SECONDS = 0.0005
-WRONG_USAGE = 1, 2
+FAILED, WRONG_USAGE = 1, 2
 
 # Plain help: the framed kind cuts off long names of settings and swallows square brackets.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -40,6 +40,8 @@ def columns(outbox: Outbox) -> list[tuple[list[int], list[int], list[int]]]:
     """Handles, first numbers and acknowledged counts of each block."""
     found = []
     while (message := outbox.pop()) is not None:
+        if message.WhichOneof("message") != "block":
+            continue
         block: Any = message.block
         found.append(
             (
