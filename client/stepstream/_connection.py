@@ -32,7 +32,7 @@ from stepstream._ledger import Ledger
 from stepstream._options import ClientOptions
 from stepstream._outbox import Outbox
 from stepstream._requests import Request
-from stepstream._status import Status, StreamCall
+from stepstream._status import Status, StreamCall, defect, lost
 from stepstream._tensors import numbers, uint32s, unpack
 from stepstream._translation import BY_ENDING, from_wire
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -153,12 +153,13 @@ class Connection:
             self._end(ConnectionLost("the client was closed"))
             raise
         except Exception as error:  # a defect on either side must not leave callers waiting
-            reason = error if isinstance(error, StepStreamError) else _defect(error)
+            reason = error if isinstance(error, StepStreamError) else defect(error)
         finally:
             call.cancel()
             writer.cancel()
             await asyncio.wait([writer])
-        self._end(self._lost(reason))
+        refused = not self._heard and type(reason) is not Unavailable  # the stream as such, with a reason of its own
+        self._end(reason if refused else lost(reason))
 
     async def _read(self, call: StreamCall, status: Status) -> StepStreamError:
         """Heeds what the server says until it ends the stream. Returns why it did."""
@@ -177,19 +178,6 @@ class Connection:
                     await call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return  # the stream is over; reading it tells why
-
-    def _lost(self, reason: StepStreamError) -> StepStreamError:
-        if not self._heard and type(reason) is not Unavailable:
-            return reason  # the server refused the stream as such
-        lost = ConnectionLost(
-            f"the stream to the server has ended: {reason.message}",
-            code=reason.code,
-            reason=reason.reason,
-            retry_delay=reason.retry_delay,
-            metadata=reason.metadata,
-        )
-        lost.__cause__ = reason
-        return lost
 
     def _end(self, reason: StepStreamError) -> None:
         self.ended = reason
@@ -307,12 +295,6 @@ class Connection:
             self._forget(ledger)
             if request is not None:
                 request.confirm(None if isinstance(failed, HandleUnknown) else failed)
-
-
-def _defect(error: Exception) -> StepStreamError:
-    defect = ProtocolError(f"the stream cannot be read: {error!r}")
-    defect.__cause__ = error
-    return defect
 
 
 def _why(kind: type[SessionEnded]) -> str:

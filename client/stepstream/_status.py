@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from stepstream._errors import ProtocolError, StepStreamError, Unavailable
+from stepstream._errors import ConnectionLost, ProtocolError, StepStreamError, Unavailable
 from stepstream._translation import from_status
 from stepstream_proto.v1 import inference_pb2
 
@@ -46,3 +46,23 @@ def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return returned.value
     coroutine.close()
     raise ProtocolError("status: expected it to be there once the stream has ended")
+
+
+def defect(error: Exception) -> StepStreamError:
+    """Something that was received cannot be used."""
+    failure = ProtocolError(f"the stream cannot be read: {error!r}")
+    failure.__cause__ = error
+    return failure
+
+
+def lost(reason: StepStreamError) -> ConnectionLost:
+    """What everybody on the stream hears when it has ended for a reason."""
+    error = ConnectionLost(
+        f"the stream to the server has ended: {reason.message}",
+        code=reason.code,
+        reason=reason.reason,
+        retry_delay=reason.retry_delay,
+        metadata=reason.metadata,
+    )
+    error.__cause__ = reason
+    return error
