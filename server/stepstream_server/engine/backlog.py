@@ -54,48 +54,48 @@ class Backlog:
     def __init__(self, inputs: Sequence[TensorSpec], sessions: int) -> None:
         self._specs = inputs
         self._rows: Rows = np.zeros(0, ROW)
+        self._fresh: list[Rows] = []  # appended since the rows were last looked at
         self._intakes: dict[int, tuple[Tensor, ...]] = {}
         self._last_intake = 0
         self._position = np.zeros(sessions, np.int64)  # scratch for `heads`
         self.steps = 0  # waiting to be applied
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def rows(self) -> Rows:
         """All rows in order of arrival. Fields may be written to; only `remove` and `append` change how many there are."""
+        if self._fresh:
+            self._rows = np.concatenate([self._rows, *self._fresh]) if len(self._rows) or len(self._fresh) > 1 else self._fresh[0]
+            self._fresh = []
         return self._rows
 
     def append(self, rows: Rows, inputs: tuple[Tensor, ...] = ()) -> None:
         """Adds rows behind all others; `inputs` [steps, *shape] is what their offsets point into."""
         if not len(rows):
             return
-        if inputs:
+        if inputs and inputs is not self._intakes.get(self._last_intake):
             self._last_intake += 1
             self._intakes[self._last_intake] = inputs
         rows["intake"] = self._last_intake
-        self._rows = rows if not len(self._rows) else np.concatenate([self._rows, rows])
+        self._fresh.append(rows)
         self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
 
     def heads(self) -> Ints:
         """Positions of each session's first row, in order of arrival."""
-        sessions = self._rows["session"]
+        sessions = self.rows["session"]
         positions = np.arange(len(sessions))
         self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first row, stands
         return np.flatnonzero(self._position[sessions] == positions)
 
     def of_session(self, session: int) -> Ints:
         """Positions of a session's rows."""
-        return np.flatnonzero(self._rows["session"] == session)
-
-    def of_stream(self, stream: int) -> Ints:
-        """Positions of a stream's rows."""
-        return np.flatnonzero(self._rows["stream"] == stream)
+        return np.flatnonzero(self.rows["session"] == session)
 
     def gather(self, positions: Ints, length: int) -> tuple[Tensor, ...]:
         """The next `length` steps of each row: one [n, length, *shape] per input."""
-        intakes, offsets = self._rows["intake"][positions], self._rows["offset"][positions]
+        intakes, offsets = self.rows["intake"][positions], self.rows["offset"][positions]
         if (intakes == intakes[0]).all():
             return tuple(_cut(values, offsets, length) for values in self._intakes[int(intakes[0])])
         gathered = tuple(np.empty((len(positions), length, *spec.shape), spec.dtype) for spec in self._specs)
@@ -107,7 +107,7 @@ class Backlog:
 
     def advance(self, positions: Ints, steps: int, turn: int) -> None:
         """Moves rows on by steps that were applied; a row with nothing left stays until `remove`."""
-        rows = self._rows
+        rows = self.rows
         these = slice(None) if len(positions) == len(rows) else positions  # all of them: no index needed
         rows["first"][these] += steps
         rows["offset"][these] += steps
@@ -117,11 +117,11 @@ class Backlog:
 
     def copy(self, positions: Ints) -> Rows:
         """Rows as they are now."""
-        return self._rows.copy() if len(positions) == len(self._rows) else self._rows[positions]
+        return self.rows.copy() if len(positions) == len(self.rows) else self.rows[positions]
 
     def refuse(self, positions: Ints, reason: int) -> None:
         """Turns rows into refusals, where they stand."""
-        rows = self._rows
+        rows = self.rows
         self.steps -= int(rows["length"][positions][rows["kind"][positions] == Kind.APPLY].sum())
         rows["kind"][positions] = Kind.REFUSE
         rows["reason"][positions] = reason
@@ -129,12 +129,12 @@ class Backlog:
     def remove(self, gone: NDArray[np.bool_]) -> None:
         """Drops rows by mask, and inputs that no row waits with any more."""
         if gone.all():
-            self._rows, self.steps = self._rows[:0], 0
+            self._rows, self.steps = self.rows[:0], 0
             self._intakes.clear()
             return
         if not gone.any():
             return
-        dropped = self._rows[gone]
+        dropped = self.rows[gone]
         self.steps -= int(dropped["length"][dropped["kind"] == Kind.APPLY].sum())
         self._rows = self._rows[~gone]
         if len(self._intakes) > 1:
