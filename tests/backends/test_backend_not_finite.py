@@ -123,3 +123,17 @@ def test_weights_that_overflow_at_once_are_refused(factor: float) -> None:
     weights["cell.weight_hh_l0"] = weights["cell.weight_hh_l0"] * np.float32(factor)
     with pytest.raises(BundleError, match="model model: .* overflow"):
         build(spec, weights, BackendSettings(), slots=1, max_batch=1)
+
+
+@KINDS
+@pytest.mark.parametrize("length", [1, 2])
+def test_bad_rows_are_found_in_a_batch_of_many_slices(kind: str, length: int) -> None:
+    """Beyond what is computed together, each row is still judged as itself."""
+    spec, weights = random_model(hidden=128)
+    backend = build(spec, weights, BackendSettings(kind=kind, threads=1), slots=1000, max_batch=1000)
+    inputs, bad = random_inputs(spec, 1000, length), [0, 499, 777]
+    inputs[0][bad] = np.inf
+    slots = backend.allocate(1000)
+    computed = backend.collect(backend.launch("step", slots, inputs, length))
+    assert computed.finite is not None and np.flatnonzero(~computed.finite).tolist() == bad
+    assert np.flatnonzero(~backend.read(slots)["c"].any(axis=(1, 2))).tolist() == bad

@@ -6,6 +6,7 @@ microseconds. Everything is done at `launch`; `collect` hands the result over.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,6 +28,8 @@ _PREPACKING = "session.disable_prepacking"
 _SPINNING = "session.intra_op.allow_spinning"
 # Rows below which an operator takes another path and gives other bits (found on onnxruntime 1.31): such batches are padded.
 _LEAST_ROWS = {"lstm": 1, "gru": 1, "rnn": 2}
+_SLICE_BYTES = 2 << 20  # about what a core's own caches hold
+_LEAST_SLICE = 256  # rows over which the reading of large weights is spread
 _SMALL = 8192  # numbers up to which BLAS's product is the quickest look at them; beyond 10,000 it takes threads of its own
 
 Mask = NDArray[np.bool_]
@@ -44,7 +47,8 @@ class OnnxBackend:
         self._results = [*(f"output.{tensor.name}" for tensor in spec.outputs), "next_state"]
         self._least_rows = _LEAST_ROWS[spec.cell.kind]
         self._max_batch = max_batch
-        self._steps = StepBatches(session, spec, self._least_rows, max_batch)
+        self._slice_rows = _slice_rows(spec)
+        self._steps = StepBatches(session, spec, self._least_rows, min(max_batch, self._slice_rows))
 
     @property
     def slots(self) -> int:
@@ -93,7 +97,12 @@ class OnnxBackend:
         """Runs `length` steps of distinct slots. inputs: one per declared input, [batch, length, *shape]."""
         if function != "step":
             raise ServerFault(Reason.NOT_IMPLEMENTED, f"the model has no function {function!r}, only 'step'")
-        return self._step(slots, inputs) if length == 1 else self._chunk(slots, inputs)
+        run = self._step if length == 1 else self._chunk
+        count = -(-len(slots) // self._slice_rows)
+        if count <= 1:
+            return run(slots, inputs)
+        bounds = [len(slots) * part // count for part in range(count + 1)]
+        return _joined([run(slots[a:b], tuple(value[a:b] for value in inputs)) for a, b in itertools.pairwise(bounds)])
 
     def collect(self, ticket: Computed) -> Computed:
         """The result of a launch; its new states are in the pool already."""
@@ -141,6 +150,24 @@ class OnnxBackend:
         rows = [(np.abs(array) <= limit).reshape(len(array), -1).all(axis=1) for array, limit in bounds]
         finite: Mask = np.logical_and.reduce(rows)
         return None if finite.all() else finite
+
+
+def _joined(parts: list[Computed]) -> Computed:
+    """Slices of a batch as one."""
+    outputs = tuple(np.concatenate(values) for values in zip(*(part.outputs for part in parts), strict=True))
+    if all(part.finite is None for part in parts):
+        return Computed(outputs, None)
+    masks = [np.ones(len(part.outputs[0]), np.bool_) if part.finite is None else part.finite for part in parts]
+    return Computed(outputs, np.concatenate(masks))
+
+
+def _slice_rows(spec: ModelSpec) -> int:
+    """Rows that are computed together: as many as fit the caches with states, before and after, and gates.
+
+    Measured for 1,000 rows of an LSTM: 5 to 15 % less time than all at once for H = 128 and 256, the same for 64 and 512.
+    """
+    row_bytes = 4 * (2 * spec.state_elements + 4 * spec.cell.hidden_size)
+    return max(_LEAST_SLICE, _SLICE_BYTES // row_bytes)
 
 
 def _plain(array: Tensor) -> bool:
