@@ -200,7 +200,7 @@ class Intake:
             self._refuse(handles, first_seqs, lengths, _unknown_handles(handles))
 
     def _refuse(self, handles: Tags, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
-        """Answers rows that never reach an engine. A row that the session's numbers fit is expected again."""
+        """Answers rows that never reach an engine."""
         self._credits.take(len(handles))
         self._outgoing.errors(None, convert.encode_refused(handles, first_seqs, lengths, error), len(handles))
 
@@ -216,4 +216,4 @@ def _decode_rest(
 
 def _unknown_handles(handles: Tags) -> StepStreamError:
     shown = ", ".join(map(str, handles[:5].tolist())) + (", ..." if len(handles) > 5 else "")
-    return CallerError(Reason.HANDLE_UNKNOWN, f"handles: {shown} stand for no session on this stream", field="handles")
+    return CallerError(Reason.HANDLE_UNKNOWN, f"handles: no session on this stream has {shown}", field="handles")
