@@ -127,7 +127,7 @@ def test_weights_that_overflow_at_once_are_refused(factor: float) -> None:
 
 @KINDS
 @pytest.mark.parametrize("length", [1, 2])
-def test_bad_rows_are_found_in_a_batch_of_many_slices(kind: str, length: int) -> None:
+def test_bad_rows_are_found_in_a_batch_of_many_slices(kind: Any, length: int) -> None:
     """Beyond what is computed together, each row is still judged as itself."""
     spec, weights = random_model(hidden=128)
     backend = build(spec, weights, BackendSettings(kind=kind, threads=1), slots=1000, max_batch=1000)
