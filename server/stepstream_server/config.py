@@ -68,10 +68,16 @@ class EngineSettings(Section):
         gt=0,
         description="Bytes of unacknowledged outputs per session: a quarter of gRPC's default message limit of 4 MiB.",
     )
-    max_pending_steps: int = Field(
-        default=1 << 20,
+    cache_bytes: int = Field(
+        default=1 << 30,
         gt=0,
-        description="Steps queued in the engine over all sessions; beyond it they are refused. About a second of H = 128.",
+        description="Bytes of unacknowledged outputs of all sessions; beyond it steps with outputs are refused. "
+        "A thousand sessions may fill their windows.",
+    )
+    max_pending_steps: int = Field(
+        default=1 << 18,
+        gt=0,
+        description="Steps queued in the engine over all sessions; beyond it they are refused. Half a second of H = 128.",
     )
     max_batch: int = Field(
         default=1024,

@@ -135,7 +135,7 @@ def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str
                 outcomes += h.settle()  # a client acknowledges what it has received
                 count = references[tag].acked + offset
                 references[tag].acknowledge(count)
-                h.acknowledge(sessions[tag], count, stream=streams[tag])
+                h.acknowledge(sessions[tag], count, stream=streams[tag], tag=tag)
             case "attach", tag:
                 outcomes += h.settle()  # else what is still queued would be dropped
                 streams[tag] += 1

@@ -262,9 +262,89 @@ def test_a_vanished_stream_leaves_its_sessions_and_frees_the_queue() -> None:
     assert attached.next_seq == 1
 
 
-def test_a_session_twice_in_one_block_is_taken_in_order() -> None:
-    """Rows of one block for the same session are admitted one behind the other."""
+def test_a_session_has_one_row_per_block() -> None:
+    """A second row of the same session in one block is refused, behind the outcome of the first."""
+    h = Harness()
+    a, b = h.open(2)
+    h.send([a, b, a], [0, 0, 1], [[1.0], [2.0], [3.0]], tags=[0, 1, 0])
+    assert h.settle() == [
+        Answer(1, 0, 0, 1, (1.0,)),
+        Answer(1, 1, 0, 1, (2.0,)),
+        Refusal(1, 0, 1, 1, Reason.INVALID_ARGUMENT, 1),
+    ]
+
+
+def test_what_comes_behind_a_dropped_call_is_refused_and_what_is_in_front_is_not() -> None:
+    """A caller that goes away takes only its own step and those behind it along."""
     h = Harness()
     (a,) = h.open()
-    h.send([a, a, a], [0, 1, 2], [[1.0], [2.0], [3.0]], tags=[0, 0, 0])
-    assert [outcome.sums for outcome in h.settle() if isinstance(outcome, Answer)] == [(1.0,), (3.0,), (6.0,)]
+    h.send([a], [0], [[1.0, 1.0, 1.0]])
+    h.call(a, NO_SEQ, [5.0], stream=99, secret=a.secret)
+    h.send([a], [4], [[1.0]])
+    h.end_stream(99)
+    outcomes = h.settle()
+    assert outcomes[-1] == Refusal(1, 0, 4, 1, Reason.SEQUENCE_MISMATCH, 3)
+    assert h.backend.states[0].tolist() == [3.0, 3.0]
+
+
+def test_a_former_handle_of_the_same_stream_is_void() -> None:
+    """Attached again under another handle, the session no longer answers to the old one."""
+    h = Harness()
+    (a,) = h.open()
+    h.attach(a, stream=1, tag=5)
+    assert h.ear.detached == [(1, 0, Ending.TAKEN)]
+    h.send([a], [0], [[1.0]], tags=[0])
+    h.detach(a, tag=0)
+    assert h.settle() == [Refusal(1, 0, 0, 1, Reason.HANDLE_UNKNOWN, 0)]
+    assert h.get(a.id).attached
+
+
+def test_a_refused_call_acknowledges_nothing() -> None:
+    """A number from the future leaves the kept answers where they are."""
+    h = Harness()
+    (a,) = h.open()
+    h.detach(a)
+    h.call(a, 0, [1.0], stream=50)
+    h.call(a, 10**9, [1.0], stream=51)
+    h.call(a, 0, [1.0], stream=52)
+    assert [outcome for outcome in h.settle() if isinstance(outcome, Answer)] == [
+        Answer(50, 0, 0, 1, (1.0,)),
+        Answer(52, 0, 0, 1, (1.0,)),
+    ]
+
+
+def test_calls_without_numbers_never_fill_the_window() -> None:
+    """Nobody would acknowledge for them."""
+    h = Harness(window_steps=3)
+    (a,) = h.open()
+    h.detach(a)
+    h.call(a, 0, [1.0], stream=50)
+    for stream in range(51, 61):
+        h.call(a, NO_SEQ, [1.0], stream=stream)
+        assert isinstance(h.settle()[-1], Answer)
+
+
+def test_numbers_at_the_end_of_their_range_are_refused_like_others() -> None:
+    """No arithmetic overflows on the way."""
+    h = Harness()
+    (a,) = h.open()
+    far = 2**62 - 1
+    h.send([a], [far], [[1.0, 1.0]], keep=Keep.LAST)
+    h.reset(a, far)
+    assert {outcome.reason for outcome in h.settle() if isinstance(outcome, Refusal)} == {Reason.SEQUENCE_MISMATCH}
+    assert h.get(a.id).next_seq == 0
+
+
+def test_kept_answers_of_all_sessions_are_bounded() -> None:
+    """Beyond the limit steps with outputs are refused; acknowledging makes room, and steps without outputs pass."""
+    h = Harness(backend=FakeBackend(slots=64), cache_bytes=4096)
+    sessions = h.open(32)
+    zeros, one_page = [0] * 32, [[1.0] * 128] * 32
+    h.send(sessions, zeros, one_page)
+    h.settle()
+    h.send(sessions[:2], [128, 128], [[1.0]] * 2)
+    assert {outcome.reason for outcome in h.settle() if isinstance(outcome, Refusal)} == {Reason.QUEUE_FULL}
+    h.send(sessions[:1], [128], [[1.0]], keep=Keep.NONE)
+    assert isinstance(h.settle()[0], Answer)
+    h.send(sessions, [129, *[128] * 31], [[1.0]] * 32, acked=[128] * 32)
+    assert all(isinstance(outcome, Answer) for outcome in h.settle())

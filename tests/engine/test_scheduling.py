@@ -52,16 +52,21 @@ def test_chunks_of_one_length_share_launches_and_lengths_are_never_mixed() -> No
     assert sum(batch * length for batch, length in h.backend.launches) == 15
 
 
-def test_an_endless_chunk_does_not_starve_another() -> None:
-    """Rows that were not served in the last turn go first, whatever the budget."""
-    plan = Scheduler(max_batch=64, turn_budget=0.002, alone_budget=0.002)
-    plan.pace.learn(Launch(batch=1, length=1, seconds=0.001))
-    plan.pace.learn(Launch(batch=2, length=1, seconds=0.001))
-    lengths, served = np.array([1000, 1]), np.array([5, 4])
-    groups = plan.plan(np.array([0, 1]), lengths, served)
-    assert groups[0].positions.tolist() == [0, 1]
-    lengths, served = np.array([1000, 3]), np.array([5, 4])
-    assert 1 in plan.plan(np.array([0, 1]), lengths, served)[0].positions
+def test_least_recently_served_chunks_go_first() -> None:
+    """Whatever their order of arrival, and however small the budget, so that an endless chunk starves nobody."""
+    plan = Scheduler(max_batch=64, turn_budget=0.008, alone_budget=0.008)
+    for batch in (1, 2):
+        plan.pace.learn(Launch(batch=batch, length=10, seconds=0.010))
+    groups = plan.plan(np.array([0, 1]), np.array([1000, 3]), np.array([5, 4]))
+    assert [(group.positions.tolist(), group.length) for group in groups] == [([1], 2), ([0], 6)]
+
+
+def test_a_launch_of_chunks_has_no_more_rows_than_a_batch() -> None:
+    """The others follow in another launch."""
+    plan = Scheduler(max_batch=3, turn_budget=1.0, alone_budget=1.0)
+    plan.pace.learn(Launch(batch=3, length=10, seconds=0.001))
+    groups = plan.plan(np.arange(5), np.full(5, 8), np.zeros(5, np.int64))
+    assert [group.positions.tolist() for group in groups] == [[0, 1, 2], [3, 4]]
 
 
 def test_a_budget_bounds_what_chunks_take_of_a_turn() -> None:
@@ -74,13 +79,13 @@ def test_a_budget_bounds_what_chunks_take_of_a_turn() -> None:
     assert [group.length for group in alone] == [200]
 
 
-def test_more_sessions_than_a_batch_take_turns_in_order_of_arrival() -> None:
-    """The first `max_batch` run first; the others follow in the next turn."""
+def test_more_sessions_than_a_batch_are_all_served_in_one_turn() -> None:
+    """In several launches, in order of arrival: a newcomer never waits for somebody's second step."""
     h = Harness(backend=FakeBackend(slots=10), max_batch=4)
     sessions = h.open(10)
-    h.send(sessions, [0] * 10, [[1.0]] * 10)
-    assert [outcome.tag for outcome in h.turn()] == [0, 1, 2, 3]
-    h.settle()
+    for seq in range(3):
+        h.send(sessions, [seq] * 10, [[1.0]] * 10)
+    assert [outcome.tag for outcome in h.turn()] == list(range(10))
     assert h.backend.launches == [(4, 1), (4, 1), (2, 1)]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from stepstream_server.engine.ports import Ending, Opened
+from stepstream_server.engine.ports import Attach, Detach, Ending, Opened
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
@@ -140,8 +141,22 @@ def test_detach_can_close() -> None:
     assert h.engine.stats().sessions == 1
 
 
-def test_draining_refuses_sessions_and_finishes_steps() -> None:
-    """What was admitted is answered before the drain is; nothing new is opened."""
+def test_naming_a_session_twice_lets_it_go_once() -> None:
+    """In a detach that closes, as in an attach, whatever a front door sends."""
+    h = Harness(backend=FakeBackend(slots=4))
+    (a,) = h.open()
+    twice = np.array([a.session] * 2), np.array([a.generation] * 2), np.zeros(2, np.uint32)
+    attached = h.ask(Attach(2, h.request(), np.array([3, 4], np.uint32), [a.id] * 2, [a.secret] * 2, np.zeros(2, np.int64)))
+    assert [isinstance(one, Opened) for one in attached] == [True, False]
+    assert h.ear.detached.pop() == (1, 0, Ending.TAKEN)
+    h.door.submit(Detach(2, *twice[:2], np.full(2, 3, np.uint32), close=True))
+    h.turn()
+    assert h.ear.detached == [(2, 3, Ending.CLOSED)]
+    assert sorted(h.backend.free) == [0, 1, 2, 3]
+
+
+def test_draining_refuses_new_steps_and_sessions_and_finishes_the_others() -> None:
+    """What was admitted is answered before the drain is; nothing new is."""
     h = Harness()
     (a,) = h.open()
     h.send([a], [0], [[1.0] * 100])
@@ -149,6 +164,8 @@ def test_draining_refuses_sessions_and_finishes_steps() -> None:
     (error,) = h.open(first_tag=1)
     assert isinstance(error, StepStreamError)
     assert error.reason == Reason.SERVER_DRAINING
+    h.send([a], [100], [[1.0]])
     outcomes = h.settle()
-    assert sum(outcome.length for outcome in outcomes) == 100
+    assert sum(outcome.length for outcome in outcomes if isinstance(outcome, Answer)) == 100
+    assert outcomes[-1] == Refusal(1, 0, 100, 1, Reason.SERVER_DRAINING, 100)
     assert h.ear.replies[request] is None

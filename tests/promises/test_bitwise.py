@@ -95,7 +95,7 @@ async def serve_stream(
         handles, firsts, lengths = random_rows(len(members), rng)
         start = 0
         while start < len(handles):
-            rows = slice(start, start + int(rng.integers(1, 2 * len(members) + 1)))
+            rows = slice(start, start + rows_of_next_block(handles[start:], int(rng.integers(1, 2 * len(members) + 1))))
             steps = [
                 readings[members[handle], first : first + length]
                 for handle, first, length in zip(handles[rows], firsts[rows], lengths[rows], strict=True)
@@ -116,6 +116,16 @@ def random_rows(sessions: int, rng: np.random.Generator) -> tuple[NDArray[np.int
     queues = [iter(each) for each in chunks]
     handles, firsts, lengths = np.array([next(queues[handle]) for handle in order.tolist()]).T
     return handles, firsts, lengths
+
+
+def rows_of_next_block(handles: NDArray[np.int64], most: int) -> int:
+    """How many rows fit into a block, in which a session may have one row: all up to the first repeat."""
+    seen: set[int] = set()
+    for count, handle in enumerate(handles[:most].tolist()):
+        if handle in seen:
+            return count
+        seen.add(handle)
+    return min(most, len(handles))
 
 
 async def collect(stream: WireStream, outputs: Array, members: NDArray[np.int64], steps: int) -> None:

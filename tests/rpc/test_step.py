@@ -91,7 +91,7 @@ async def test_a_gap_tells_the_expected_number(front: FrontDoor) -> None:
         ({"inputs": {}}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "inputs[x]"),
         ({"inputs": {"x": Values(numbers=[float("nan")])}}, grpc.StatusCode.INVALID_ARGUMENT, "NON_FINITE_INPUT", None),
         ({"inputs": {"x": Values(numbers=[0.0] * 11)}}, grpc.StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE", "inputs"),
-        ({"seq": 2**63}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "seq"),
+        ({"seq": 2**62}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "seq"),
         ({"outputs": 17}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT", "outputs"),
         ({"secret": b"guess"}, grpc.StatusCode.PERMISSION_DENIED, "SECRET_MISMATCH", None),
     ],

@@ -178,8 +178,8 @@ class Harness:
             )
         )
 
-    def acknowledge(self, session: Opened, count: int, *, stream: int = 1) -> None:
-        self.door.submit(Acknowledge(stream, *_column(session), np.array([count], np.int64)))
+    def acknowledge(self, session: Opened, count: int, *, stream: int = 1, tag: int = 0) -> None:
+        self.door.submit(Acknowledge(stream, *_column(session), np.array([tag], np.uint32), np.array([count], np.int64)))
 
     def reset(self, session: Opened, seq: int, *, stream: int = 1, tag: int = 0) -> None:
         tags = np.array([tag], np.uint32)

@@ -2,7 +2,7 @@
 
 Outputs lie in one arena per output tensor, in pages of a few consecutive steps. A session's pages stand in a small ring that is
 indexed by step number, so keeping, finding and letting go are array operations over many sessions at once, and an idle session
-holds nothing. The arena grows by doubling and is bounded by what admission lets in.
+holds nothing. The arena grows by doubling and keeps its size; admission refuses steps while `bytes_used` is above its limit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from stepstream_server.engine.ports import Ints, Tensor
 from stepstream_server.spec import TensorSpec
 
-_PAGE_BYTES = 4096  # aim of one page: large outputs get short pages, so that a nearly empty one wastes little
+_PAGE_BYTES = 1024  # aim of one page: large outputs get short pages, so that a nearly empty one wastes little
 _PAGE_STEPS = 64  # most steps per page: so a window of 1,024 small answers takes a ring of 17 entries, 68 bytes per session
+_COUNT_CELLS = 1 << 18  # steps looked at in one operation: a few megabytes of scratch
 _NO_PAGE = 0  # page 0 is never handed out, so that an untouched ring entry means "none"
 
 
@@ -35,9 +36,9 @@ class AnswerCache:
         self.step_bytes = step_bytes
 
     @property
-    def pages_used(self) -> int:
-        """Pages that sessions hold."""
-        return self._pages - 1 - len(self._free)
+    def bytes_used(self) -> int:
+        """Bytes of the pages that sessions hold."""
+        return (self._pages - 1 - len(self._free)) * self._page * self.step_bytes
 
     def keep(self, sessions: Ints, first_seqs: Ints, outputs: Sequence[Tensor]) -> None:
         """Keeps outputs [n, length, *shape] of the steps from first_seqs [n] on, of distinct sessions [n]."""
@@ -60,9 +61,14 @@ class AnswerCache:
 
     def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
         """How many steps of each range are held: [n]."""
-        seqs = first_seqs[:, None] + np.arange(int((ends - first_seqs).max(initial=0)))
-        held: Ints = (self._held[self._rows(sessions[:, None], seqs)] & (seqs < ends[:, None])).sum(axis=1)
-        return held
+        width = max(1, int((ends - first_seqs).max(initial=0)))
+        counts = np.zeros(len(sessions), np.int64)
+        for start in range(0, len(sessions), max(1, _COUNT_CELLS // width)):
+            part = slice(start, start + max(1, _COUNT_CELLS // width))
+            seqs = first_seqs[part, None] + np.arange(width)
+            held = self._held[self._rows(sessions[part, None], seqs)] & (seqs < ends[part, None])
+            counts[part] = held.sum(axis=1)
+        return counts
 
     def release(self, sessions: Ints, old_acked: Ints, acked: Ints, next_seqs: Ints) -> None:
         """Lets go of the steps `old_acked <= seq < acked` of distinct sessions. All arguments are [n]."""

@@ -7,7 +7,7 @@ out, whatever a row asks for, so outcomes come in input order: steps to apply, r
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ ROW = np.dtype(
         ("session", np.int64),
         ("first", np.int64),  # number of the next step
         ("length", np.int64),  # steps left
-        ("intake", np.int64),  # which arrays its inputs lie in
+        ("intake", np.int64),  # which arrays its inputs lie in; 0: it has none
         ("offset", np.int64),  # where its next step lies in them
         ("stream", np.int64),
         ("tag", np.uint32),
@@ -43,7 +43,6 @@ ROW = np.dtype(
         ("reason", np.int16),  # errors.Reason, of REFUSE
         ("arrival", np.float64),  # monotonic seconds
         ("deadline", np.float64),  # monotonic seconds
-        ("served", np.int64),  # turn in which a chunk launch last took steps of it
     ]
 )
 
@@ -78,7 +77,7 @@ class Backlog:
         if inputs and inputs is not self._intakes.get(self._last_intake):
             self._last_intake += 1
             self._intakes[self._last_intake] = inputs
-        rows["intake"] = self._last_intake
+        rows["intake"] = self._last_intake if inputs else 0
         self._fresh.append(rows)
         self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
 
@@ -89,9 +88,13 @@ class Backlog:
         self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first row, stands
         return np.flatnonzero(self._position[sessions] == positions)
 
-    def of_session(self, session: int) -> Ints:
-        """Positions of a session's rows."""
-        return np.flatnonzero(self.rows["session"] == session)
+    def by_session(self, sessions: Sequence[int]) -> Iterator[Ints]:
+        """Positions of each session's rows, in order of arrival."""
+        order = np.argsort(self.rows["session"], kind="stable")
+        sorted_sessions = self.rows["session"][order]
+        starts, ends = (np.searchsorted(sorted_sessions, sessions, side) for side in ("left", "right"))
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            yield order[start:end]
 
     def gather(self, positions: Ints, length: int) -> tuple[Tensor, ...]:
         """The next `length` steps of each row: one [n, length, *shape] per input."""
@@ -105,14 +108,13 @@ class Backlog:
                 target[here] = _cut(values, offsets[here], length)
         return gathered
 
-    def advance(self, positions: Ints, steps: int, turn: int) -> None:
+    def advance(self, positions: Ints, steps: int) -> None:
         """Moves rows on by steps that were applied; a row with nothing left stays until `remove`."""
         rows = self.rows
         these = slice(None) if len(positions) == len(rows) else positions  # all of them: no index needed
         rows["first"][these] += steps
         rows["offset"][these] += steps
         rows["length"][these] -= steps
-        rows["served"][these] = turn
         self.steps -= steps * len(positions)
 
     def copy(self, positions: Ints) -> Rows:
@@ -137,9 +139,8 @@ class Backlog:
         dropped = self.rows[gone]
         self.steps -= int(dropped["length"][dropped["kind"] == Kind.APPLY].sum())
         self._rows = self._rows[~gone]
-        if len(self._intakes) > 1:
-            needed = set(np.unique(self._rows["intake"]).tolist())
-            self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
+        needed = set(np.unique(self._rows["intake"]).tolist())
+        self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
 
 
 def _cut(values: Tensor, offsets: Ints, length: int) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.backlog import Backlog
+from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
@@ -21,6 +22,7 @@ from stepstream_server.engine.ports import (
     Drain,
     Ending,
     Get,
+    Ints,
     Open,
     Opened,
     Reply,
@@ -28,7 +30,7 @@ from stepstream_server.engine.ports import (
     StreamEnded,
     TurnReport,
 )
-from stepstream_server.engine.table import SessionTable, Status
+from stepstream_server.engine.table import REASON_OF_ENDING, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
@@ -47,6 +49,7 @@ class Control:
         outbox: Outbox,
         admission: Admission,
         outcomes: Outcomes,
+        ledger: Ledger,
     ) -> None:
         self._settings = settings
         self._backend = backend
@@ -55,9 +58,9 @@ class Control:
         self._outbox = outbox
         self._admission = admission
         self._outcomes = outcomes
+        self._ledger = ledger
         self._held: Counter[int] = Counter()  # sessions attached, by stream
         self._drains: list[tuple[int, Drain]] = []  # waiting for the backlog to be empty
-        self._draining = False
 
     @property
     def streams(self) -> int:
@@ -71,10 +74,9 @@ class Control:
                 opened = [self._open(door, command, index, now, report) for index in range(len(command.ids))]
                 self._outbox.reply(door, Reply(command.request, opened))
             case Attach():
-                attached = [self._attach(door, command, index) for index in range(len(command.ids))]
-                self._outbox.reply(door, Reply(command.request, attached))
+                self._outbox.reply(door, Reply(command.request, self._attach(door, command)))
             case Detach():
-                self._detach_all(door, command, now, report)
+                self._detach(door, command, now, report)
             case Get():
                 self._outbox.reply(door, Reply(command.request, self._get(command, now)))
             case Close():
@@ -84,15 +86,14 @@ class Control:
             case DoorLost():
                 self._lose_door(door)
             case Drain():
-                self._draining = True
+                self._admission.draining = True
                 self._drains.append((door, command))
             case _:
                 raise TypeError(f"not a command: {command!r}")
 
     def expire(self, now: float, report: TurnReport) -> None:
         """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
-        for session in self._table.expired(now)[:_EXPIRED_PER_TURN].tolist():
-            self._end(session, Ending.EXPIRED, now, report)
+        self._end(self._table.expired(now, _EXPIRED_PER_TURN), Ending.EXPIRED, now, report)
 
     def answer_drains(self) -> None:
         """Tells those who wait for it that nothing is pending any more."""
@@ -126,20 +127,29 @@ class Control:
             )
         return int(self._backend.allocate(1)[0])
 
-    def _attach(self, door: int, command: Attach, index: int) -> Opened | StepStreamError:
-        table, session_id = self._table, command.ids[index]
-        try:
-            self._refuse_if_draining()
-            session = table.find(session_id)
-            if not table.owns(session, command.secrets[index]):
-                raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {session_id!r}", field="secret")
-        except CallerError as error:
-            return error
-        self._let_go(session, Ending.TAKEN)
-        self._hold(session, global_stream(door, command.stream), int(command.tags[index]))
-        self._admission.acknowledge(np.array([session]), command.acked[index : index + 1])
-        self._outcomes.resend(session)
-        return self._describe(session, b"")
+    def _attach(self, door: int, command: Attach) -> list[Opened | StepStreamError]:
+        """Takes all of them over at once, then tells each what was kept for it."""
+        results: list[Opened | StepStreamError] = []
+        sessions: dict[int, int] = {}  # by position in the command
+        for index, session_id in enumerate(command.ids):
+            try:
+                self._refuse_if_draining()
+                session = self._table.own(session_id, command.secrets[index])
+                if session in sessions.values():
+                    message = f"sessions: expected each once, got {session_id!r} again"
+                    raise CallerError(Reason.INVALID_ARGUMENT, message, field="sessions")
+                sessions[index] = session
+            except CallerError as error:
+                results.append(error)
+            else:
+                results.append(self._describe(session, b""))
+        self._let_go(np.array(list(sessions.values()), np.int64), Ending.TAKEN)
+        for index, session in sessions.items():
+            self._hold(session, global_stream(door, command.stream), int(command.tags[index]))
+            self._ledger.acknowledge(np.array([session]), command.acked[index : index + 1])
+            self._outcomes.resend(session)
+            results[index] = self._describe(session, b"")
+        return results
 
     def _describe(self, session: int, secret: bytes) -> Opened:
         table = self._table
@@ -153,7 +163,7 @@ class Control:
         )
 
     def _refuse_if_draining(self) -> None:
-        if self._draining:
+        if self._admission.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
 
     def _get(self, command: Get, now: float) -> SessionInfo | StepStreamError:
@@ -177,47 +187,42 @@ class Control:
 
     def _close(self, command: Close, now: float, report: TurnReport) -> int | StepStreamError:
         """Closes by id. Closing what is closed succeeds; what somebody else holds, only its secret closes."""
-        table = self._table
-        if table.ending(command.id) is not None:
+        if self._table.ending(command.id) is not None:
             return 0
         try:
-            session = table.find(command.id)
-            if command.secret and not table.owns(session, command.secret):
-                raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {command.id!r}", field="secret")
-            if not command.secret and table.stream[session] != NO_STREAM:
-                message = f"session {command.id!r} is attached to a stream; its secret is needed"
-                raise CallerError(Reason.SESSION_IN_USE, message, field="secret")
+            session = self._table.claim(command.id, command.secret)
         except CallerError as error:
             return error
-        next_seq = int(table.next_seq[session])
-        self._end(session, Ending.CLOSED, now, report)
+        next_seq = int(self._table.next_seq[session])
+        self._end(np.array([session]), Ending.CLOSED, now, report)
         return next_seq
 
-    def _detach_all(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
+    def _detach(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
         """Sessions that this stream holds no longer were already reported as detached, with the reason."""
-        current = self._table.current(command.sessions, command.generations, global_stream(door, command.stream))
-        for session in command.sessions[current].tolist():
-            if command.close:
-                self._end(session, Ending.CLOSED, now, report)
-            else:
-                self._let_go(session, Ending.REQUESTED)
+        stream = global_stream(door, command.stream)
+        current = self._table.current(command.sessions, command.generations, stream, command.tags)
+        sessions = np.unique(command.sessions[current])
+        if command.close:
+            self._end(sessions, Ending.CLOSED, now, report)
+        else:
+            self._let_go(sessions, Ending.REQUESTED)
 
     def _hold(self, session: int, stream: int, tag: int) -> None:
         self._table.stream[session], self._table.tag[session] = stream, tag
         self._held[stream] += 1
 
-    def _let_go(self, session: int, ending: Ending) -> None:
-        """Detaches a session from its stream, if it has one: the stream's queued steps are dropped, and it is told."""
-        stream, tag = int(self._table.stream[session]), int(self._table.tag[session])
-        if stream == NO_STREAM:
+    def _let_go(self, sessions: Ints, ending: Ending) -> None:
+        """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told."""
+        table = self._table
+        sessions = sessions[table.stream[sessions] != NO_STREAM]
+        if not len(sessions):
             return
         rows = self._backlog.rows
-        theirs = (rows["session"] == session) & (rows["stream"] == stream)
-        if theirs.any():
-            self._backlog.remove(theirs)
-            self._admission.fail_from(session)
-        self._forget_hold(session, stream)
-        self._outbox.detached(stream, tag, ending)
+        self._ledger.drop(np.isin(rows["session"], sessions) & (rows["stream"] == table.stream[rows["session"]]))
+        for session in sessions.tolist():
+            stream, tag = int(table.stream[session]), int(table.tag[session])
+            self._forget_hold(session, stream)
+            self._outbox.detached(stream, tag, ending)
 
     def _forget_hold(self, session: int, stream: int) -> None:
         self._table.stream[session] = NO_STREAM
@@ -225,33 +230,27 @@ class Control:
         if not self._held[stream]:
             del self._held[stream]
 
-    def _end(self, session: int, ending: Ending, now: float, report: TurnReport) -> None:
-        """Ends a session: whoever waits for something of it is told."""
-        self._let_go(session, ending)
+    def _end(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
+        """Ends distinct sessions: whoever waits for something of them is told."""
+        if not len(sessions):
+            return
+        self._let_go(sessions, ending)
         table, backlog = self._table, self._backlog
-        positions = backlog.of_session(session)
-        reason = Reason.SESSION_EXPIRED if ending == Ending.EXPIRED else Reason.SESSION_CLOSED
-        for row in backlog.rows[positions]:
-            message = f"session {table.id(session)!r} was {ending.name.lower()}"
-            first, length = int(row["first"]), int(row["length"])
+        left = np.isin(backlog.rows["session"], sessions)  # of momentary calls
+        for row in backlog.rows[left]:
+            message = f"session {table.id(int(row['session']))!r} was {ending.name.lower()}"
+            first, length, reason = int(row["first"]), int(row["length"]), REASON_OF_ENDING[ending]
             self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, 0, message)
-        gone = np.zeros(len(backlog), np.bool_)
-        gone[positions] = True
-        backlog.remove(gone)
-        one = np.array([session])
-        self._admission.acknowledge(one, table.next_seq[one])
-        self._backend.release(table.slot[one])
-        table.end(session, ending, now)
-        report.closed[ending] = report.closed.get(ending, 0) + 1
+        backlog.remove(left)
+        self._ledger.acknowledge(sessions, table.next_seq[sessions])
+        self._backend.release(table.slot[sessions])
+        for session in sessions.tolist():
+            table.end(session, ending, now)
+        report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
 
     def _end_stream(self, stream: int) -> None:
         """The stream is gone; nobody is left to be told. Its sessions live on."""
-        rows = self._backlog.rows
-        theirs = rows["stream"] == stream
-        touched = np.unique(rows["session"][theirs]).tolist()
-        self._backlog.remove(theirs)
-        for session in touched:
-            self._admission.fail_from(session)
+        self._ledger.drop(self._backlog.rows["stream"] == stream)
         for session in self._table.attached_to(stream).tolist() if stream in self._held else []:
             self._forget_hold(session, stream)
 

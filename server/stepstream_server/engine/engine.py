@@ -15,6 +15,7 @@ from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog, Rows
 from stepstream_server.engine.control import Control
+from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
@@ -74,9 +75,13 @@ class Engine:
         self._backlog = Backlog(spec.inputs, settings.capacity)
         self._outbox = Outbox(spec.outputs)
         cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
-        self._admission = Admission(spec, settings, self._table, self._backlog, cache, self._outbox)
-        self._outcomes = Outcomes(self._table, self._backlog, cache, self._outbox, self._admission)
-        self._control = Control(settings, backend, self._table, self._backlog, self._outbox, self._admission, self._outcomes)
+        ledger = Ledger(self._table, self._backlog, cache)
+        self._ledger = ledger
+        self._admission = Admission(spec, settings, self._table, self._backlog, cache, ledger, self._outbox)
+        self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
+        self._control = Control(
+            settings, backend, self._table, self._backlog, self._outbox, self._admission, self._outcomes, ledger
+        )
         self._scheduler = Scheduler(
             min(settings.max_batch, backend.max_batch), settings.turn_budget_seconds, settings.alone_budget_seconds
         )
@@ -134,9 +139,10 @@ class Engine:
 
     def fail(self, error: StepStreamError) -> None:
         """Ends the engine: every front door is told, and nothing is accepted any more."""
-        self._failure = error
-        for sink in self._sinks:
-            sink.fail(error)
+        if self._failure is None:
+            self._failure = error
+            for sink in self._sinks:
+                sink.fail(error)
 
     def _take_in(self, commands: Iterable[tuple[int, Command]], report: TurnReport) -> None:
         """Commands in their order; neighbouring blocks are admitted together."""
@@ -155,8 +161,8 @@ class Engine:
         match command:
             case Acknowledge():
                 stream = global_stream(door, command.stream)
-                current = self._table.current(command.sessions, command.generations, stream)
-                self._admission.acknowledge(command.sessions[current], command.counts[current])
+                current = self._table.current(command.sessions, command.generations, stream, command.tags)
+                self._ledger.acknowledge(command.sessions[current], command.counts[current])
             case Reset():
                 self._admission.reset(command, global_stream(door, command.stream))
             case Call():
@@ -175,7 +181,7 @@ class Engine:
         heads = self._outcomes.resolve(self.clock(), report)
         self._backend.zero(self._outcomes.take_resets())
         rows = self._backlog.rows
-        return self._scheduler.plan(heads, rows["length"][heads], rows["served"][heads])
+        return self._scheduler.plan(heads, rows["length"][heads], self._table.served[rows["session"][heads]])
 
     def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
         """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
@@ -184,6 +190,8 @@ class Engine:
             rows = self._backlog.copy(group.positions)
             slots = self._table.slot[rows["session"]]
             inputs = self._backlog.gather(group.positions, group.length)
+            if group.length > 1:
+                self._table.served[rows["session"]] = self._turns
             begun = self.clock()
             computed = self._backend.collect(self._backend.launch("step", slots, inputs, group.length))
             launch = Launch(len(slots), group.length, self.clock() - begun)
@@ -191,9 +199,9 @@ class Engine:
             self._scheduler.pace.learn(launch)
             done.append(_Done(group.positions, rows, group.length, computed, begun))
             if computed.finite is not None and not computed.finite.all():
-                self._backlog.advance(group.positions[computed.finite], group.length, self._turns)
+                self._backlog.advance(group.positions[computed.finite], group.length)
                 break  # what was planned for a session that failed must not run: the rest waits for the next turn
-            self._backlog.advance(group.positions, group.length, self._turns)
+            self._backlog.advance(group.positions, group.length)
         return done
 
     def _settle(self, done: list[_Done], report: TurnReport) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog, Kind, Rows
+from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Ints, Keep, Tensor, TurnReport
 from stepstream_server.engine.table import SessionTable, Status
@@ -31,36 +31,43 @@ _MESSAGES = {
     Reason.NON_FINITE_STATE: "the {length} steps from {first} on would make state or outputs non-finite: none was applied, "
     "the session is quarantined until it is reset",
     Reason.SESSION_QUARANTINED: "the session is quarantined: reset or close it",
+    Reason.INVALID_ARGUMENT: "handles: a session may have one row per message, got another from step {first} on",
+    Reason.SERVER_DRAINING: "the server is about to stop: no more steps are admitted",
 }
+_RESOLVED_PER_TURN = 256  # sessions with something to resolve, about 5 ms; the others follow in the next turns
 
 
 class Outcomes:
     """Gives rows of the backlog their outcomes."""
 
-    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache, outbox: Outbox, admission: Admission) -> None:
+    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache, ledger: Ledger, outbox: Outbox) -> None:
         self._table = table
         self._backlog = backlog
         self._cache = cache
+        self._ledger = ledger
         self._outbox = outbox
-        self._admission = admission
         self._resets: list[int] = []  # slots to be zeroed before the next launch
 
     def resolve(self, now: float, report: TurnReport) -> Ints:
         """Settles what needs no computing. Returns the positions of the heads that do."""
         heads = self._backlog.heads()
         rows = self._backlog.rows
-        special = (rows["kind"][heads] != Kind.APPLY) | (rows["deadline"][heads] <= now)
-        if not special.any():
+        late = heads[(rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] <= now)]
+        if late.size:
+            self._fail(late, Reason.DEADLINE_EXCEEDED)
+        special = heads[rows["kind"][heads] != Kind.APPLY]
+        if not special.size:
             return heads
         gone = np.zeros(len(rows), np.bool_)
         refused: set[int] = set()
-        for session in rows["session"][heads[special]].tolist():
-            self._resolve_session(session, now, gone, refused, report)
+        sessions = rows["session"][special[:_RESOLVED_PER_TURN]].tolist()
+        for session, positions in zip(sessions, self._backlog.by_session(sessions), strict=True):
+            self._resolve_session(session, positions.tolist(), gone, refused, report, now)
         self._backlog.remove(gone)
-        return self._computable(refused)
+        return self._computable(refused, now)
 
     def take_resets(self) -> Ints:
-        """Slots that resets of this turn want zeroed; each is named once."""
+        """Slots that resets of this turn want zeroed."""
         slots, self._resets = np.array(self._resets, np.int64), []
         return slots
 
@@ -80,10 +87,8 @@ class Outcomes:
 
     def quarantine(self, positions: Ints) -> None:
         """Nothing of these rows was applied, since it would have made their sessions non-finite."""
-        self._backlog.refuse(positions, Reason.NON_FINITE_STATE)
-        for session in self._backlog.rows["session"][positions].tolist():
-            self._table.status[session] = Status.QUARANTINED
-            self._admission.fail_from(session)
+        self._table.status[self._backlog.rows["session"][positions]] = Status.QUARANTINED
+        self._fail(positions, Reason.NON_FINITE_STATE)
 
     def sweep(self) -> None:
         """Drops rows with nothing left to do."""
@@ -101,26 +106,37 @@ class Outcomes:
             self._answer_kept(session, int(table.stream[session]), int(table.tag[session]), first, run, run * bool(held[0]))
             first += run
 
-    def _computable(self, refused: set[int]) -> Ints:
+    def _fail(self, positions: Ints, reason: Reason) -> None:
+        """The next step of these rows fails, and with it all that is pending behind."""
+        rows = self._backlog.rows
+        self._ledger.cut_back(rows["session"][positions], rows["first"][positions])
+        rows["reason"][positions] = reason
+
+    def _computable(self, refused: set[int], now: float) -> Ints:
         """Heads to be computed, but for sessions that were refused something: their next answer belongs behind that."""
         heads = self._backlog.heads()
         rows = self._backlog.rows
-        ready = rows["kind"][heads] == Kind.APPLY
+        ready = (rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] > now)
         if refused:
             ready &= ~np.isin(rows["session"][heads], list(refused))
         computable: Ints = heads[ready]
         return computable
 
-    def _resolve_session(self, session: int, now: float, gone: NDArray[np.bool_], refused: set[int], report: TurnReport) -> None:
+    def _resolve_session(
+        self,
+        session: int,
+        positions: list[int],
+        gone: NDArray[np.bool_],
+        refused: set[int],
+        report: TurnReport,
+        now: float,
+    ) -> None:
         """Resolves a session's rows from its head on, up to the first that must be computed."""
         rows = self._backlog.rows
-        for position in self._backlog.of_session(session).tolist():
+        for position in positions:
             row = rows[position]
             if row["kind"] == Kind.APPLY:
-                if row["deadline"] > now:
-                    return
-                self._backlog.refuse(np.array([position]), Reason.DEADLINE_EXCEEDED)
-                self._admission.fail_from(session)
+                return
             if row["kind"] == Kind.REFUSE:
                 self._refuse(row, int(row["length"]), Reason(int(row["reason"])))
                 refused.add(session)
@@ -216,6 +232,5 @@ def _run_of_equal(flags: NDArray[np.bool_]) -> int:
 
 def _shorten(row: np.void, steps: int) -> None:
     """Takes steps off the front of a row of the backlog, in place."""
-    row["first"] += steps
-    row["offset"] += steps
-    row["length"] -= steps
+    for name, change in (("first", steps), ("offset", steps), ("length", -steps)):
+        row[name] = int(row[name]) + change

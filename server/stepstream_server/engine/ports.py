@@ -107,6 +107,7 @@ class Acknowledge:
     stream: int
     sessions: Ints
     generations: Ints
+    tags: NDArray[np.uint32]
     counts: Ints
 
 

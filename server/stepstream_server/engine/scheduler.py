@@ -34,6 +34,9 @@ class Pace:
         self._seconds: dict[int, float] = {}  # bit length of the batch size -> seconds per step of the whole batch
 
     def learn(self, launch: Launch) -> None:
+        """A launch of one step says more of what a launch costs than of what a step does."""
+        if launch.length == 1:
+            return
         bucket, seconds = launch.batch.bit_length(), max(launch.seconds / launch.length, _LEAST_SECONDS)
         known = self._seconds.get(bucket, seconds)
         self._seconds[bucket] = known + _SMOOTHING * (seconds - known)
@@ -44,8 +47,8 @@ class Pace:
         return _FIRST_GUESS if pace is None else max(1, int(seconds / pace))
 
     def seconds_for(self, batch: int, steps: int) -> float:
-        """Estimated time of a launch; 0 while unknown."""
-        return self._seconds.get(batch.bit_length(), 0.0) * steps
+        """Estimated time of a launch. While it is unknown, one launch is budget enough."""
+        return self._seconds.get(batch.bit_length(), np.inf) * steps
 
 
 class Scheduler:
@@ -58,23 +61,22 @@ class Scheduler:
         self.pace = Pace()
 
     def plan(self, positions: Ints, lengths: Ints, served: Ints) -> list[Group]:
-        """Launches of one turn for the heads at `positions` [n], in order of arrival, with steps left and last turn served."""
+        """Launches of one turn for the heads at `positions` [n], in order of arrival.
+
+        lengths: steps left of each; served: turn in which its session last took part in a launch of several steps.
+        """
         if not len(positions):
             return []
-        singles = lengths == 1
-        if not singles.any():
+        if (lengths > 1).all():
             return self._chunks(positions, lengths, served, self._alone_budget)
         # Chunks take part in the launch of single steps: their next step costs next to nothing there, and nobody starves.
-        first = slice(0, self._max_batch)
-        groups = [Group(positions[first], 1)]
-        left = lengths[first] - 1
-        more = left > 0
-        if more.any():
-            groups += self._chunks(positions[first][more], left[more], served[first][more], self._turn_budget)
-        return groups
+        edges = range(0, len(positions), self._max_batch)
+        groups = [Group(positions[edge : edge + self._max_batch], 1) for edge in edges]
+        more = lengths > 1
+        return groups + self._chunks(positions[more], lengths[more] - 1, served[more], self._turn_budget)
 
     def _chunks(self, positions: Ints, lengths: Ints, served: Ints, budget: float) -> list[Group]:
-        """Groups of equal length, least recently served first, until the budget is spent; always at least one."""
+        """Groups of equal length, least recently served first, until the budget is spent; at least one if there is any."""
         groups: list[Group] = []
         order = np.argsort(served, kind="stable")
         while len(order) and (budget > 0 or not groups):

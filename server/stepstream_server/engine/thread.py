@@ -10,8 +10,9 @@ from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Command
 from stepstream_server.errors import Reason, ServerFault
 
-# Commands that one turn takes in at most, so that a flood cannot keep the turn from running.
-_COMMANDS_PER_TURN = 4096
+# Commands that one turn takes in at most, so that a flood cannot keep the turn from running: enough for every stream of a
+# busy server to be in each batch, and about 50 ms if each is of the costliest kind.
+_COMMANDS_PER_TURN = 512
 
 
 class EngineThread:
@@ -39,8 +40,15 @@ class EngineThread:
             while not self._stopping.is_set():
                 self._engine.turn(self._commands())
         except BaseException as crash:  # whatever it was: the waiting callers must hear of it before the thread dies
-            self._engine.fail(ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has failed"))
-            self._on_crash(crash)
+            try:
+                self._engine.fail(self._over("failed"))
+            finally:
+                self._on_crash(crash)
+        else:
+            self._engine.fail(self._over("stopped"))
+
+    def _over(self, how: str) -> ServerFault:
+        return ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has {how}")
 
     def _commands(self) -> list[tuple[int, Command]]:
         """What has arrived; waits for it only if the engine has nothing else to do."""

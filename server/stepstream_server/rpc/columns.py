@@ -19,7 +19,8 @@ from stepstream_server.spec import DType, ModelSpec
 U32 = np.dtype("<u4")
 I64 = np.dtype("<i8")
 WIRE_TYPES: dict[DType, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": I64}
-_LARGEST = (1 << 63) - 1
+_LARGEST = (1 << 63) - 1  # of an acknowledgement
+_SEQ_BITS = 62  # of a step number: adding the length of a row never overflows
 _ONE: Ints = np.ones(1, np.int64)  # the lengths of every single-step message
 _ONE.flags.writeable = False
 
@@ -52,14 +53,14 @@ def check_rows(field: str, rows: int, most: int) -> None:
 def counts_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows]; what int64 cannot hold becomes its largest. Raises CallerError(INVALID_ARGUMENT)."""
     counts = _u64_column(field, data, rows)
-    return counts if _least(counts) >= 0 else np.where(counts < 0, _LARGEST, counts)
+    return counts if int(counts.item() if rows == 1 else counts.min(initial=0)) >= 0 else np.where(counts < 0, _LARGEST, counts)
 
 
 def seqs_column(field: str, data: bytes, rows: int) -> Ints:
-    """uint64[rows], each below 2^63. Raises CallerError(INVALID_ARGUMENT)."""
+    """uint64[rows], each below 2^62. Raises CallerError(INVALID_ARGUMENT)."""
     seqs = _u64_column(field, data, rows)
-    if _least(seqs) < 0:
-        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected numbers below 2^63", field=field)
+    if seqs.item() >> _SEQ_BITS if rows == 1 else (seqs >> _SEQ_BITS).any():
+        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected numbers below 2^62", field=field)
     return seqs
 
 
@@ -87,8 +88,8 @@ def check_steps(field: str, steps: int, limit: int) -> None:
 
 def check_seq(field: str, seq: int) -> int:
     """Raises CallerError(INVALID_ARGUMENT)."""
-    if seq > _LARGEST:
-        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected a number below 2^63, got {seq}", field=field)
+    if seq >> _SEQ_BITS:
+        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected a number below 2^62, got {seq}", field=field)
     return seq
 
 
@@ -136,11 +137,6 @@ def _lengths(data: bytes, rows: int) -> tuple[Ints, int]:
     if int(lengths.min()) == 0:
         raise CallerError(Reason.INVALID_ARGUMENT, "lengths: expected at least 1 in every row, got 0", field="lengths")
     return lengths, int(lengths.sum())
-
-
-def _least(column: Ints) -> int:
-    """Without the cost of a reduction where there is but one number. 0 if there is none."""
-    return int(column.item() if len(column) == 1 else column.min(initial=0))
 
 
 def _u64_column(field: str, data: bytes, rows: int) -> Ints:

@@ -169,7 +169,7 @@ class Intake:
         counts = columns.counts_column("counts", message.counts, len(handles))
         for door, rows in self._by_door(self._handles.owners(handles)):
             sessions, generations = self._handles.sessions(handles[rows])
-            door.submit(ports.Acknowledge(self._number, sessions, generations, counts[rows]))
+            door.submit(ports.Acknowledge(self._number, sessions, generations, handles[rows], counts[rows]))
 
     def _detach(self, message: inference_pb2.Detach) -> None:
         handles = np.unique(columns.handles_column(message.handles, self._settings.max_block_steps))

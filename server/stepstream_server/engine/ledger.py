@@ -1,0 +1,84 @@
+"""The ledger: where each session's numbers stand, moved by acknowledgements and by what will never be applied.
+
+`acked <= next_seq <= admitted`: answers below `acked` are gone, steps below `next_seq` are applied, those up to `admitted` are
+pending in the backlog, without a gap. `kept` counts the outputs that the cache holds or will hold for the pending ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.answers import AnswerCache
+from stepstream_server.engine.backlog import Backlog, Kind, Rows
+from stepstream_server.engine.ports import Ints, Keep
+from stepstream_server.engine.table import SessionTable, Status
+from stepstream_server.errors import Reason
+
+
+class Ledger:
+    """The only writer of `admitted`, `acked` and `kept`, but for the admission of new rows and the settling of computed ones."""
+
+    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache) -> None:
+        self._table = table
+        self._backlog = backlog
+        self._cache = cache
+
+    def acknowledge(self, sessions: Ints, counts: Ints) -> None:
+        """Lets go of answers below each count; lower counts than before change nothing, higher ones than next_seq are clamped."""
+        table = self._table
+        if len(sessions) > 1 and len(np.unique(sessions)) < len(sessions):
+            sessions, places = np.unique(sessions, return_inverse=True)
+            highest = np.zeros(len(sessions), np.int64)
+            np.maximum.at(highest, places, counts)
+            counts = highest
+        old, next_seq = table.acked[sessions], table.next_seq[sessions]
+        new = np.maximum(old, np.minimum(counts, next_seq))
+        released = new - old
+        sparse = np.flatnonzero(table.kept[sessions] != table.admitted[sessions] - old)  # some steps keep no outputs
+        if sparse.size:
+            released[sparse] = self._cache.count(sessions[sparse], old[sparse], new[sparse])
+        table.kept[sessions] -= released
+        table.acked[sessions] = new
+        self._cache.release(sessions, old, new, next_seq)
+
+    def cut_back(self, sessions: Ints, seqs: Ints) -> None:
+        """Go back N: nothing of these sessions is pending from seq on; rows that were are refused where they stand.
+
+        A pending row always lies below its session's admission point, so those that no longer do are the ones to refuse.
+        """
+        table, rows = self._table, self._backlog.rows
+        np.minimum.at(table.admitted, sessions, seqs)
+        doomed = np.flatnonzero(_pending(rows) & (rows["first"] >= table.admitted[rows["session"]]))
+        self._withdraw(rows[doomed])
+        self._backlog.refuse(doomed, Reason.SEQUENCE_MISMATCH)
+        if (table.status[sessions] == Status.RESETTING).any():
+            still = rows["session"][rows["kind"] == Kind.RESET]
+            dropped = np.setdiff1d(sessions[table.status[sessions] == Status.RESETTING], still)
+            table.status[dropped] = Status.QUARANTINED
+
+    def drop(self, rows_gone: NDArray[np.bool_]) -> None:
+        """Removes rows by mask, whose streams nobody listens to any more; what was pending behind them is refused."""
+        if not rows_gone.any():
+            return
+        gone = self._backlog.rows[rows_gone]
+        gone = gone[_pending(gone)]
+        self._withdraw(gone)
+        self._backlog.remove(rows_gone)
+        self.cut_back(gone["session"], gone["first"])
+
+    def _withdraw(self, rows: Rows) -> None:
+        """What these rows were to keep, they will not."""
+        np.subtract.at(self._table.kept, rows["session"], to_keep(rows))
+
+
+def to_keep(rows: Rows) -> Ints:
+    """How many answers of each row with steps to apply will be kept in the cache: [n]."""
+    kept: Ints = np.where(rows["keep"] == Keep.ALL, rows["length"], rows["keep"] == Keep.LAST) * rows["cached"]
+    return kept
+
+
+def _pending(rows: Rows) -> NDArray[np.bool_]:
+    """Which rows were admitted and are not applied yet."""
+    pending: NDArray[np.bool_] = ((rows["kind"] == Kind.APPLY) | (rows["kind"] == Kind.RESET)) & (rows["length"] > 0)
+    return pending
