@@ -1,0 +1,65 @@
+"""The backend port: what computes a batch, in two calls, so that a host can prepare the next one while a device computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports.basics import Ints, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a launch gave. Sessions whose new state or outputs are not finite keep the state they had."""
+
+    outputs: tuple[Tensor, ...]  # one per declared output: [batch, length, *shape]
+    finite: NDArray[np.bool_] | None  # [batch]; None: all of them
+
+
+class Backend(Protocol):
+    """Owns a model's weights and the state pool; computes batches. Used by the engine's thread alone, after warm-up."""
+
+    @property
+    def slots(self) -> int:
+        """Rows of the state pool."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one slot."""
+
+    @property
+    def max_batch(self) -> int:
+        """Rows that one launch may have."""
+
+    def warm_up(self) -> None:
+        """Runs every kind of batch once, on slots that no session has. Raises ServerFault if results are not as promised."""
+
+    def allocate(self, count: int) -> Ints:
+        """Takes `count` free slots, zeroed. Raises CallerError(SESSION_CAPACITY) if there are not as many; then takes none."""
+
+    def release(self, slots: Ints) -> None:
+        """Gives slots back."""
+
+    def zero(self, slots: Ints) -> None:
+        """Puts slots to the initial state."""
+
+    def copy(self, sources: Ints, targets: Ints) -> None:
+        """Copies states between allocated slots."""
+
+    def read(self, slots: Ints) -> dict[str, Tensor]:
+        """States by name: [len(slots), *shape], float32, copies."""
+
+    def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
+        """The reverse of `read`."""
+
+    def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Any:
+        """Begins `length` steps of distinct slots. inputs: one per declared input, [batch, length, *shape]. Returns a ticket.
+
+        One length for the whole batch: rows of different lengths are never padded together. `function` is "step".
+        """
+
+    def collect(self, ticket: Any) -> Computed:
+        """Waits for a launch. Its new states are in the pool afterwards."""

@@ -1,0 +1,153 @@
+"""The engine port, inwards: what front doors tell the engine.
+
+`stream` is the door's own number for a stream, >= 0, never used twice by a door. `request` is its own number for a question;
+the Reply repeats it. `sessions` and `generations` are what the Reply to Open or Attach named, `tags` the handles they were
+given; the door keeps them per handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports.basics import Ints, Keep, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Opens `len(ids)` sessions; an empty id asks for one made by the engine. With a stream they are attached to it under `tags`.
+
+    Reply: `list[Opened | StepStreamError]`, in order.
+    """
+
+    stream: int
+    request: int
+    ids: Sequence[str]
+    tags: NDArray[np.uint32] | None = None  # handles; None without a stream
+    idle_ttl: float | None = None  # seconds; None: the engine's setting, which is also the maximum
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Attaches sessions to the stream, taking over from whichever holds them. Kept answers from `acked` on are sent again.
+
+    Reply: `list[Opened | StepStreamError]`, in order, delivered before those answers.
+    """
+
+    stream: int
+    request: int
+    tags: NDArray[np.uint32]
+    ids: Sequence[str]
+    secrets: Sequence[bytes]
+    acked: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Inputs of n rows. Outcomes arrive as Answers and RowErrors of later turns, in input order per session."""
+
+    stream: int
+    sessions: Ints
+    generations: Ints
+    tags: NDArray[np.uint32]
+    first_seqs: Ints
+    lengths: Ints  # each >= 1
+    inputs: tuple[Tensor, ...]  # one per declared input: [sum(lengths), *shape]
+    keep: Keep
+    arrival: float  # monotonic seconds, when the message was read
+    deadline: float = float("inf")  # monotonic seconds; not begun by then: dropped
+    acked: Ints | None = None  # acknowledged before the rows are admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Cumulative: answers below each count are not needed again."""
+
+    stream: int
+    sessions: Ints
+    generations: Ints
+    tags: NDArray[np.uint32]
+    counts: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Zeroes sessions' states, ordered with blocks; each takes one number and is answered by a row of length 1 that keeps 0."""
+
+    stream: int
+    sessions: Ints
+    generations: Ints
+    tags: NDArray[np.uint32]
+    seqs: Ints
+    arrival: float
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """Lets sessions go; queued steps are dropped. Confirmed by Detached (REQUESTED, or CLOSED with `close`)."""
+
+    stream: int
+    sessions: Ints
+    generations: Ints
+    tags: NDArray[np.uint32]
+    close: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A momentary step (or chunk) of one session, addressed by id; never takes over.
+
+    `stream` is a number used for this call alone: its outcome comes as Answers and RowErrors of that stream, with tag 0.
+    """
+
+    stream: int
+    id: str
+    secret: bytes
+    seq: int  # or NO_SEQ
+    length: int
+    inputs: tuple[Tensor, ...]  # [length, *shape]
+    keep: Keep
+    arrival: float
+    deadline: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Reply: `SessionInfo | StepStreamError`."""
+
+    request: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Reply: `int` (next_seq; 0 if it was closed already) `| StepStreamError`."""
+
+    request: int
+    id: str
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The stream is gone: its sessions are detached, its queued steps dropped, nothing more is delivered for it."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLost:
+    """The front door is gone (a worker died): the same for each of its streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """From now on sessions are neither opened nor attached; admitted steps go on. Reply: None, once nothing is pending."""
+
+    request: int
+
+
+Command = Open | Attach | Block | Acknowledge | Reset | Detach | Call | Get | Close | StreamEnded | DoorLost | Drain

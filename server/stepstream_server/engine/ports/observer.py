@@ -1,0 +1,54 @@
+"""The observer port: what a turn did, for metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from stepstream_server.engine.ports.basics import Ending, Floats, Ints
+from stepstream_server.errors import Reason
+
+
+@dataclass(slots=True)
+class Launch:
+    """One launch, for metrics and for the scheduler's estimate of the next one."""
+
+    batch: int  # rows
+    length: int  # steps per row
+    seconds: float  # from launch to collected
+
+
+@dataclass(slots=True)
+class TurnReport:
+    """What one turn did. Columns have one entry per answered row; `steps` weighs them."""
+
+    launches: list[Launch] = field(default_factory=list)
+    steps: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    queue_seconds: Floats = field(default_factory=lambda: np.zeros(0))  # arrival to launch
+    step_seconds: Floats = field(default_factory=lambda: np.zeros(0))  # arrival to hand-over
+    duplicates: int = 0  # steps answered from the cache
+    failures: dict[Reason, int] = field(default_factory=dict)  # steps refused or failed
+    opened: int = 0
+    closed: dict[Ending, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """The engine at one moment. Readable from any thread."""
+
+    sessions: int
+    slots: int
+    streams: int
+    pending_steps: int
+    state_bytes: int  # of open sessions
+    turns: int
+    steps: int  # applied since start
+
+
+class Observer(Protocol):
+    """Hears of every turn, on the engine's thread."""
+
+    def turn(self, report: TurnReport) -> None:
+        """Must be quick: it is part of the turn."""

@@ -1,0 +1,112 @@
+"""The engine port, outwards: what the engine tells front doors, and the two Protocols that carry both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.ports.basics import Ending, Ints, Tensor
+from stepstream_server.engine.ports.commands import Command
+from stepstream_server.errors import Reason, StepStreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session as the opener or the attaching stream needs to know it."""
+
+    id: str
+    secret: bytes  # empty when attached rather than opened
+    session: int
+    generation: int
+    next_seq: int
+    acked: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What can be known about a session without touching it. Times in seconds."""
+
+    id: str
+    quarantined: bool
+    next_seq: int
+    acked: int
+    pending_steps: int
+    age: float
+    idle: float
+    idle_ttl: float
+    attached: bool
+    slot: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one command that carried a `request`."""
+
+    request: int
+    value: list[Opened | StepStreamError] | SessionInfo | StepStreamError | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answered rows, grouped by stream: equal streams are adjacent. Within a session, in input order."""
+
+    streams: Ints
+    tags: NDArray[np.uint32]
+    first_seqs: Ints
+    lengths: Ints
+    kept: Ints  # how many of each row's last steps have outputs here
+    outputs: tuple[Tensor, ...]  # one per declared output: [sum(kept), *shape]
+
+
+@dataclass(frozen=True, slots=True)
+class RowErrors:
+    """Refused or failed rows as columns, in input order per session. They follow the same turn's Answers."""
+
+    streams: list[int] = field(default_factory=list)
+    tags: list[int] = field(default_factory=list)
+    first_seqs: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    expected_seqs: list[int] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """Handles that no longer stand for a session, as columns."""
+
+    streams: list[int] = field(default_factory=list)
+    tags: list[int] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """All that one turn has for one front door. To be passed on in the order of the fields."""
+
+    replies: list[Reply]
+    answers: Answers | None
+    errors: RowErrors
+    detached: Detached
+
+
+class Sink(Protocol):
+    """A front door's ear. Called on the engine's thread; must not block, raise, or keep the engine waiting."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """At most once per turn."""
+
+    def fail(self, error: StepStreamError) -> None:
+        """The engine has crashed; nothing will be delivered any more. Called once."""
+
+
+class Door(Protocol):
+    """A front door's mouth: what `Engine.connect(sink)` returns. Safe to call from any thread."""
+
+    def submit(self, command: Command) -> None:
+        """Queues a command. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
