@@ -47,7 +47,6 @@ class Admission:
         self._outbox = outbox
         # Outputs that one session may have kept; at least one, or a model of large outputs could not be served.
         self._window_kept = max(1, settings.window_bytes // cache.step_bytes)
-        self._position = np.zeros(table.capacity, np.int64)  # scratch for `_first_of_session`
         self.draining = False  # whether new steps are refused, because the server is about to stop
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
@@ -84,7 +83,7 @@ class Admission:
         """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
         if not blocks:
             return
-        if len(blocks) == 1 or self._first_of_session(_concatenate([block.sessions for _, block in blocks])).all():
+        if len(blocks) == 1 or self._table.firsts(_concatenate([block.sessions for _, block in blocks])).all():
             yield blocks
             return
         run: list[tuple[int, Block]] = []
@@ -123,7 +122,7 @@ class Admission:
     def _enter(self, rows: Rows, inputs: tuple[Tensor, ...], valid: NDArray[np.bool_]) -> None:
         """Splits rows at the acknowledged count and at the admission point, and appends the parts."""
         table = self._table
-        once = self._first_of_session(rows["session"])
+        once = self._table.firsts(rows["session"])
         if not once.all():
             self._enter(rows[once], inputs, valid[once])
             self._append(rows[~once], Kind.REFUSE, Reason.INVALID_ARGUMENT)
@@ -192,13 +191,6 @@ class Admission:
             message = f"handle {tag} is not attached to a session on this stream"
             first, length = int(row["first"]), int(row["length"])
             self._outbox.refuse(int(row["stream"]), tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
-
-    def _first_of_session(self, sessions: Ints) -> NDArray[np.bool_]:
-        """Which rows are the first of their session: [n]."""
-        positions = np.arange(len(sessions))
-        self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first row, stands
-        first: NDArray[np.bool_] = self._position[sessions] == positions
-        return first
 
     def _valid_rows(self, inputs: tuple[Tensor, ...], lengths: Ints) -> NDArray[np.bool_]:
         """Which rows consist of numbers that the model takes: [n]."""

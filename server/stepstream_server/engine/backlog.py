@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import Ints, Tensor
+from stepstream_server.engine.table import SessionTable
 from stepstream_server.spec import TensorSpec
 
 Rows = NDArray[Any]  # structured, dtype ROW
@@ -50,13 +51,13 @@ ROW = np.dtype(
 class Backlog:
     """Rows waiting, and the inputs they wait with."""
 
-    def __init__(self, inputs: Sequence[TensorSpec], sessions: int) -> None:
+    def __init__(self, inputs: Sequence[TensorSpec], table: SessionTable) -> None:
         self._specs = inputs
+        self._table = table
         self._rows: Rows = np.zeros(0, ROW)
         self._fresh: list[Rows] = []  # appended since the rows were last looked at
         self._intakes: dict[int, tuple[Tensor, ...]] = {}
         self._last_intake = 0
-        self._position = np.zeros(sessions, np.int64)  # scratch for `heads`
         self.steps = 0  # waiting to be applied
 
     def __len__(self) -> int:
@@ -83,10 +84,7 @@ class Backlog:
 
     def heads(self) -> Ints:
         """Positions of each session's first row, in order of arrival."""
-        sessions = self.rows["session"]
-        positions = np.arange(len(sessions))
-        self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first row, stands
-        return np.flatnonzero(self._position[sessions] == positions)
+        return np.flatnonzero(self._table.firsts(self.rows["session"]))
 
     def by_session(self, sessions: Sequence[int]) -> Iterator[Ints]:
         """Positions of each session's rows, in order of arrival."""
@@ -110,8 +108,7 @@ class Backlog:
 
     def advance(self, positions: Ints, steps: int) -> None:
         """Moves rows on by steps that were applied; a row with nothing left stays until `remove`."""
-        rows = self.rows
-        these = slice(None) if len(positions) == len(rows) else positions  # all of them: no index needed
+        rows, these = self.rows, _span(positions)
         rows["first"][these] += steps
         rows["offset"][these] += steps
         rows["length"][these] -= steps
@@ -119,7 +116,7 @@ class Backlog:
 
     def copy(self, positions: Ints) -> Rows:
         """Rows as they are now."""
-        return self.rows.copy() if len(positions) == len(self.rows) else self.rows[positions]
+        return self.rows[_span(positions)].copy()
 
     def refuse(self, positions: Ints, reason: int) -> None:
         """Turns rows into refusals, where they stand."""
@@ -130,17 +127,29 @@ class Backlog:
 
     def remove(self, gone: NDArray[np.bool_]) -> None:
         """Drops rows by mask, and inputs that no row waits with any more."""
-        if gone.all():
+        count = int(np.count_nonzero(gone))
+        if not count:
+            return
+        if count == len(gone):
             self._rows, self.steps = self.rows[:0], 0
             self._intakes.clear()
             return
-        if not gone.any():
-            return
-        dropped = self.rows[gone]
-        self.steps -= int(dropped["length"][dropped["kind"] == Kind.APPLY].sum())
-        self._rows = self._rows[~gone]
-        needed = set(np.unique(self._rows["intake"]).tolist())
+        rows = self.rows
+        self.steps -= int(rows["length"][gone & (rows["kind"] == Kind.APPLY)].sum())
+        self._rows = rows[count:] if gone[:count].all() else rows[~gone]  # mostly the oldest go
+        intakes = self._rows["intake"]
+        oldest = min(self._intakes, default=0)
+        intakes = intakes[intakes > 0]
+        needed = set((np.flatnonzero(np.bincount(intakes - oldest)) + oldest).tolist())
         self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
+
+
+def _span(positions: Ints) -> slice | Ints:
+    """Ascending positions as an index: a slice, which costs no copy, where they lie one behind the other."""
+    if not len(positions):
+        return positions
+    first, last = int(positions[0]), int(positions[-1])
+    return slice(first, last + 1) if last - first + 1 == len(positions) else positions
 
 
 def _cut(values: Tensor, offsets: Ints, length: int) -> Tensor:

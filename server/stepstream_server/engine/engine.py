@@ -72,7 +72,7 @@ class Engine:
         self._sinks: list[Sink] = []
         self._failure: StepStreamError | None = None
         self._table = SessionTable(settings.capacity, settings.tombstone_seconds)
-        self._backlog = Backlog(spec.inputs, settings.capacity)
+        self._backlog = Backlog(spec.inputs, self._table)
         self._outbox = Outbox(spec.outputs)
         cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
         ledger = Ledger(self._table, self._backlog, cache)

@@ -27,7 +27,7 @@ class Ledger:
     def acknowledge(self, sessions: Ints, counts: Ints) -> None:
         """Lets go of answers below each count; lower counts than before change nothing, higher ones than next_seq are clamped."""
         table = self._table
-        if len(sessions) > 1 and len(np.unique(sessions)) < len(sessions):
+        if not table.firsts(sessions).all():
             sessions, places = np.unique(sessions, return_inverse=True)
             highest = np.zeros(len(sessions), np.int64)
             np.maximum.at(highest, places, counts)

@@ -62,6 +62,7 @@ class SessionTable:
         self._by_id: dict[str, int] = {}
         self._free: list[int] = []
         self._high = 0  # session numbers from here on have never been used
+        self._position = np.zeros(capacity, np.int64)  # scratch for `firsts`
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
         self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
         self._tombstone_seconds = tombstone_seconds
@@ -154,6 +155,13 @@ class SessionTable:
             message = f"session {session_id!r} is attached to a stream; its secret is needed"
             raise CallerError(Reason.SESSION_IN_USE, message, field="secret")
         return session
+
+    def firsts(self, sessions: Ints) -> NDArray[np.bool_]:
+        """Which entries are the first of their session: [n]. All of them are where no session occurs twice."""
+        positions = np.arange(len(sessions))
+        self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first entry, stands
+        first: NDArray[np.bool_] = self._position[sessions] == positions
+        return first
 
     def attached_to(self, stream: int) -> Ints:
         """Sessions that a stream holds."""
