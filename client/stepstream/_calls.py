@@ -92,6 +92,8 @@ class Call:
             ok = np.ones(self.sessions, bool)
             ok[list(self.errors)] = False
             self.future.set_exception(GroupError(dict(sorted(self.errors.items())), ok, self._outputs()))
+        if self.errors:
+            self.future.exception()  # retrieved: asyncio must not log what nobody waits for any more
 
     def _outputs(self) -> Outputs:
         arrays = self._arrays or [blank(spec, self._places) for spec in self.model.outputs]

@@ -167,7 +167,7 @@ class Connection:
             async for response in call:
                 self._heard = True
                 self._heed(response)
-        return await status.true
+        return await status.reason()
 
     async def _write(self, call: StreamCall) -> None:
         try:

@@ -13,6 +13,7 @@ from stepstream._translation import from_status
 from stepstream_proto.v1 import inference_pb2
 
 FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended
+PATIENCE_SECONDS = 1.0  # for the true status after a failed write: it is on its way, or gRPC has dropped it
 
 StreamCall = grpc.aio.StreamStreamCall[inference_pb2.StreamRequest, inference_pb2.StreamResponse]
 
@@ -22,20 +23,30 @@ class Status:
 
     A write that fails because the server has ended the stream puts an INTERNAL of its own in the place of the true status,
     before or after that one arrives. Each is announced by a callback, so the first one that is not of that making is true.
+    Where answers were still on their way, the true one may never be announced.
     """
 
-    def __init__(self, call: StreamCall) -> None:
-        self.true: asyncio.Future[StepStreamError] = asyncio.get_running_loop().create_future()
+    def __init__(self, call: StreamCall, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._true: asyncio.Future[StepStreamError] = asyncio.get_running_loop().create_future()
         call.add_done_callback(self._heed)
+
+    async def reason(self) -> StepStreamError:
+        """Why the stream has ended, to be asked once nothing more can be read; after a while without a status, just that."""
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await self._true
+        except TimeoutError:
+            return Unavailable("the server has ended it")
 
     def _heed(self, call: Any) -> None:
         code, details, trailers = (_at_once(each) for each in (call.code(), call.details(), call.trailing_metadata()))
-        if details == FAILED_WRITE or self.true.done():
+        if details == FAILED_WRITE or self._true.done():
             return
         if code is grpc.StatusCode.OK:
-            self.true.set_result(Unavailable("the server has ended it"))
+            self._true.set_result(Unavailable("the server has ended it"))
         else:
-            self.true.set_result(from_status(code, details or "", trailers))
+            self._true.set_result(from_status(code, details or "", trailers))
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

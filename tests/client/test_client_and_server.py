@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from stepstream import (
     SessionClosed,
     SessionExists,
     SessionTaken,
+    StepStreamError,
 )
 from stepstream_server.app import Bound, serve
 from stepstream_server.bundles import write
@@ -169,3 +171,27 @@ async def test_a_stopping_server_tells_its_clients(models: Path) -> None:
             await client.open_session("numbers")
         await asyncio.gather(*steps, return_exceptions=True)
     assert await server == 0
+
+
+async def test_who_streams_without_pause_hears_that_the_server_has_stopped(models: Path) -> None:
+    """However reading and writing cross the stream's end, each waiting call ends with an error, and none is left for the log."""
+    options = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "door": {"drain_seconds": 5.0}}
+    stop = asyncio.Event()
+    started: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
+    server = asyncio.create_task(serve(Settings.model_validate(options), stop=stop, on_started=started.set_result))
+    logged: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+    async with asyncio.timeout(20), Client((await started).listen) as client:
+        chunked, streamed = await client.open_session("numbers"), await client.open_session("numbers")
+        chunk = asyncio.ensure_future(chunked.chunk(np.zeros((200_000, 3), np.float32), outputs="last"))
+        with pytest.raises(StepStreamError):
+            async for _ in streamed.stream(np.zeros((1_000_000, 3), np.float32)):
+                stop.set()
+        with pytest.raises(StepStreamError):
+            await chunk
+        with pytest.raises(StepStreamError):
+            while True:
+                await chunked.step(np.zeros(3))
+    assert await server == 0
+    gc.collect()
+    assert not logged
