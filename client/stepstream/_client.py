@@ -131,8 +131,9 @@ class Client:
         ids: Sequence[str] | None = None,
         idle_ttl: float | None = None,
     ) -> Opening[SessionGroup]:
-        """Opens `count` sessions to be stepped together; otherwise as `open_session`. All or none: if some are refused, the
-        others are closed and GroupError tells which. Raises ValueError for a count below 1 or another number of ids."""
+        """Opens `count` sessions to be stepped together, at most 10,000; otherwise as `open_session`. All or none: if some are
+        refused, the others are closed and GroupError tells which. Raises ValueError for a count below 1, or another number of
+        ids."""
         if count < 1:
             raise ValueError(f"count: expected at least 1, got {count}")
         if ids is not None and len(ids) != count:

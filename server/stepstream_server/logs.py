@@ -35,6 +35,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_render(console, stream)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("grpc").setLevel(max(level, logging.INFO))  # at debug it writes a line for every call
 
 
 def _render(console: bool, stream: TextIO) -> list[Processor]:

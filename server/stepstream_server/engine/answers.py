@@ -16,7 +16,7 @@ from stepstream_server.engine.ports import Ints, Tensor
 from stepstream_server.spec import TensorSpec
 
 _PAGE_BYTES = 1024  # aim of one page: large outputs get short pages, so that a nearly empty one wastes little
-_PAGE_STEPS = 64  # most steps per page: so a window of 1,024 small answers takes a ring of 17 entries, 68 bytes per session
+_PAGE_STEPS = 32  # most steps per page: a window of 1,024 small answers takes a ring of 33 entries, 132 bytes per session
 _COUNT_CELLS = 1 << 18  # steps looked at in one operation: a few megabytes of scratch
 _NO_PAGE = 0  # page 0 is never handed out, so that an untouched ring entry means "none"
 

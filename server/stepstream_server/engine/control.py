@@ -30,7 +30,7 @@ from stepstream_server.engine.ports import (
     StreamEnded,
     TurnReport,
 )
-from stepstream_server.engine.table import REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
@@ -129,27 +129,31 @@ class Control:
 
     def _attach(self, door: int, command: Attach) -> list[Opened | StepStreamError]:
         """Takes all of them over at once, then tells each what was kept for it."""
-        results: list[Opened | StepStreamError] = []
-        sessions: dict[int, int] = {}  # by position in the command
-        for index, session_id in enumerate(command.ids):
-            try:
-                self._refuse_if_draining()
-                session = self._table.own(session_id, command.secrets[index])
-                if session in sessions.values():
-                    message = f"sessions: expected each once, got {session_id!r} again"
-                    raise CallerError(Reason.INVALID_ARGUMENT, message, field="sessions")
-                sessions[index] = session
-            except CallerError as error:
-                results.append(error)
-            else:
-                results.append(self._describe(session, b""))
-        self._let_go(np.array(list(sessions.values()), np.int64), Ending.TAKEN)
-        for index, session in sessions.items():
-            self._hold(session, global_stream(door, command.stream), int(command.tags[index]))
-            self._ledger.acknowledge(np.array([session]), command.acked[index : index + 1])
+        table = self._table
+        found = [self._to_attach(command, index) for index in range(len(command.ids))]
+        mine = np.array([isinstance(one, int) for one in found], np.bool_)
+        sessions = np.array([one for one in found if isinstance(one, int)], np.int64)
+        distinct = table.firsts(sessions)
+        mine[mine] = distinct
+        sessions = sessions[distinct]
+        self._let_go(sessions, Ending.TAKEN)
+        stream = global_stream(door, command.stream)
+        for session, tag in zip(sessions.tolist(), command.tags[mine].tolist(), strict=True):
+            self._hold(session, stream, tag)
+        self._ledger.acknowledge(sessions, command.acked[mine])
+        for session in sessions[table.acked[sessions] < table.next_seq[sessions]].tolist():
             self._outcomes.resend(session)
-            results[index] = self._describe(session, b"")
-        return results
+        return [
+            self._describe(one, b"") if isinstance(one, int) and first else _not_attached(one, command.ids[index])
+            for index, (one, first) in enumerate(zip(found, mine.tolist(), strict=True))
+        ]
+
+    def _to_attach(self, command: Attach, index: int) -> int | StepStreamError:
+        try:
+            self._refuse_if_draining()
+            return self._table.own(command.ids[index], command.secrets[index])
+        except CallerError as error:
+            return error
 
     def _describe(self, session: int, secret: bytes) -> Opened:
         table = self._table
@@ -238,7 +242,7 @@ class Control:
         table, backlog = self._table, self._backlog
         left = np.isin(backlog.rows["session"], sessions)  # of momentary calls
         for row in backlog.rows[left]:
-            message = f"session {table.id(int(row['session']))!r} was {ending.name.lower()}"
+            message = f"session {table.id(int(row['session']))!r} {HOW_ENDED[ending]}"
             first, length, reason = int(row["first"]), int(row["length"]), REASON_OF_ENDING[ending]
             self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, 0, message)
         backlog.remove(left)
@@ -258,3 +262,11 @@ class Control:
         queued = np.unique(self._backlog.rows["stream"]).tolist()
         for stream in {stream for stream in (*self._held, *queued) if door_of(stream) == door}:
             self._end_stream(stream)
+
+
+def _not_attached(found: int | StepStreamError, session_id: str) -> StepStreamError:
+    """Why, for a session that was not found, or found a second time."""
+    if isinstance(found, int):
+        message = f"sessions: expected each once, got {session_id!r} again"
+        return CallerError(Reason.INVALID_ARGUMENT, message, field="sessions")
+    return found

@@ -27,6 +27,12 @@ REASON_OF_ENDING = {
     Ending.EVICTED: Reason.SESSION_EVICTED,
     Ending.MOVED: Reason.SESSION_MOVED,
 }
+HOW_ENDED = {
+    Ending.CLOSED: "was closed",
+    Ending.EXPIRED: "has expired",
+    Ending.EVICTED: "was evicted",
+    Ending.MOVED: "has moved",
+}
 
 
 class Status(enum.IntEnum):
@@ -125,7 +131,7 @@ class SessionTable:
         ending = self.ending(session_id)
         if ending is None:
             raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {session_id!r}", field="id")
-        raise CallerError(REASON_OF_ENDING[ending], f"session {session_id!r} was {ending.name.lower()}", field="id")
+        raise CallerError(REASON_OF_ENDING[ending], f"session {session_id!r} {HOW_ENDED[ending]}", field="id")
 
     def ending(self, session_id: str) -> Ending | None:
         """Why a session ended, while that is remembered."""

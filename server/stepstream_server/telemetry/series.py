@@ -41,12 +41,14 @@ SESSIONS_OPENED = Series("stepstream_sessions_opened_total", "Sessions opened.")
 SESSIONS_CLOSED = Series("stepstream_sessions_closed_total", "Sessions ended, by why.", (*MODEL_LABELS, "reason"))
 SLOTS = Series("stepstream_slots", "Rows of the state pool, used by a session or free.", (*MODEL_LABELS, "state"))
 STATE_BYTES = Series("stepstream_state_bytes", "Bytes of open sessions' states.")
-STREAMS = Series("stepstream_streams", "Streams connected now.")
+STREAMS = Series("stepstream_streams", "Streams that hold sessions now.")
 PENDING_STEPS = Series("stepstream_pending_steps", "Steps admitted and not yet computed.")
 TURNS = Series("stepstream_turns_total", "Rounds of the engine.")
 
 STEPS = Series("stepstream_steps_total", "Steps applied and answered.")
-STEP_FAILURES = Series("stepstream_step_failures_total", "Steps refused or failed, by why.", (*MODEL_LABELS, "reason"))
+STEP_FAILURES = Series(
+    "stepstream_step_failures_total", "Steps that the engine refused or failed, by why.", (*MODEL_LABELS, "reason")
+)
 DUPLICATE_STEPS = Series("stepstream_duplicate_steps_total", "Steps answered from the cache, the state untouched.")
 LAUNCHES = Series("stepstream_launches_total", "Batches computed; steps divided by launches is the mean steps of one.")
 
