@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from types import TracebackType
-from typing import Self, overload
+from typing import overload
 
 from stepstream._calls import Call, Keep, Outputs, Row
+from stepstream._closing import ClosesOnLeaving
 from stepstream._connection import Connection
-from stepstream._errors import StepStreamError
 from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
 from stepstream._rows import RowLimits, slices
@@ -17,7 +15,7 @@ from stepstream._session import Session, WhichOutputs, keep_of
 from stepstream._tensors import Values, pack
 
 
-class SessionGroup(Sequence[Session]):
+class SessionGroup(Sequence[Session], ClosesOnLeaving):
     """N sessions of one model, in a fixed order. `group[i]` is a session like any other.
 
     If some of them fail, a call raises GroupError once all have their outcome: it says who failed and why, and holds the
@@ -93,18 +91,6 @@ class SessionGroup(Sequence[Session]):
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._sessions)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-            return
-        with suppress(StepStreamError):  # what went wrong first is what the caller should hear of
-            await self.close()
 
     def __repr__(self) -> str:
         return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"

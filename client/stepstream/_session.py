@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from contextlib import suppress
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from stepstream._calls import Call, Keep, Outputs, Row
+from stepstream._closing import ClosesOnLeaving
 from stepstream._connection import Connection
-from stepstream._errors import StepStreamError
 from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
 from stepstream._rows import RowLimits, slices
@@ -27,7 +25,7 @@ def keep_of(outputs: WhichOutputs) -> Keep:
         raise ValueError(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
 
 
-class Session:
+class Session(ClosesOnLeaving):
     """A session of one model. As a context manager it closes the session at the server on leaving.
 
     Calls may overlap: their inputs are applied in the order in which the calls began. Cancelling a waiting call does not take
@@ -145,18 +143,6 @@ class Session:
             await answers.put(error)
         else:
             await answers.put(None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None:
-            await self.close()
-            return
-        with suppress(StepStreamError):  # what went wrong first is what the caller should hear of
-            await self.close()
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r} of {self.model.name!r} at {self.next_seq}>"
