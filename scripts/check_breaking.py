@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-UNFINISHED = re.compile(r"(Generate|ListSessions|ForkSession|ExportSession|ImportSession)(Request|Response)|Commit")
+UNFINISHED = re.compile(r"(Generate)(Request|Response)|Commit")
 SUBJECT = re.compile(r'\b(?:message|enum) "([\w.]+)"')  # what buf's text names as the thing that changed
 
 

@@ -69,6 +69,12 @@ class ModelNotReady(ModelError):
     default_code, default_reason = StatusCode.UNAVAILABLE, "MODEL_NOT_READY"
 
 
+class ModelMismatch(ModelError):
+    """The snapshot is of a model with another fingerprint than the one served."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH"
+
+
 class SessionError(StepStreamError):
     """The session cannot do what was asked."""
 
@@ -159,6 +165,12 @@ class SequenceMismatch(SequenceError):
     default_code, default_reason = StatusCode.ABORTED, "SEQUENCE_MISMATCH"
 
 
+class SequencePassed(SequenceError):
+    """The session has moved on beyond the step at which it was to be forked or exported."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SEQUENCE_PASSED"
+
+
 class AnswerDiscarded(SequenceError):
     """The step was applied before and its answer acknowledged, so that it is no longer kept."""
 
@@ -213,6 +225,12 @@ class InputOutOfRange(InvalidInput):
     """An input holds a number outside of what the model declares."""
 
     default_reason = "INPUT_OUT_OF_RANGE"
+
+
+class SnapshotCorrupt(InvalidArgument):
+    """The bytes are not a snapshot, or not as they were exported."""
+
+    default_code, default_reason = StatusCode.DATA_LOSS, "SNAPSHOT_CORRUPT"
 
 
 class BlockTooLarge(InvalidArgument):

@@ -25,6 +25,7 @@ from stepstream._errors import (
     InputOutOfRange,
     InvalidArgument,
     MixedModels,
+    ModelMismatch,
     ModelNotFound,
     ModelNotReady,
     NonFiniteInput,
@@ -34,6 +35,7 @@ from stepstream._errors import (
     SecretMismatch,
     SequenceError,
     SequenceMismatch,
+    SequencePassed,
     ServerDraining,
     ServerFault,
     SessionCapacity,
@@ -49,6 +51,7 @@ from stepstream._errors import (
     SessionNotFound,
     SessionQuarantined,
     SessionTaken,
+    SnapshotCorrupt,
     StepStreamError,
     Unavailable,
     Unimplemented,
@@ -66,7 +69,7 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         SessionTaken, SessionExists, SessionInUse, SessionCapacity, SessionQuarantined, SecretMismatch, HandleUnknown,
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
         InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, BlockTooLarge, MixedModels, ServerDraining,
-        EngineFailed, Unimplemented,
+        EngineFailed, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
     )
 }  # fmt: skip
 

@@ -40,6 +40,9 @@ class Reason(enum.IntEnum):
     SERVER_DRAINING = 27
     ENGINE_FAILED = 28
     NOT_IMPLEMENTED = 29
+    SEQUENCE_PASSED = 30
+    SNAPSHOT_CORRUPT = 31
+    MODEL_MISMATCH = 32
 
 
 class StepStreamError(Exception):

@@ -35,6 +35,7 @@ class FakeBackend:
     slots: int = 64
     max_batch: int = 1024
     state_bytes: int = 8
+    numerics: str = "by hand"
     before_collect: Callable[[], None] = lambda: None  # called while a launch is "computing"
     launches: list[tuple[int, int]] = field(default_factory=list)  # (batch, length) of each launch
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stepstream_server.engine.ports import Ending, EngineStats, Launch, TurnReport
+from stepstream_server.engine.ports import Ending, EngineStats, Launch, Origin, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry import Metrics, new_registry
 
@@ -17,7 +17,8 @@ NAMES_AND_LABELS = {
     "stepstream_build_info": {"version", "backend", "device"},
     "stepstream_rpc_handled_total": {"service", "method", "code"},
     "stepstream_sessions_open": {"model", "version"},
-    "stepstream_sessions_opened_total": {"model", "version"},
+    "stepstream_sessions_opened_total": {"model", "version", "origin"},
+    "stepstream_sessions_refused_total": {"model", "version", "reason"},
     "stepstream_sessions_closed_total": {"model", "version", "reason"},
     "stepstream_slots": {"model", "version", "state"},
     "stepstream_state_bytes": {"model", "version"},
@@ -37,7 +38,7 @@ HISTOGRAMS = ("batch_size", "batch_compute_seconds", "step_queue_seconds", "step
 
 
 def turn() -> TurnReport:
-    """Two launches (three single steps, a chunk of 20), two sessions opened, one expired, four steps refused."""
+    """Two launches (three single steps, a chunk of 20), two sessions opened, three refused, one expired, four steps refused."""
     return TurnReport(
         launches=[Launch(batch=3, length=1, seconds=0.0003), Launch(batch=1, length=20, seconds=0.0008)],
         steps=np.array([1, 1, 1, 20]),
@@ -45,7 +46,8 @@ def turn() -> TurnReport:
         step_seconds=np.array([0.0005, 0.0006, 0.0007, 0.04]),
         duplicates=5,
         failures={Reason.WINDOW_FULL: 4},
-        opened=2,
+        opened={Origin.OPENED: 2},
+        refused={Reason.SESSION_CAPACITY: 3},
         closed={Ending.EXPIRED: 1},
     )
 
@@ -86,7 +88,9 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_duplicate_steps_total", {}, 5),
         ("stepstream_step_failures_total", {"reason": "WINDOW_FULL"}, 4),
         ("stepstream_step_failures_total", {"reason": "NON_FINITE_STATE"}, 0),
-        ("stepstream_sessions_opened_total", {}, 2),
+        ("stepstream_sessions_opened_total", {"origin": "OPENED"}, 2),
+        ("stepstream_sessions_opened_total", {"origin": "FORKED"}, 0),
+        ("stepstream_sessions_refused_total", {"reason": "SESSION_CAPACITY"}, 3),
         ("stepstream_sessions_closed_total", {"reason": "EXPIRED"}, 1),
         ("stepstream_sessions_closed_total", {"reason": "CLOSED"}, 0),
         ("stepstream_batch_size_sum", {}, 4),

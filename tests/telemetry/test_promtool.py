@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
-from stepstream_server.engine.ports import Ending, EngineStats, Launch, TurnReport
+from stepstream_server.engine.ports import Ending, EngineStats, Launch, Origin, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry import Metrics, new_registry
 
@@ -33,7 +33,7 @@ def test_promtool_accepts_the_exposition() -> None:
             queue_seconds=np.array([0.0001]),
             step_seconds=np.array([0.0005]),
             failures={Reason.WINDOW_FULL: 1},
-            opened=1,
+            opened={Origin.OPENED: 1},
             closed={Ending.CLOSED: 1},
         )
     )

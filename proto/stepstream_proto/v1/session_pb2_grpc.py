@@ -99,7 +99,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Answers UNIMPLEMENTED for now.
+        """In no particular order that a caller may rely on, but none is listed twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,21 +113,22 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Answers UNIMPLEMENTED for now.
+        """New sessions that begin where an open one stands (or will stand, once steps that are pending have been applied), with no
+        kept answers and secrets of their own. The original never notices.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportSession(self, request, context):
-        """Answers UNIMPLEMENTED for now.
+        """A session as bytes, which ImportSession of any server with the same model turns into a session again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportSession(self, request, context):
-        """Answers UNIMPLEMENTED for now.
+        """Only creates: an id that is in use is refused with SESSION_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepstream_server.backends.limits import PLAIN, Limits, limits
+from stepstream_server.backends.numerics import instruction_set
 from stepstream_server.backends.onnx_graph import build_graph
 from stepstream_server.backends.onnx_step import StepBatches
 from stepstream_server.backends.promise import check_promise
@@ -64,6 +65,11 @@ class OnnxBackend:
     def max_batch(self) -> int:
         """Rows that one launch may have."""
         return self._max_batch
+
+    @property
+    def numerics(self) -> str:
+        """What bits of outputs depend on beside the model."""
+        return f"onnxruntime {ort.__version__} {instruction_set()}"
 
     def warm_up(self) -> None:
         """Runs small and larger batches on slots of its own. Raises ServerFault if bits depend on the batch."""

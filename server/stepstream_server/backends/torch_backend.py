@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from stepstream_server.backends.limits import Limits, limits
+from stepstream_server.backends.numerics import instruction_set
 from stepstream_server.backends.promise import check_promise
 from stepstream_server.backends.state_pool import SlotList, pack, unpack
 from stepstream_server.backends.torch_cells import prepare, step
@@ -62,6 +63,13 @@ class TorchBackend:
     def max_batch(self) -> int:
         """Rows that one launch may have."""
         return self._max_batch
+
+    @property
+    def numerics(self) -> str:
+        """What bits of outputs depend on beside the model."""
+        device = self._rows.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else instruction_set()
+        return f"torch {torch.__version__} {name}"
 
     def warm_up(self) -> None:
         """Runs small and larger batches on slots of its own. Raises ServerFault if bits depend on the batch."""

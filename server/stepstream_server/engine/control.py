@@ -25,6 +25,7 @@ from stepstream_server.engine.ports import (
     Ints,
     Open,
     Opened,
+    Origin,
     Reply,
     SessionInfo,
     StreamEnded,
@@ -115,7 +116,7 @@ class Control:
         session = table.open(command.ids[index], slot, now, idle_ttl, lifetime)
         if command.tags is not None:
             self._hold(session, global_stream(door, command.stream), int(command.tags[index]))
-        report.opened += 1
+        report.opened[Origin.OPENED] = report.opened.get(Origin.OPENED, 0) + 1
         return self._describe(session, table.secret(session))
 
     def _allocate(self) -> int:

@@ -25,7 +25,13 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.HANDLE_UNKNOWN,
     ),
     grpc.StatusCode.ALREADY_EXISTS: (Reason.SESSION_EXISTS, Reason.HANDLE_IN_USE),
-    grpc.StatusCode.FAILED_PRECONDITION: (Reason.SESSION_IN_USE, Reason.SESSION_QUARANTINED, Reason.NON_FINITE_STATE),
+    grpc.StatusCode.FAILED_PRECONDITION: (
+        Reason.SESSION_IN_USE,
+        Reason.SESSION_QUARANTINED,
+        Reason.NON_FINITE_STATE,
+        Reason.SEQUENCE_PASSED,
+        Reason.MODEL_MISMATCH,
+    ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         Reason.SESSION_CAPACITY,
         Reason.WINDOW_FULL,
@@ -44,6 +50,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     ),
     grpc.StatusCode.UNAVAILABLE: (Reason.SERVER_DRAINING, Reason.MODEL_NOT_READY),
     grpc.StatusCode.INTERNAL: (Reason.ENGINE_FAILED,),
+    grpc.StatusCode.DATA_LOSS: (Reason.SNAPSHOT_CORRUPT,),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),
 }
 

@@ -52,7 +52,10 @@ def _histogram(a: Series, values: Iterable[tuple[Labels, Buckets]]) -> Metric:
 def _turn_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
     closed = [((*model, why.name), count) for model, t in models for why, count in t.closed.items()]
     failures = [((*model, why.name), count) for model, t in models for why, count in t.failures.items()]
-    yield _counter(series.SESSIONS_OPENED, [(model, t.opened) for model, t in models])
+    opened = [((*model, how.name), count) for model, t in models for how, count in t.opened.items()]
+    refused = [((*model, why.name), count) for model, t in models for why, count in t.refused.items()]
+    yield _counter(series.SESSIONS_OPENED, opened)
+    yield _counter(series.SESSIONS_REFUSED, refused)
     yield _counter(series.SESSIONS_CLOSED, closed)
     yield _counter(series.STEPS, [(model, t.steps) for model, t in models])
     yield _counter(series.STEP_FAILURES, failures)

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 
-from stepstream_server.engine.ports import Ending, TurnReport
+from stepstream_server.engine.ports import Ending, Origin, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry.histogram import Histogram
 from stepstream_server.telemetry.series import ROWS, SECONDS
@@ -24,7 +24,8 @@ class Totals:
     steps: float
     launches: float
     duplicates: int
-    opened: int
+    opened: dict[Origin, int]
+    refused: dict[Reason, int]
     closed: dict[Ending, int]
     failures: dict[Reason, int]
     batch_size: Buckets
@@ -39,7 +40,8 @@ class TurnTotals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._duplicates = 0
-        self._opened = 0
+        self._opened = Counter(dict.fromkeys(Origin, 0))
+        self._refused = Counter(dict.fromkeys(Reason, 0))
         self._closed = Counter(dict.fromkeys(SESSION_ENDINGS, 0))
         self._failures = Counter(dict.fromkeys(Reason, 0))
         self._batch_size = Histogram(ROWS)
@@ -51,7 +53,8 @@ class TurnTotals:
         """Adds one turn: some 6 us for one row, 20 us for 1,000."""
         with self._lock:
             self._duplicates += report.duplicates
-            self._opened += report.opened
+            self._opened.update(report.opened)
+            self._refused.update(report.refused)
             self._closed.update(report.closed)
             self._failures.update(report.failures)
             for launch in report.launches:
@@ -70,7 +73,8 @@ class TurnTotals:
                 steps=step_seconds[0][-1][1],
                 launches=batch_size[0][-1][1],
                 duplicates=self._duplicates,
-                opened=self._opened,
+                opened=dict(self._opened),
+                refused=dict(self._refused),
                 closed=dict(self._closed),
                 failures=dict(self._failures),
                 batch_size=batch_size,

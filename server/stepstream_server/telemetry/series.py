@@ -37,7 +37,12 @@ RPC_HANDLED = Series(
 )
 
 SESSIONS_OPEN = Series("stepstream_sessions_open", "Sessions open now.")
-SESSIONS_OPENED = Series("stepstream_sessions_opened_total", "Sessions opened.")
+SESSIONS_OPENED = Series(
+    "stepstream_sessions_opened_total", "Sessions that came to be, by how: opened, forked, imported.", (*MODEL_LABELS, "origin")
+)
+SESSIONS_REFUSED = Series(
+    "stepstream_sessions_refused_total", "Sessions that were wanted and could not be had, by why.", (*MODEL_LABELS, "reason")
+)
 SESSIONS_CLOSED = Series("stepstream_sessions_closed_total", "Sessions ended, by why.", (*MODEL_LABELS, "reason"))
 SLOTS = Series("stepstream_slots", "Rows of the state pool, used by a session or free.", (*MODEL_LABELS, "state"))
 STATE_BYTES = Series("stepstream_state_bytes", "Bytes of open sessions' states.")

@@ -6,7 +6,7 @@ Every column of a record is a numpy array with one entry per row; `n` is the num
 """
 
 from stepstream_server.engine.ports.backend import Backend, Computed
-from stepstream_server.engine.ports.basics import NO_SEQ, NO_STREAM, Ending, Floats, Ints, Keep, Tensor
+from stepstream_server.engine.ports.basics import NO_SEQ, NO_STREAM, Ending, Floats, Ints, Keep, Origin, Tensor
 from stepstream_server.engine.ports.commands import (
     Acknowledge,
     Attach,
@@ -14,11 +14,17 @@ from stepstream_server.engine.ports.commands import (
     Call,
     Close,
     Command,
+    Copying,
     Detach,
     DoorLost,
     Drain,
+    Export,
+    Fork,
     Get,
+    Import,
+    List,
     Open,
+    Refuse,
     Reset,
     StreamEnded,
 )
@@ -28,11 +34,15 @@ from stepstream_server.engine.ports.results import (
     Delivery,
     Detached,
     Door,
+    Forked,
+    Imported,
     Opened,
+    Page,
     Reply,
     RowErrors,
     SessionInfo,
     Sink,
+    Value,
 )
 
 __all__ = [
@@ -47,6 +57,7 @@ __all__ = [
     "Close",
     "Command",
     "Computed",
+    "Copying",
     "Delivery",
     "Detach",
     "Detached",
@@ -55,14 +66,23 @@ __all__ = [
     "Drain",
     "Ending",
     "EngineStats",
+    "Export",
     "Floats",
+    "Fork",
+    "Forked",
     "Get",
+    "Import",
+    "Imported",
     "Ints",
     "Keep",
     "Launch",
+    "List",
     "Observer",
     "Open",
     "Opened",
+    "Origin",
+    "Page",
+    "Refuse",
     "Reply",
     "Reset",
     "RowErrors",
@@ -71,4 +91,5 @@ __all__ = [
     "StreamEnded",
     "Tensor",
     "TurnReport",
+    "Value",
 ]

@@ -34,6 +34,10 @@ class Backend(Protocol):
     def max_batch(self) -> int:
         """Rows that one launch may have."""
 
+    @property
+    def numerics(self) -> str:
+        """What bits of outputs depend on beside the model: versions, device, instruction set. Equal: bitwise the same."""
+
     def warm_up(self) -> None:
         """Runs every kind of batch once, on slots that no session has. Raises ServerFault if results are not as promised."""
 

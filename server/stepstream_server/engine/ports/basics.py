@@ -24,6 +24,14 @@ class Keep(enum.IntEnum):
     NONE = 3
 
 
+class Origin(enum.IntEnum):
+    """How a session came to be."""
+
+    OPENED = 1
+    FORKED = 2
+    IMPORTED = 3
+
+
 class Ending(enum.IntEnum):
     """Why a handle no longer stands for a session (`DetachReason` of the contract, same numbers)."""
 

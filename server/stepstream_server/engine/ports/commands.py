@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.ports.basics import Ints, Keep, Tensor
+from stepstream_server.errors import Reason
+from stepstream_server.snapshots import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
     """Opens `len(ids)` sessions; an empty id asks for one made by the engine. With a stream they are attached to it under `tags`.
 
+    A repeat of the same `request_id` finds the sessions that it has opened before, and takes them over for the stream.
     Reply: `list[Opened | StepStreamError]`, in order.
     """
 
@@ -28,6 +31,7 @@ class Open:
     ids: Sequence[str]
     tags: NDArray[np.uint32] | None = None  # handles; None without a stream
     idle_ttl: float | None = None  # seconds; None: the engine's setting, which is also the maximum
+    request_id: str = ""  # empty: a repeat opens more
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,20 @@ class Block:
     arrival: float  # monotonic seconds, when the message was read
     deadline: float = float("inf")  # monotonic seconds; not begun by then: dropped
     acked: Ints | None = None  # acknowledged before the rows are admitted
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Rows that the door found unfit to be a Block or a Reset: their refusal takes its place among their sessions' outcomes."""
+
+    stream: int
+    sessions: Ints
+    generations: Ints
+    tags: NDArray[np.uint32]
+    first_seqs: Ints
+    lengths: Ints  # each >= 1
+    reason: Reason
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +150,56 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class List:
+    """Open sessions in the order of their numbers, from `start` on. Reply: `Page`."""
+
+    request: int
+    start: int  # 0, or a former page's `next`
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Opens sessions that begin where another stands after `at_seq` steps, which are waited for if they are pending.
+
+    Reply: `Forked | StepStreamError`.
+    """
+
+    request: int
+    id: str
+    secret: bytes
+    at_seq: int  # or NO_SEQ: what is admitted now
+    ids: Sequence[str]  # of the forks; an empty one asks for one made by the engine
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Reads a session out after `at_seq` steps, as Fork does, and ends it here if `close`.
+
+    Reply: `Snapshot | StepStreamError`.
+    """
+
+    request: int
+    id: str
+    secret: bytes
+    at_seq: int  # or NO_SEQ
+    close: bool
+    most_bytes: int  # of state and answers; a session that needs more is refused and goes on
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Opens a session from a snapshot, whose fingerprint must be the model's. Reply: `Imported | StepStreamError`."""
+
+    request: int
+    snapshot: Snapshot
+    id: str  # empty: the snapshot's
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnded:
     """The stream is gone: its sessions are detached, its queued steps dropped, nothing more is delivered for it."""
 
@@ -150,4 +218,8 @@ class Drain:
     request: int
 
 
-Command = Open | Attach | Block | Acknowledge | Reset | Detach | Call | Get | Close | StreamEnded | DoorLost | Drain
+Copying = Fork | Export
+Command = (
+    Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | Get | List | Close | Copying | Import
+    | StreamEnded | DoorLost | Drain
+)  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stepstream_server.engine.ports.basics import Ending, Floats, Ints
+from stepstream_server.engine.ports.basics import Ending, Floats, Ints, Origin
 from stepstream_server.errors import Reason
 
 
@@ -30,7 +30,8 @@ class TurnReport:
     step_seconds: Floats = field(default_factory=lambda: np.zeros(0))  # arrival to hand-over
     duplicates: int = 0  # steps answered from the cache
     failures: dict[Reason, int] = field(default_factory=dict)  # steps refused or failed
-    opened: int = 0
+    opened: dict[Origin, int] = field(default_factory=dict)
+    refused: dict[Reason, int] = field(default_factory=dict)  # sessions that were wanted and could not be had
     closed: dict[Ending, int] = field(default_factory=dict)
 
 

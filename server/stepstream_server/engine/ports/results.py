@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stepstream_server.engine.ports.basics import Ending, Ints, Tensor
 from stepstream_server.engine.ports.commands import Command
 from stepstream_server.errors import Reason, StepStreamError
+from stepstream_server.snapshots import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,38 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the open sessions."""
+
+    sessions: list[SessionInfo]
+    next: int | None  # where the next page starts; None: there is no more
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Sessions that began where another stood."""
+
+    next_seq: int
+    sessions: list[Opened | StepStreamError]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A session that began as a snapshot."""
+
+    opened: Opened
+    bitwise: bool  # whether outputs will be bitwise what the exporting server would have given
+
+
+Value = list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Snapshot | StepStreamError | int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one command that carried a `request`."""
 
     request: int
-    value: list[Opened | StepStreamError] | SessionInfo | StepStreamError | int | None
+    value: Value
 
 
 @dataclass(frozen=True, slots=True)
