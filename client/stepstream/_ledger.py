@@ -7,6 +7,7 @@ already sent gets an outcome, everything that waits is refused here, and only th
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -24,6 +25,21 @@ class Post(Protocol):
 
     def put_acknowledgement(self, ledger: Ledger) -> None:
         """Acknowledges what was answered."""
+
+
+class Pause:
+    """A place among a session's inputs where all before have their outcome and those behind wait to be sent.
+
+    `reached` tells the number of the next step.
+    """
+
+    def __init__(self) -> None:
+        self.reached: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: StepStreamError) -> None:
+        """It will not be reached, since an input before it has failed or the session has ended."""
+        if not self.reached.done():
+            self.reached.set_exception(error)
 
 
 class Ledger:
@@ -45,7 +61,8 @@ class Ledger:
         self._fault: StepStreamError | None = None  # what the server goes back for
         self._resume_at = 0
         self._resent_below = 0  # answers of lower steps may be of inputs that an earlier connection sent
-        self._waiting: deque[Row] = deque()
+        self._waiting: deque[Row | Pause] = deque()
+        self._pause: Pause | None = None  # that has been reached
         self._flight: deque[Row] = deque()
         self._flight_bytes = 0  # of outputs that rows in flight may bring
         self._unacknowledged_bytes = 0
@@ -59,8 +76,8 @@ class Ledger:
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, row: Row) -> None:
-        """Sends the row, or lets it wait for the window. A session that has ended fails it at once."""
+    def submit(self, row: Row | Pause) -> None:
+        """Sends the row, or lets it wait for the window or the end of a pause. A session that has ended fails it at once."""
         if self.ended is not None:
             row.fail(self.ended.again())
             return
@@ -69,7 +86,15 @@ class Ledger:
 
     def clear_for(self, row: Row) -> bool:
         """Whether the row would be sent at once."""
-        return self.ended is None and self._fault is None and not self._waiting and self._has_room(row)
+        held = self._waiting or self._fault is not None or self._pause is not None
+        return self.ended is None and not held and self._has_room(row)
+
+    def resume(self, pause: Pause) -> None:
+        """The pause is over, reached or not: what is behind it is sent."""
+        pause.reached.cancel()
+        if self._pause is pause:
+            self._pause = None
+            self._pump()
 
     def number(self, row: Row) -> int:
         """Gives the row its number and counts it as sent, together with an acknowledgement of all answers so far."""
@@ -88,9 +113,16 @@ class Ledger:
         return self.answered
 
     def _pump(self) -> None:
-        while self._waiting and self._fault is None:
+        while self._waiting and self._fault is None and self._pause is None:
             row = self._waiting[0]
-            if row.call.future.cancelled():  # nobody waits for it and it was not sent: it never was
+            if isinstance(row, Pause):
+                if self._flight:
+                    return
+                self._waiting.popleft()
+                if not row.reached.done():
+                    self._pause = row
+                    row.reached.set_result(self.next_seq)
+            elif row.call.future.cancelled():  # nobody waits for it and it was not sent: it never was
                 self._waiting.popleft()
             elif self._has_room(row):
                 self._waiting.popleft()
