@@ -3,84 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stepstream_server.engine.ports import Keep, Opened
-from stepstream_server.errors import Reason
 from support.engine import Answer, Harness, Refusal
+from support.reference import Outcome, ReferenceSession
 
 WINDOW = 6
-
-# One step's outcome: (seq, sum or None) if answered, (seq, reason, expected) if refused.
-Outcome = tuple[int, float | None] | tuple[int, Reason, int]
-
-
-@dataclass
-class ReferenceSession:
-    """Exactly once, written for reading: no queue, no batch, no time."""
-
-    sum: float = 0.0
-    next_seq: int = 0
-    acked: int = 0
-    kept: dict[int, float | None] = field(default_factory=dict)  # by seq; None: applied without keeping outputs
-
-    def send(self, first: int, values: list[float], keep: Keep) -> list[Outcome]:
-        """One row of a block."""
-        end = first + len(values)
-        if first > self.next_seq:
-            return self._refuse(first, end, Reason.SEQUENCE_MISMATCH)
-        outcomes = self._refuse(first, min(end, self.acked), Reason.ANSWER_DISCARDED)
-        old = range(max(first, self.acked), min(end, self.next_seq))
-        outcomes += [self._repeat(seq, keep, seq == end - 1) for seq in old]
-        new = range(max(first, self.next_seq), end)
-        if not new:
-            return outcomes
-        if any(math.isnan(value) for value in values):
-            return outcomes + self._refuse(new.start, end, Reason.NON_FINITE_INPUT)
-        if end - self.acked > WINDOW:
-            return outcomes + self._refuse(new.start, end, Reason.WINDOW_FULL)
-        for seq in new:
-            self.sum += values[seq - first]
-            wanted = keep == Keep.ALL or (keep == Keep.LAST and seq == end - 1)
-            self.kept[seq] = self.sum if wanted else None
-            self.next_seq += 1
-            outcomes.append((seq, self.kept[seq]))
-        return outcomes
-
-    def reset(self, seq: int) -> list[Outcome]:
-        """A reset is a step without input and output."""
-        if seq > self.next_seq:
-            return self._refuse(seq, seq + 1, Reason.SEQUENCE_MISMATCH)
-        if seq < self.acked:
-            return self._refuse(seq, seq + 1, Reason.ANSWER_DISCARDED)
-        if seq == self.next_seq:
-            if seq + 1 - self.acked > WINDOW:
-                return self._refuse(seq, seq + 1, Reason.WINDOW_FULL)
-            self.sum, self.kept[seq] = 0.0, None
-            self.next_seq += 1
-        return [(seq, None)]
-
-    def acknowledge(self, count: int) -> None:
-        """Cumulative."""
-        self.acked = max(self.acked, min(count, self.next_seq))
-
-    def resend(self) -> list[Outcome]:
-        """What attaching again brings."""
-        return [(seq, self.kept[seq]) for seq in range(self.acked, self.next_seq)]
-
-    def _repeat(self, seq: int, keep: Keep, last: bool) -> Outcome:
-        wanted = keep == Keep.ALL or (keep == Keep.LAST and last)
-        if not wanted:
-            return (seq, None)
-        kept = self.kept[seq]
-        return (seq, Reason.ANSWER_NOT_KEPT, self.next_seq) if kept is None else (seq, kept)
-
-    def _refuse(self, first: int, end: int, reason: Reason) -> list[Outcome]:
-        return [(seq, reason, self.next_seq) for seq in range(first, end)]
 
 
 def flatten(outcomes: list[Answer | Refusal], tag: int) -> list[Outcome]:
@@ -116,7 +48,7 @@ def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str
     """Repeats, gaps, straddling, go back N, windows, resets and takeovers, pipelined at random over three sessions."""
     h = Harness(window_steps=WINDOW)
     sessions: list[Opened] = h.open(3)
-    references = [ReferenceSession() for _ in sessions]
+    references = [ReferenceSession(WINDOW) for _ in sessions]
     expected: list[list[Outcome]] = [[], [], []]
     outcomes: list[Answer | Refusal] = []
     streams = [1, 1, 1]

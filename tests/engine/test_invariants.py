@@ -60,9 +60,10 @@ def check_books(world: World) -> None:
     table, backlog, cache = engine._table, engine._backlog, engine._ledger._cache
     rows, alive = backlog.rows, sorted(table._by_id.values())
     assert sorted([*world.backend.free, *table.slot[alive].tolist()]) == list(range(SESSIONS))
-    assert dict(engine._control._held) == Counter(stream for stream in table.stream[alive].tolist() if stream != NO_STREAM)
+    assert dict(engine._lifecycle._held) == Counter(stream for stream in table.stream[alive].tolist() if stream != NO_STREAM)
     assert backlog.steps == rows["length"][rows["kind"] == Kind.APPLY].sum()
-    assert set(backlog._intakes) <= set(rows["intake"].tolist())
+    assert set(backlog._intakes) | set(backlog._texts) <= set(rows["intake"].tolist())
+    assert backlog.repeats == np.count_nonzero(rows["kind"] == Kind.REPEAT)
     assert np.unique(cache._ring[cache._ring > 0], return_counts=True)[1].max(initial=1) == 1
     assert cache.bytes_used == (cache._ring > 0).sum() * cache._page * cache.step_bytes
     for session in range(SESSIONS):

@@ -19,7 +19,7 @@ from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import ROW, Backlog, Kind, Rows
 from stepstream_server.engine.ledger import Ledger, to_keep
 from stepstream_server.engine.outbox import Outbox
-from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Block, Call, Ints, Keep, Reset, Tensor
+from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Block, Call, Ints, Keep, Refuse, Reset, Tensor
 from stepstream_server.engine.table import SessionTable, Status
 from stepstream_server.errors import Reason
 from stepstream_server.spec import ModelSpec, TensorSpec
@@ -78,6 +78,17 @@ class Admission:
         current = self._table.current(reset.sessions, reset.generations, stream, reset.tags)
         self._refuse_detached(rows[~current])
         self._enter(rows[current], (), np.ones(int(current.sum()), np.bool_))
+
+    def refuse(self, refuse: Refuse, stream: int) -> None:
+        """Takes in rows that the door found unfit: they are refused when it is their turn."""
+        rows = np.zeros(len(refuse.sessions), ROW)
+        rows["session"], rows["stream"], rows["tag"] = refuse.sessions, stream, refuse.tags
+        rows["first"], rows["length"] = refuse.first_seqs, refuse.lengths
+        rows["kind"], rows["reason"] = Kind.REFUSE, refuse.reason
+        rows["deadline"] = np.inf
+        current = self._table.current(refuse.sessions, refuse.generations, stream, refuse.tags)
+        self._refuse_detached(rows[~current])
+        self._backlog.append_refused(rows[current], refuse.message)
 
     def _groups(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
         """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
@@ -150,7 +161,7 @@ class Admission:
             Reason.SERVER_DRAINING: np.full(len(rows), self.draining),
             Reason.SESSION_QUARANTINED: step & (table.status[sessions] == Status.QUARANTINED),
             self._invalid: ~valid,
-            Reason.WINDOW_FULL: (rows["first"] + steps - table.acked[sessions] > settings.window_steps)
+            Reason.WINDOW_FULL: (rows["first"] + steps - table.released[sessions] > settings.window_steps)
             | (table.kept[sessions] + kept > self._window_kept),
             Reason.QUEUE_FULL: self._overflow(steps * step, kept),
         }

@@ -59,6 +59,17 @@ class AnswerCache:
         rows = self._rows(session, np.arange(first, first + length))
         return [arena[rows] for arena in self._arena]
 
+    def fetch_held(self, session: int, first: int, held: NDArray[np.bool_]) -> list[Tensor]:
+        """Outputs of those steps from `first` on that are `held`: one [sum of held, *shape] per output."""
+        rows = self._rows(session, first + np.flatnonzero(held))
+        return [arena[rows] for arena in self._arena]
+
+    def keep_held(self, session: int, first: int, held: NDArray[np.bool_], outputs: Sequence[Tensor]) -> None:
+        """The reverse, into a session that holds nothing."""
+        for index, step in enumerate(np.flatnonzero(held).tolist()):
+            one = [values[np.newaxis, index : index + 1] for values in outputs]
+            self.keep(np.array([session]), np.array([first + step]), one)
+
     def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
         """How many steps of each range are held: [n]."""
         width = max(1, int((ends - first_seqs).max(initial=0)))

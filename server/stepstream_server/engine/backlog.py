@@ -34,7 +34,7 @@ ROW = np.dtype(
         ("session", np.int64),
         ("first", np.int64),  # number of the next step
         ("length", np.int64),  # steps left
-        ("intake", np.int64),  # which arrays its inputs lie in; 0: it has none
+        ("intake", np.int64),  # which arrays its inputs lie in, or which text it is refused with; 0: none
         ("offset", np.int64),  # where its next step lies in them
         ("stream", np.int64),
         ("tag", np.uint32),
@@ -57,8 +57,10 @@ class Backlog:
         self._rows: Rows = np.zeros(0, ROW)
         self._fresh: list[Rows] = []  # appended since the rows were last looked at
         self._intakes: dict[int, tuple[Tensor, ...]] = {}
+        self._texts: dict[int, str] = {}  # by intake as well: what rows that the door refused are told
         self._last_intake = 0
         self.steps = 0  # waiting to be applied
+        self.repeats = 0  # rows of that kind
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,8 +81,18 @@ class Backlog:
             self._last_intake += 1
             self._intakes[self._last_intake] = inputs
         rows["intake"] = self._last_intake if inputs else 0
-        self._fresh.append(rows)
-        self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
+        self._add(rows)
+
+    def append_refused(self, rows: Rows, text: str) -> None:
+        """Adds rows to be refused with a text of their own."""
+        self._last_intake += 1
+        self._texts[self._last_intake] = text
+        rows["intake"] = self._last_intake
+        self._add(rows)
+
+    def text(self, intake: int) -> str:
+        """What a refused row is told; empty: whatever its reason says."""
+        return self._texts.get(intake, "")
 
     def heads(self) -> Ints:
         """Positions of each session's first row, in order of arrival."""
@@ -131,17 +143,27 @@ class Backlog:
         if not count:
             return
         if count == len(gone):
-            self._rows, self.steps = self.rows[:0], 0
+            self._rows, self.steps, self.repeats = self.rows[:0], 0, 0
             self._intakes.clear()
+            self._texts.clear()
             return
         rows = self.rows
         self.steps -= int(rows["length"][gone & (rows["kind"] == Kind.APPLY)].sum())
+        if self.repeats:
+            self.repeats -= int(np.count_nonzero(gone & (rows["kind"] == Kind.REPEAT)))
         self._rows = rows[count:] if gone[:count].all() else rows[~gone]  # mostly the oldest go
         intakes = self._rows["intake"]
-        oldest = min(self._intakes, default=0)
+        oldest = min([*self._intakes, *self._texts], default=0)
         intakes = intakes[intakes > 0]
         needed = set((np.flatnonzero(np.bincount(intakes - oldest)) + oldest).tolist())
         self._intakes = {number: inputs for number, inputs in self._intakes.items() if number in needed}
+        if self._texts:
+            self._texts = {number: text for number, text in self._texts.items() if number in needed}
+
+    def _add(self, rows: Rows) -> None:
+        self._fresh.append(rows)
+        self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
+        self.repeats += int(np.count_nonzero(rows["kind"] == Kind.REPEAT))
 
 
 def _span(positions: Ints) -> slice | Ints:

@@ -1,21 +1,18 @@
-"""Control: opening, attaching, detaching, closing; streams that end; sessions whose time is over; draining."""
+"""Control: commands that concern sessions as wholes: opening, attaching, detaching, looking, closing, draining."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
+from numpy.typing import NDArray
 
-from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.backlog import Backlog
 from stepstream_server.engine.ledger import Ledger
-from stepstream_server.engine.outbox import Outbox, door_of, global_stream
+from stepstream_server.engine.lifecycle import Lifecycle
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
-    NO_STREAM,
     Attach,
-    Backend,
     Close,
     Detach,
     DoorLost,
@@ -23,78 +20,66 @@ from stepstream_server.engine.ports import (
     Ending,
     Get,
     Ints,
+    List,
     Open,
     Opened,
     Origin,
+    Page,
     Reply,
     SessionInfo,
     StreamEnded,
     TurnReport,
+    Value,
 )
-from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.engine.requests import Requests
+from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-
-_EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
-_CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
 class Control:
-    """Everything about sessions but their steps."""
+    """Carries commands out, but for steps and for copies of sessions."""
 
     def __init__(
         self,
-        settings: EngineSettings,
-        backend: Backend,
         table: SessionTable,
         backlog: Backlog,
+        ledger: Ledger,
         outbox: Outbox,
         admission: Admission,
         outcomes: Outcomes,
-        ledger: Ledger,
+        lifecycle: Lifecycle,
+        requests: Requests,
     ) -> None:
-        self._settings = settings
-        self._backend = backend
         self._table = table
         self._backlog = backlog
+        self._ledger = ledger
         self._outbox = outbox
         self._admission = admission
         self._outcomes = outcomes
-        self._ledger = ledger
-        self._held: Counter[int] = Counter()  # sessions attached, by stream
+        self._lifecycle = lifecycle
+        self._requests = requests
         self._drains: list[tuple[int, Drain]] = []  # waiting for the backlog to be empty
-
-    @property
-    def streams(self) -> int:
-        """Streams that hold sessions."""
-        return len(self._held)
 
     def handle(self, door: int, command: object, now: float, report: TurnReport) -> None:
         """Carries one command out; its reply lies in the outbox afterwards."""
         match command:
-            case Open():
-                opened = [self._open(door, command, index, now, report) for index in range(len(command.ids))]
-                self._outbox.reply(door, Reply(command.request, opened))
-            case Attach():
-                self._outbox.reply(door, Reply(command.request, self._attach(door, command)))
+            case Open() | Attach() | Get() | List() | Close():
+                try:
+                    value = self._answer(door, command, now, report)
+                except CallerError as error:
+                    value = error
+                self._outbox.reply(door, Reply(command.request, value))
             case Detach():
                 self._detach(door, command, now, report)
-            case Get():
-                self._outbox.reply(door, Reply(command.request, self._get(command, now)))
-            case Close():
-                self._outbox.reply(door, Reply(command.request, self._close(command, now, report)))
             case StreamEnded():
-                self._end_stream(global_stream(door, command.stream))
+                self._lifecycle.end_stream(global_stream(door, command.stream))
             case DoorLost():
-                self._lose_door(door)
+                self._lifecycle.lose_door(door)
             case Drain():
-                self._admission.draining = True
+                self._admission.draining = self._lifecycle.draining = True
                 self._drains.append((door, command))
             case _:
                 raise TypeError(f"not a command: {command!r}")
-
-    def expire(self, now: float, report: TurnReport) -> None:
-        """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
-        self._end(self._table.expired(now, _EXPIRED_PER_TURN), Ending.EXPIRED, now, report)
 
     def answer_drains(self) -> None:
         """Tells those who wait for it that nothing is pending any more."""
@@ -103,30 +88,35 @@ class Control:
                 self._outbox.reply(door, Reply(drain.request, None))
             self._drains.clear()
 
-    def _open(self, door: int, command: Open, index: int, now: float, report: TurnReport) -> Opened | StepStreamError:
-        settings, table = self._settings, self._table
-        try:
-            self._refuse_if_draining()
-            table.check_new_id(command.ids[index])
-            slot = self._allocate()
-        except CallerError as error:
-            return error
-        idle_ttl = min(command.idle_ttl or settings.idle_ttl_seconds, settings.idle_ttl_seconds)
-        lifetime = settings.max_lifetime_seconds or float("inf")
-        session = table.open(command.ids[index], slot, now, idle_ttl, lifetime)
-        if command.tags is not None:
-            self._hold(session, global_stream(door, command.stream), int(command.tags[index]))
-        report.opened[Origin.OPENED] = report.opened.get(Origin.OPENED, 0) + 1
-        return self._describe(session, table.secret(session))
+    def _answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> Value:
+        match command:
+            case Open():
+                return self._open(door, command, now, report)
+            case Attach():
+                return self._attach(door, command)
+            case Get():
+                return self._get(command, now)
+            case List():
+                sessions, following = self._table.page(command.start, command.most)
+                return Page(self._lifecycle.info(sessions, now), following)
+            case Close():
+                return self._close(command, now, report)
 
-    def _allocate(self) -> int:
-        if len(self._table) >= self._table.capacity:
-            raise CallerError(
-                Reason.SESSION_CAPACITY,
-                f"all {self._table.capacity} sessions are in use",
-                retry_delay_seconds=_CAPACITY_RETRY_SECONDS,
-            )
-        return int(self._backend.allocate(1)[0])
+    def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
+        """Opens what a former request of the same id has not opened, and hands all of it to the stream."""
+        made = self._requests.made(command.request_id, "open", len(command.ids), now)
+        missing = [place for place, one in enumerate(made) if one is None]
+        created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
+        results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
+        for place, result in zip(missing, created, strict=True):
+            results[place] = result
+            made[place] = self._lifecycle.made(result) if isinstance(result, int) else None
+        self._requests.remember(command.request_id, "open", made, now)
+        if command.tags is not None:
+            here = [place for place, result in enumerate(results) if isinstance(result, int)]
+            sessions = np.array([results[place] for place in here], np.int64)
+            self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
+        return [self._lifecycle.describe(each, with_secret=True) if isinstance(each, int) else each for each in results]
 
     def _attach(self, door: int, command: Attach) -> list[Opened | StepStreamError]:
         """Takes all of them over at once, then tells each what was kept for it."""
@@ -137,69 +127,44 @@ class Control:
         distinct = table.firsts(sessions)
         mine[mine] = distinct
         sessions = sessions[distinct]
-        self._let_go(sessions, Ending.TAKEN)
-        stream = global_stream(door, command.stream)
-        for session, tag in zip(sessions.tolist(), command.tags[mine].tolist(), strict=True):
-            self._hold(session, stream, tag)
+        self._lifecycle.let_go(sessions, Ending.TAKEN)
         self._ledger.acknowledge(sessions, command.acked[mine])
-        for session in sessions[table.acked[sessions] < table.next_seq[sessions]].tolist():
-            self._outcomes.resend(session)
+        self._hand_over(sessions, global_stream(door, command.stream), command.tags[mine])
         return [
-            self._describe(one, b"") if isinstance(one, int) and first else _not_attached(one, command.ids[index])
+            self._lifecycle.describe(one, with_secret=False)
+            if isinstance(one, int) and first
+            else _not_attached(one, command.ids[index])
             for index, (one, first) in enumerate(zip(found, mine.tolist(), strict=True))
         ]
 
     def _to_attach(self, command: Attach, index: int) -> int | StepStreamError:
         try:
-            self._refuse_if_draining()
+            self._lifecycle.refuse_if_draining()
             return self._table.own(command.ids[index], command.secrets[index])
         except CallerError as error:
             return error
 
-    def _describe(self, session: int, secret: bytes) -> Opened:
+    def _hand_over(self, sessions: Ints, stream: int, tags: NDArray[np.uint32]) -> None:
+        """Attaches distinct sessions to a stream, which is told again what it may not have heard."""
         table = self._table
-        return Opened(
-            id=table.id(session),
-            secret=secret,
-            session=session,
-            generation=int(table.generation[session]),
-            next_seq=int(table.next_seq[session]),
-            acked=int(table.acked[session]),
-        )
+        self._lifecycle.let_go(sessions, Ending.TAKEN)
+        for session, tag in zip(sessions.tolist(), tags.tolist(), strict=True):
+            self._lifecycle.hold(session, stream, tag)
+        for session in sessions[table.acked[sessions] < table.next_seq[sessions]].tolist():
+            self._outcomes.resend(session)
 
-    def _refuse_if_draining(self) -> None:
-        if self._admission.draining:
-            raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
+    def _get(self, command: Get, now: float) -> SessionInfo:
+        """Raises CallerError."""
+        (info,) = self._lifecycle.info(np.array([self._table.find(command.id)], np.int64), now)
+        return info
 
-    def _get(self, command: Get, now: float) -> SessionInfo | StepStreamError:
-        table = self._table
-        try:
-            session = table.find(command.id)
-        except CallerError as error:
-            return error
-        return SessionInfo(
-            id=command.id,
-            quarantined=bool(table.status[session] != Status.OPEN),
-            next_seq=int(table.next_seq[session]),
-            acked=int(table.acked[session]),
-            pending_steps=int(table.admitted[session] - table.next_seq[session]),
-            age=float(now - table.opened_at[session]),
-            idle=float(now - table.used_at[session]),
-            idle_ttl=float(table.idle_ttl[session]),
-            attached=bool(table.stream[session] != NO_STREAM),
-            slot=int(table.slot[session]),
-        )
-
-    def _close(self, command: Close, now: float, report: TurnReport) -> int | StepStreamError:
-        """Closes by id. Closing what is closed succeeds; what somebody else holds, only its secret closes."""
+    def _close(self, command: Close, now: float, report: TurnReport) -> int:
+        """Closes by id. Closing what is closed succeeds; what somebody else holds, only its secret closes. Raises CallerError."""
         if self._table.ending(command.id) is not None:
             return 0
-        try:
-            session = self._table.claim(command.id, command.secret)
-        except CallerError as error:
-            return error
+        session = self._table.claim(command.id, command.secret)
         next_seq = int(self._table.next_seq[session])
-        self._end(np.array([session]), Ending.CLOSED, now, report)
+        self._lifecycle.end(np.array([session]), Ending.CLOSED, now, report)
         return next_seq
 
     def _detach(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
@@ -208,61 +173,9 @@ class Control:
         current = self._table.current(command.sessions, command.generations, stream, command.tags)
         sessions = np.unique(command.sessions[current])
         if command.close:
-            self._end(sessions, Ending.CLOSED, now, report)
+            self._lifecycle.end(sessions, Ending.CLOSED, now, report)
         else:
-            self._let_go(sessions, Ending.REQUESTED)
-
-    def _hold(self, session: int, stream: int, tag: int) -> None:
-        self._table.stream[session], self._table.tag[session] = stream, tag
-        self._held[stream] += 1
-
-    def _let_go(self, sessions: Ints, ending: Ending) -> None:
-        """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told."""
-        table = self._table
-        sessions = sessions[table.stream[sessions] != NO_STREAM]
-        if not len(sessions):
-            return
-        rows = self._backlog.rows
-        self._ledger.drop(np.isin(rows["session"], sessions) & (rows["stream"] == table.stream[rows["session"]]))
-        for session in sessions.tolist():
-            stream, tag = int(table.stream[session]), int(table.tag[session])
-            self._forget_hold(session, stream)
-            self._outbox.detached(stream, tag, ending)
-
-    def _forget_hold(self, session: int, stream: int) -> None:
-        self._table.stream[session] = NO_STREAM
-        self._held[stream] -= 1
-        if not self._held[stream]:
-            del self._held[stream]
-
-    def _end(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
-        """Ends distinct sessions: whoever waits for something of them is told."""
-        if not len(sessions):
-            return
-        self._let_go(sessions, ending)
-        table, backlog = self._table, self._backlog
-        left = np.isin(backlog.rows["session"], sessions)  # of momentary calls
-        for row in backlog.rows[left]:
-            message = f"session {table.id(int(row['session']))!r} {HOW_ENDED[ending]}"
-            first, length, reason = int(row["first"]), int(row["length"]), REASON_OF_ENDING[ending]
-            self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, 0, message)
-        backlog.remove(left)
-        self._ledger.acknowledge(sessions, table.next_seq[sessions])
-        self._backend.release(table.slot[sessions])
-        for session in sessions.tolist():
-            table.end(session, ending, now)
-        report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
-
-    def _end_stream(self, stream: int) -> None:
-        """The stream is gone; nobody is left to be told. Its sessions live on."""
-        self._ledger.drop(self._backlog.rows["stream"] == stream)
-        for session in self._table.attached_to(stream).tolist() if stream in self._held else []:
-            self._forget_hold(session, stream)
-
-    def _lose_door(self, door: int) -> None:
-        queued = np.unique(self._backlog.rows["stream"]).tolist()
-        for stream in {stream for stream in (*self._held, *queued) if door_of(stream) == door}:
-            self._end_stream(stream)
+            self._lifecycle.let_go(sessions, Ending.REQUESTED)
 
 
 def _not_attached(found: int | StepStreamError, session_id: str) -> StepStreamError:

@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog, Rows
 from stepstream_server.engine.control import Control
+from stepstream_server.engine.copies import Copies
 from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.lifecycle import Lifecycle
 from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
@@ -27,13 +31,18 @@ from stepstream_server.engine.ports import (
     Computed,
     Door,
     EngineStats,
+    Export,
+    Fork,
+    Import,
     Ints,
     Launch,
     Observer,
+    Refuse,
     Reset,
     Sink,
     TurnReport,
 )
+from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.scheduler import Group, Scheduler
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
@@ -79,9 +88,12 @@ class Engine:
         self._ledger = ledger
         self._admission = Admission(spec, settings, self._table, self._backlog, cache, ledger, self._outbox)
         self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
+        requests = Requests(settings.tombstone_seconds)
+        self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, ledger, self._outbox)
         self._control = Control(
-            settings, backend, self._table, self._backlog, self._outbox, self._admission, self._outcomes, ledger
+            self._table, self._backlog, ledger, self._outbox, self._admission, self._outcomes, self._lifecycle, requests
         )
+        self._copies = Copies(spec, settings.window_steps, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self._scheduler = Scheduler(
             min(settings.max_batch, backend.max_batch), settings.turn_budget_seconds, settings.alone_budget_seconds
         )
@@ -106,7 +118,7 @@ class Engine:
         return EngineStats(
             sessions=sessions,
             slots=self._backend.slots,
-            streams=self._control.streams,
+            streams=self._lifecycle.streams,
             pending_steps=self._backlog.steps,
             state_bytes=sessions * self._backend.state_bytes,
             turns=self._turns,
@@ -155,7 +167,7 @@ class Engine:
             blocks = []
             self._dispatch(door, command, report)
         self._admission.admit(blocks)
-        self._control.expire(self.clock(), report)
+        self._lifecycle.expire(self.clock(), report)
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
         match command:
@@ -165,8 +177,12 @@ class Engine:
                 self._ledger.acknowledge(command.sessions[current], command.counts[current])
             case Reset():
                 self._admission.reset(command, global_stream(door, command.stream))
+            case Refuse():
+                self._admission.refuse(command, global_stream(door, command.stream))
             case Call():
                 self._call(command, global_stream(door, command.stream))
+            case Fork() | Export() | Import():
+                self._copies.handle(door, command, self.clock(), report)
             case _:
                 self._control.handle(door, command, self.clock(), report)
 
@@ -181,7 +197,9 @@ class Engine:
         heads = self._outcomes.resolve(self.clock(), report)
         self._backend.zero(self._outcomes.take_resets())
         rows = self._backlog.rows
-        return self._scheduler.plan(heads, rows["length"][heads], self._table.served[rows["session"][heads]])
+        sessions = rows["session"][heads]
+        lengths = np.minimum(rows["length"][heads], self._table.stop_at[sessions] - rows["first"][heads])
+        return self._scheduler.plan(heads, lengths, self._table.served[sessions])
 
     def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
         """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
@@ -217,6 +235,7 @@ class Engine:
                 self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
             self._steps += len(rows) * result.length
         self._outcomes.sweep()
+        self._copies.carry_out(now, report)
 
     def _hand_over(self, report: TurnReport) -> None:
         self._control.answer_drains()

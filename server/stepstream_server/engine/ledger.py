@@ -1,7 +1,8 @@
 """The ledger: where each session's numbers stand, moved by acknowledgements and by what will never be applied.
 
-`acked <= next_seq <= admitted`: answers below `acked` are gone, steps below `next_seq` are applied, those up to `admitted` are
-pending in the backlog, without a gap. `kept` counts the outputs that the cache holds or will hold for the pending ones.
+`acked <= next_seq <= admitted`: answers below `acked` are not wanted any more, steps below `next_seq` are applied, those up to
+`admitted` are pending in the backlog, without a gap. `kept` counts the outputs that the cache holds or will hold for the
+pending ones.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from stepstream_server.errors import Reason
 
 
 class Ledger:
-    """The only writer of `admitted`, `acked` and `kept`, but for the admission of new rows and the settling of computed ones."""
+    """The only writer of `admitted`, `acked`, `released` and `kept`, but for admission, settling, and sessions just opened."""
 
     def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache) -> None:
         self._table = table
         self._backlog = backlog
         self._cache = cache
+        self._late: set[int] = set()  # sessions whose acknowledged answers wait for a repeat
 
     def acknowledge(self, sessions: Ints, counts: Ints) -> None:
         """Lets go of answers below each count; lower counts than before change nothing, higher ones than next_seq are clamped."""
@@ -40,7 +42,23 @@ class Ledger:
             released[sparse] = self._cache.count(sessions[sparse], old[sparse], new[sparse])
         table.kept[sessions] -= released
         table.acked[sessions] = new
-        self._cache.release(sessions, old, new, next_seq)
+        self._release(sessions)
+
+    def release_late(self) -> None:
+        """Lets go of what acknowledgements had to leave for repeats that have been answered since."""
+        if self._late:
+            late, self._late = np.array(sorted(self._late), np.int64), set()
+            self._release(late)
+
+    def _release(self, sessions: Ints) -> None:
+        """Lets go of acknowledged answers of distinct sessions, but for those that have a repeat waiting: it was sent before."""
+        table, backlog = self._table, self._backlog
+        if backlog.repeats:
+            awaited = np.isin(sessions, backlog.rows["session"][backlog.rows["kind"] == Kind.REPEAT])
+            self._late.update(sessions[awaited].tolist())
+            sessions = sessions[~awaited]
+        self._cache.release(sessions, table.released[sessions], table.acked[sessions], table.next_seq[sessions])
+        table.released[sessions] = table.acked[sessions]
 
     def cut_back(self, sessions: Ints, seqs: Ints) -> None:
         """Go back N: nothing of these sessions is pending from seq on; rows that were are refused where they stand.

@@ -57,13 +57,14 @@ class Outcomes:
             self._fail(late, Reason.DEADLINE_EXCEEDED)
         special = heads[rows["kind"][heads] != Kind.APPLY]
         if not special.size:
-            return heads
+            return heads  # none stands where a copy is to be taken: that was done when it came there
         gone = np.zeros(len(rows), np.bool_)
         refused: set[int] = set()
         sessions = rows["session"][special[:_RESOLVED_PER_TURN]].tolist()
         for session, positions in zip(sessions, self._backlog.by_session(sessions), strict=True):
             self._resolve_session(session, positions.tolist(), gone, refused, report, now)
         self._backlog.remove(gone)
+        self._ledger.release_late()
         return self._computable(refused, now)
 
     def take_resets(self) -> Ints:
@@ -117,6 +118,7 @@ class Outcomes:
         heads = self._backlog.heads()
         rows = self._backlog.rows
         ready = (rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] > now)
+        ready &= rows["first"][heads] < self._table.stop_at[rows["session"][heads]]
         if refused:
             ready &= ~np.isin(rows["session"][heads], list(refused))
         computable: Ints = heads[ready]
@@ -143,6 +145,8 @@ class Outcomes:
             elif session in refused:
                 return
             elif row["kind"] == Kind.RESET:
+                if row["first"] == self._table.stop_at[session]:
+                    return
                 self._reset(session, row, now)
             elif not self._repeat(row, report):
                 refused.add(session)
@@ -162,9 +166,9 @@ class Outcomes:
     def _repeat(self, row: np.void, report: TurnReport) -> bool:
         """Answers a repeat from the cache as far as it goes. False after a refusal: what then is left stays in the row."""
         session, first, length = int(row["session"]), int(row["first"]), int(row["length"])
-        acked, next_seq = int(self._table.acked[session]), int(self._table.next_seq[session])
-        if first < acked:
-            self._refuse(row, min(length, acked - first), Reason.ANSWER_DISCARDED)
+        released, next_seq = int(self._table.released[session]), int(self._table.next_seq[session])
+        if first < released:
+            self._refuse(row, min(length, released - first), Reason.ANSWER_DISCARDED)
             return False
         if first >= next_seq:  # what it repeats was pending when it came, and has failed since
             self._refuse(row, length, Reason.SEQUENCE_MISMATCH)
@@ -193,7 +197,9 @@ class Outcomes:
     def _refuse(self, row: np.void, length: int, reason: Reason) -> None:
         """Refuses the row's next `length` steps."""
         first, expected = int(row["first"]), int(self._table.next_seq[row["session"]])
-        message = _MESSAGES[reason].format(first=first, length=length, expected=expected)
+        message = self._backlog.text(int(row["intake"])) or _MESSAGES[reason].format(
+            first=first, length=length, expected=expected
+        )
         self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, expected, message)
         _shorten(row, length)
 
@@ -211,8 +217,10 @@ class Outcomes:
         if last.size:
             self._cache.keep(sessions[last], first[last] + length - 1, [values[last, -1:] for values in outputs])
         # A momentary step that keeps no answer is acknowledged by itself, or it would fill the window for ever.
-        alone = np.flatnonzero(~cached & (self._table.acked[sessions] == first))
-        self._table.acked[sessions[alone]] += length
+        table = self._table
+        alone = ~cached & (table.acked[sessions] == first)
+        table.acked[sessions[alone]] += length
+        table.released[sessions[alone & (table.released[sessions] == first)]] += length
 
 
 def _select(outputs: Sequence[Tensor], kept: Ints) -> list[Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import secrets as tokens
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
 _ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 _LOOK_SECONDS = 0.1  # between two looks for expired sessions: nobody's time-to-live is that exact
 _TOKEN_BYTES = 16  # of made ids and of secrets: 128 bits cannot be guessed
+NEVER = np.iinfo(np.int64).max  # a step number that no session reaches
 
 REASON_OF_ENDING = {
     Ending.CLOSED: Reason.SESSION_CLOSED,
@@ -54,7 +56,9 @@ class SessionTable:
         self.slot = np.zeros(capacity, np.int64)
         self.next_seq = np.zeros(capacity, np.int64)  # steps and resets applied
         self.admitted = np.zeros(capacity, np.int64)  # the admission point: next_seq + pending
-        self.acked = np.zeros(capacity, np.int64)  # answers below are no longer kept
+        self.acked = np.zeros(capacity, np.int64)  # answers below have been acknowledged
+        self.released = np.zeros(capacity, np.int64)  # answers below are gone; less than acked while a repeat waits for one
+        self.stop_at = np.full(capacity, NEVER)  # number before which steps stop, because a copy is to be taken there
         self.kept = np.zeros(capacity, np.int64)  # admitted steps from acked on whose outputs are (to be) kept
         self.stream = np.full(capacity, NO_STREAM, np.int64)  # attached stream, or NO_STREAM
         self.tag = np.zeros(capacity, np.uint32)  # that stream's handle
@@ -80,7 +84,7 @@ class SessionTable:
         return f"<SessionTable {len(self)}/{self.capacity} sessions | {len(self._tombstones)} tombstones>"
 
     def check_new_id(self, session_id: str) -> None:
-        """Raises CallerError if the id is malformed or taken."""
+        """Raises CallerError if the id is malformed or taken. An empty one asks for a made one."""
         if len(session_id) > ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
             raise CallerError(
                 Reason.INVALID_ARGUMENT,
@@ -90,37 +94,48 @@ class SessionTable:
         if session_id in self._by_id:
             raise CallerError(Reason.SESSION_EXISTS, f"session {session_id!r} is open already", field="id")
 
-    def open(self, session_id: str, slot: int, now: float, idle_ttl: float, lifetime: float) -> int:
-        """Adds a session whose id has been checked (empty: one is made) and returns its number."""
-        session = self._free.pop() if self._free else self._high
-        self._high = max(self._high, session + 1)
-        session_id = session_id or tokens.token_hex(_TOKEN_BYTES)
-        self._ids[session] = session_id
-        self._secrets[session] = np.frombuffer(tokens.token_bytes(_TOKEN_BYTES), np.uint8)
-        self._by_id[session_id] = session
-        self._tombstones.pop(session_id, None)
-        self.status[session] = Status.OPEN
-        self.slot[session] = slot
-        for counter in (self.next_seq, self.admitted, self.acked, self.kept, self.served):
-            counter[session] = 0
-        self.stream[session] = NO_STREAM
-        self.opened_at[session] = self.used_at[session] = now
-        self.idle_ttl[session] = idle_ttl
-        self.dies_at[session] = now + lifetime
+    def open(self, ids: Sequence[str], slots: Ints, now: float, idle_ttl: float, lifetime: float) -> Ints:
+        """Adds sessions whose ids have been checked (empty: one is made) and returns their numbers: [n]."""
+        count = len(ids)
+        sessions = self._numbers(count)
+        secrets = np.frombuffer(tokens.token_bytes(count * _TOKEN_BYTES), np.uint8).reshape(count, _TOKEN_BYTES)
+        made = tokens.token_bytes(count * _TOKEN_BYTES).hex()
+        for index, session in enumerate(sessions.tolist()):
+            session_id = ids[index] or made[2 * _TOKEN_BYTES * index : 2 * _TOKEN_BYTES * (index + 1)]
+            self._ids[session] = session_id
+            self._by_id[session_id] = session
+            self._tombstones.pop(session_id, None)
+        self._secrets[sessions] = secrets
+        self.status[sessions] = Status.OPEN
+        self.slot[sessions] = slots
+        for counter in (self.next_seq, self.admitted, self.acked, self.released, self.kept, self.served):
+            counter[sessions] = 0
+        self.stop_at[sessions] = NEVER
+        self.stream[sessions] = NO_STREAM
+        self.opened_at[sessions] = self.used_at[sessions] = now
+        self.idle_ttl[sessions] = idle_ttl
+        self.dies_at[sessions] = now + lifetime
         self.next_deadline = min(self.next_deadline, now + idle_ttl, now + lifetime)
-        return session
+        return sessions
 
-    def end(self, session: int, ending: Ending, now: float) -> None:
-        """Removes a session and remembers why."""
-        session_id = self._ids[session]
-        del self._by_id[session_id]
-        self._ids[session] = ""
-        self._secrets[session] = 0
-        self.status[session] = Status.FREE
-        self.stream[session] = NO_STREAM
-        self.generation[session] += 1
-        self._free.append(session)
-        self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
+    def begin_at(self, sessions: Ints, next_seq: int, acked: int, kept: int) -> None:
+        """Sessions just opened that go on where another one stood."""
+        self.next_seq[sessions] = self.admitted[sessions] = next_seq
+        self.acked[sessions] = self.released[sessions] = acked
+        self.kept[sessions] = kept
+
+    def end(self, sessions: Ints, ending: Ending, now: float) -> None:
+        """Removes sessions and remembers why."""
+        for session in sessions.tolist():
+            session_id = self._ids[session]
+            del self._by_id[session_id]
+            self._ids[session] = ""
+            self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
+            self._free.append(session)
+        self._secrets[sessions] = 0
+        self.status[sessions] = Status.FREE
+        self.stream[sessions] = NO_STREAM
+        self.generation[sessions] += 1
         self._forget(now)
 
     def find(self, session_id: str) -> int:
@@ -162,6 +177,15 @@ class SessionTable:
             raise CallerError(Reason.SESSION_IN_USE, message, field="secret")
         return session
 
+    def alive(self, session: int, generation: int) -> bool:
+        """Whether the session of that generation is open."""
+        return bool(self.generation[session] == generation and self.status[session] != Status.FREE)
+
+    def page(self, start: int, most: int) -> tuple[Ints, int | None]:
+        """Open sessions from number `start` on, and where the next page starts; None if these are the last."""
+        found = start + np.flatnonzero(self.status[start : self._high] != Status.FREE)
+        return found[:most], int(found[most]) if len(found) > most else None
+
     def firsts(self, sessions: Ints) -> NDArray[np.bool_]:
         """Which entries are the first of their session: [n]. All of them are where no session occurs twice."""
         positions = np.arange(len(sessions))
@@ -198,6 +222,15 @@ class SessionTable:
         earliest = float(deadlines.min(initial=np.inf))
         self.next_deadline = now if earliest <= now else max(earliest, now + _LOOK_SECONDS)
         return over[:most]
+
+    def _numbers(self, count: int) -> Ints:
+        """Numbers for new sessions, released ones before fresh ones."""
+        used = min(count, len(self._free))
+        fresh = range(self._high, self._high + count - used)
+        numbers = [*self._free[len(self._free) - used :][::-1], *fresh]
+        del self._free[len(self._free) - used :]
+        self._high += len(fresh)
+        return np.array(numbers, np.int64)
 
     def _forget(self, now: float) -> None:
         """Drops tombstones that are old, or older than the newest `capacity` of them."""

@@ -1,0 +1,255 @@
+"""Copies: forks of sessions and snapshots of them, each taken at a step number.
+
+Where that step is still pending the command waits, and the session's steps stop there until it has been carried out: so a copy
+holds exactly the steps before it, however the session's inputs were cut into launches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepstream_server.engine.answers import AnswerCache
+from stepstream_server.engine.lifecycle import Lifecycle
+from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.ports import (
+    NO_SEQ,
+    Backend,
+    Copying,
+    Ending,
+    Export,
+    Fork,
+    Forked,
+    Import,
+    Imported,
+    Opened,
+    Origin,
+    Reply,
+    TurnReport,
+    Value,
+)
+from stepstream_server.engine.requests import Requests
+from stepstream_server.engine.table import NEVER, SessionTable, Status
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.snapshots import Snapshot
+from stepstream_server.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A command whose step is still pending."""
+
+    door: int
+    command: Copying
+    session: int
+    generation: int
+    at_seq: int
+
+
+class Copies:
+    """Carries Fork, Export and Import out."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        window_steps: int,
+        backend: Backend,
+        table: SessionTable,
+        cache: AnswerCache,
+        outbox: Outbox,
+        lifecycle: Lifecycle,
+        requests: Requests,
+    ) -> None:
+        self._spec = spec
+        self._window_steps = window_steps
+        self._backend = backend
+        self._table = table
+        self._cache = cache
+        self._outbox = outbox
+        self._lifecycle = lifecycle
+        self._requests = requests
+        self._waiting: list[_Waiting] = []
+
+    def handle(self, door: int, command: Copying | Import, now: float, report: TurnReport) -> None:
+        """Carries the command out, or lets it wait for its step; its reply lies in the outbox afterwards."""
+        try:
+            value = self._import(command, now, report) if isinstance(command, Import) else self._take(door, command, now, report)
+        except CallerError as error:
+            value = error
+        if value is not None:
+            self._outbox.reply(door, Reply(command.request, value))
+
+    def carry_out(self, now: float, report: TurnReport) -> None:
+        """Answers whoever waited for a step that has been applied now, or that will not be."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            self._table.stop_at[each.session] = NEVER
+        for each in waiting:
+            try:
+                value = self._when_there(each, now, report)
+            except CallerError as error:
+                value = error
+            if value is None:
+                self._wait(each)
+            else:
+                self._outbox.reply(each.door, Reply(each.command.request, value))
+
+    def _take(self, door: int, command: Copying, now: float, report: TurnReport) -> Value:
+        """The reply; None if it has to wait. Raises CallerError."""
+        if isinstance(command, Export) and (snapshot := self._requests.snapshot(command.request_id, now)):
+            return snapshot
+        if isinstance(command, Fork) and (forks := self._forked_before(command, now)):
+            return forks
+        session = self._table.claim(command.id, command.secret)
+        at_seq = int(self._table.admitted[session]) if command.at_seq == NO_SEQ else command.at_seq
+        waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
+        value = self._when_there(waiting, now, report)
+        if value is None:
+            self._wait(waiting)
+        return value
+
+    def _wait(self, waiting: _Waiting) -> None:
+        stops = self._table.stop_at
+        stops[waiting.session] = min(int(stops[waiting.session]), waiting.at_seq)
+        self._waiting.append(waiting)
+
+    def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
+        """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
+        table, session, at_seq = self._table, waiting.session, waiting.at_seq
+        if not table.alive(session, waiting.generation):
+            table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
+            raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
+        next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
+        if table.status[session] != Status.OPEN and at_seq <= next_seq:
+            raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
+        if at_seq < next_seq:
+            message = f"at_seq: expected {next_seq} or more, which are applied already, got {at_seq}"
+            raise CallerError(Reason.SEQUENCE_PASSED, message, field="at_seq", expected_seq=next_seq)
+        if at_seq > admitted:
+            message = f"at_seq: expected at most {admitted}, as many as are admitted, got {at_seq}"
+            raise CallerError(Reason.SEQUENCE_MISMATCH, message, field="at_seq", expected_seq=admitted)
+        if at_seq > next_seq:
+            return None
+        if isinstance(waiting.command, Export):
+            return self._export(waiting.command, session, now, report)
+        return self._fork(waiting.command, session, now, report)
+
+    # Forks -----------------------------------------------------------------------------------------------------------
+
+    def _fork(self, command: Fork, session: int, now: float, report: TurnReport) -> Forked:
+        table = self._table
+        next_seq = int(table.next_seq[session])
+        created = self._lifecycle.create(command.ids, float(table.idle_ttl[session]), Origin.FORKED, now, report)
+        forks = np.array([each for each in created if isinstance(each, int)], np.int64)
+        self._backend.copy(np.repeat(table.slot[session], len(forks)), table.slot[forks])
+        table.begin_at(forks, next_seq, acked=next_seq, kept=0)
+        made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in created]
+        self._requests.remember(command.request_id, "fork", made, now)
+        return Forked(next_seq, self._described(created))
+
+    def _forked_before(self, command: Fork, now: float) -> Forked | None:
+        """The forks that a former request of the same id has made, if any. Raises CallerError.
+
+        Those that it could not make are not made now: the original has moved on since, and forks of one request stand alike.
+        """
+        made = self._requests.made(command.request_id, "fork", len(command.ids), now)
+        if not any(made):
+            return None
+        lost = CallerError(Reason.SESSION_CAPACITY, "the request that this one repeats could not make this fork")
+        results: list[int | StepStreamError] = [lost] * len(made)
+        for place, one in enumerate(made):
+            if one is not None:
+                results[place] = self._lifecycle.again(one)
+        alive = [each for each in results if isinstance(each, int)]
+        return Forked(int(self._table.next_seq[alive[0]]) if alive else 0, self._described(results))
+
+    def _described(self, sessions: list[int | StepStreamError]) -> list[Opened | StepStreamError]:
+        return [self._lifecycle.describe(each, with_secret=True) if isinstance(each, int) else each for each in sessions]
+
+    # Snapshots -------------------------------------------------------------------------------------------------------
+
+    def _export(self, command: Export, session: int, now: float, report: TurnReport) -> Snapshot:
+        snapshot = self._snapshot(session)
+        if snapshot.bytes > command.most_bytes:
+            message = f"snapshot: expected at most {command.most_bytes} bytes, got {snapshot.bytes}; acknowledge answers first"
+            raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="snapshot")
+        if command.close:
+            self._requests.remember(command.request_id, "export", [], now, snapshot)
+            self._lifecycle.end(np.array([session]), Ending.MOVED, now, report)
+        return snapshot
+
+    def _snapshot(self, session: int) -> Snapshot:
+        table = self._table
+        acked, next_seq = int(table.acked[session]), int(table.next_seq[session])
+        held = self._cache.held(session, acked, next_seq - acked)
+        kept = self._cache.fetch_held(session, acked, held)
+        states = self._backend.read(table.slot[[session]])
+        return Snapshot(
+            model=self._spec.name,
+            version=self._spec.version,
+            fingerprint=self._spec.fingerprint,
+            numerics=self._backend.numerics,
+            id=table.id(session),
+            next_seq=next_seq,
+            acked=acked,
+            epoch=0,
+            idle_ttl=float(table.idle_ttl[session]),
+            states={name: values[0] for name, values in states.items()},
+            held=held,
+            outputs={output.name: values for output, values in zip(self._spec.outputs, kept, strict=True)},
+        )
+
+    def _import(self, command: Import, now: float, report: TurnReport) -> Imported:
+        """Raises CallerError, and has then changed nothing."""
+        snapshot = command.snapshot
+        bitwise = snapshot.numerics == self._backend.numerics
+        (made,) = self._requests.made(command.request_id, "import", 1, now)
+        if made is None:
+            self._check(snapshot)
+            ids, idle_ttl = [command.id or snapshot.id], snapshot.idle_ttl or None
+            (created,) = self._lifecycle.create(ids, idle_ttl, Origin.IMPORTED, now, report)
+            if isinstance(created, int):
+                self._begin(created, snapshot)
+                self._requests.remember(command.request_id, "import", [self._lifecycle.made(created)], now)
+        else:
+            created = self._lifecycle.again(made)
+        if not isinstance(created, int):
+            raise created
+        return Imported(self._lifecycle.describe(created, with_secret=True), bitwise)
+
+    def _begin(self, session: int, snapshot: Snapshot) -> None:
+        """Puts a snapshot that was checked into a session that was just opened."""
+        states = {name: values[np.newaxis] for name, values in snapshot.states.items()}
+        self._backend.write(self._table.slot[[session]], states)
+        kept = [snapshot.outputs[output.name] for output in self._spec.outputs]
+        self._cache.keep_held(session, snapshot.acked, snapshot.held, kept)
+        self._table.begin_at(np.array([session]), snapshot.next_seq, snapshot.acked, int(snapshot.held.sum()))
+
+    def _check(self, snapshot: Snapshot) -> None:
+        """Raises CallerError for a snapshot that no session of this model can have been."""
+        if snapshot.fingerprint != self._spec.fingerprint:
+            message = (
+                f"snapshot: expected the fingerprint {self._spec.fingerprint} of the model served, got {snapshot.fingerprint}"
+            )
+            raise CallerError(Reason.MODEL_MISMATCH, message, field="snapshot")
+        steps, kept = len(snapshot.held), int(snapshot.held.sum())
+        if steps > self._window_steps:
+            message = f"snapshot: expected at most {self._window_steps} unacknowledged steps, got {steps}"
+            raise CallerError(Reason.WINDOW_FULL, message, field="snapshot")
+        expected = {f"state {each.name}": ((*each.shape,), "float32") for each in self._spec.states}
+        expected |= {f"outputs {each.name}": ((kept, *each.shape), each.dtype) for each in self._spec.outputs}
+        actual = {f"state {name}": values for name, values in snapshot.states.items()}
+        actual |= {f"outputs {name}": values for name, values in snapshot.outputs.items()}
+        if expected.keys() != actual.keys():
+            raise _corrupt(f"expected {', '.join(expected)}, got {', '.join(actual)}")
+        for name, (shape, dtype) in expected.items():
+            values = actual[name]
+            if values.shape != shape or values.dtype != dtype:
+                raise _corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                raise _corrupt(f"{name}: expected finite numbers")
+
+
+def _corrupt(problem: str) -> CallerError:
+    return CallerError(Reason.SNAPSHOT_CORRUPT, f"snapshot: {problem}", field="snapshot")

@@ -1,0 +1,204 @@
+"""Lifecycle: how sessions come to be, who holds them, and how they end; whoever waits for something of them is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from stepstream_server.config import EngineSettings
+from stepstream_server.engine.backlog import Backlog
+from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.outbox import Outbox, door_of
+from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Opened, Origin, SessionInfo, TurnReport
+from stepstream_server.engine.requests import Made
+from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+
+_EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
+_CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
+
+
+class Lifecycle:
+    """Makes, hands over and ends sessions. Knows no command."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        backend: Backend,
+        table: SessionTable,
+        backlog: Backlog,
+        ledger: Ledger,
+        outbox: Outbox,
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._table = table
+        self._backlog = backlog
+        self._ledger = ledger
+        self._outbox = outbox
+        self._held: Counter[int] = Counter()  # sessions attached, by stream
+        self.draining = False  # whether new sessions are refused, because the server is about to stop
+
+    @property
+    def streams(self) -> int:
+        """Streams that hold sessions."""
+        return len(self._held)
+
+    # Coming to be ----------------------------------------------------------------------------------------------------
+
+    def create(
+        self, ids: Sequence[str], idle_ttl: float | None, origin: Origin, now: float, report: TurnReport
+    ) -> list[int | StepStreamError]:
+        """Opens a session per id (empty: one is made), each by itself. Returns the number of each, or why there is none.
+
+        idle_ttl: seconds; None for the setting, which is also the maximum.
+        """
+        results: list[int | StepStreamError] = [0] * len(ids)
+        room = self._table.capacity - len(self._table)
+        wanted: dict[str | int, int] = {}  # place in `ids` by id, or by place where the id is to be made
+        for place, session_id in enumerate(ids):
+            try:
+                self._check(session_id, session_id in wanted, room > len(wanted))
+                wanted[session_id or place] = place
+            except CallerError as error:
+                results[place] = error
+                report.refused[error.reason] = report.refused.get(error.reason, 0) + 1
+        sessions = self._open([ids[place] for place in wanted.values()], idle_ttl, now)
+        for place, session in zip(wanted.values(), sessions.tolist(), strict=True):
+            results[place] = session
+        report.opened[origin] = report.opened.get(origin, 0) + len(wanted)
+        return results
+
+    def refuse_if_draining(self) -> None:
+        """Raises CallerError(SERVER_DRAINING)."""
+        if self.draining:
+            raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
+
+    def describe(self, session: int, *, with_secret: bool) -> Opened:
+        """What its holder needs to know of a session."""
+        table = self._table
+        return Opened(
+            id=table.id(session),
+            secret=table.secret(session) if with_secret else b"",
+            session=session,
+            generation=int(table.generation[session]),
+            next_seq=int(table.next_seq[session]),
+            acked=int(table.acked[session]),
+        )
+
+    def made(self, session: int) -> Made:
+        """What a request that is repeated is to find again."""
+        return Made(session, int(self._table.generation[session]), self._table.id(session))
+
+    def again(self, made: Made) -> int | StepStreamError:
+        """A session that was opened before, or how it has ended since."""
+        if self._table.alive(made.session, made.generation):
+            return made.session
+        try:
+            self._table.find(made.id)
+        except CallerError as error:
+            return error
+        return CallerError(Reason.SESSION_CLOSED, f"session {made.id!r} was closed, and another one has its id", field="id")
+
+    def info(self, sessions: Ints, now: float) -> list[SessionInfo]:
+        """What anybody may know of sessions."""
+        table = self._table
+        columns = (
+            table.status[sessions] != Status.OPEN,
+            table.next_seq[sessions],
+            table.acked[sessions],
+            table.admitted[sessions] - table.next_seq[sessions],
+            now - table.opened_at[sessions],
+            now - table.used_at[sessions],
+            table.idle_ttl[sessions],
+            table.stream[sessions] != NO_STREAM,
+            table.slot[sessions],
+        )
+        rows = zip(sessions.tolist(), *(column.tolist() for column in columns), strict=True)
+        return [SessionInfo(table.id(session), *facts) for session, *facts in rows]
+
+    def _check(self, session_id: str, twice: bool, room: bool) -> None:
+        self.refuse_if_draining()
+        self._table.check_new_id(session_id)
+        if twice and session_id:
+            raise CallerError(Reason.SESSION_EXISTS, f"id: expected each once, got {session_id!r} again", field="id")
+        if not room:
+            raise CallerError(
+                Reason.SESSION_CAPACITY,
+                f"all {self._table.capacity} sessions are in use",
+                retry_delay_seconds=_CAPACITY_RETRY_SECONDS,
+            )
+
+    def _open(self, ids: Sequence[str], idle_ttl: float | None, now: float) -> Ints:
+        settings = self._settings
+        ttl = min(idle_ttl or settings.idle_ttl_seconds, settings.idle_ttl_seconds)
+        lifetime = settings.max_lifetime_seconds or float("inf")
+        return self._table.open(ids, self._backend.allocate(len(ids)), now, ttl, lifetime)
+
+    # Being held ------------------------------------------------------------------------------------------------------
+
+    def hold(self, session: int, stream: int, tag: int) -> None:
+        """The stream holds the session from now on."""
+        self._table.stream[session], self._table.tag[session] = stream, tag
+        self._held[stream] += 1
+
+    def let_go(self, sessions: Ints, ending: Ending) -> None:
+        """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told."""
+        table = self._table
+        sessions = sessions[table.stream[sessions] != NO_STREAM]
+        if not len(sessions):
+            return
+        rows = self._backlog.rows
+        self._ledger.drop(np.isin(rows["session"], sessions) & (rows["stream"] == table.stream[rows["session"]]))
+        for session in sessions.tolist():
+            stream, tag = int(table.stream[session]), int(table.tag[session])
+            self._forget_hold(session, stream)
+            self._outbox.detached(stream, tag, ending)
+
+    def end_stream(self, stream: int) -> None:
+        """The stream is gone; nobody is left to be told. Its sessions live on."""
+        self._ledger.drop(self._backlog.rows["stream"] == stream)
+        for session in self._table.attached_to(stream).tolist() if stream in self._held else []:
+            self._forget_hold(session, stream)
+
+    def lose_door(self, door: int) -> None:
+        """The same for all streams of a door."""
+        queued = np.unique(self._backlog.rows["stream"]).tolist()
+        for stream in {stream for stream in (*self._held, *queued) if door_of(stream) == door}:
+            self.end_stream(stream)
+
+    def _forget_hold(self, session: int, stream: int) -> None:
+        self._table.stream[session] = NO_STREAM
+        self._held[stream] -= 1
+        if not self._held[stream]:
+            del self._held[stream]
+
+    # Ending ----------------------------------------------------------------------------------------------------------
+
+    def expire(self, now: float, report: TurnReport) -> None:
+        """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
+        self.end(self._table.expired(now, _EXPIRED_PER_TURN), Ending.EXPIRED, now, report)
+
+    def end(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
+        """Ends distinct sessions."""
+        if not len(sessions):
+            return
+        self.let_go(sessions, ending)
+        self._refuse_left(sessions, ending)
+        table = self._table
+        self._ledger.acknowledge(sessions, table.next_seq[sessions])
+        self._backend.release(table.slot[sessions])
+        table.end(sessions, ending, now)
+        report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
+
+    def _refuse_left(self, sessions: Ints, ending: Ending) -> None:
+        """What is left in the backlog when nobody holds the sessions any more: rows of momentary calls."""
+        backlog = self._backlog
+        left = np.isin(backlog.rows["session"], sessions)
+        for row in backlog.rows[left]:
+            message = f"session {self._table.id(int(row['session']))!r} {HOW_ENDED[ending]}"
+            first, length, reason = int(row["first"]), int(row["length"]), REASON_OF_ENDING[ending]
+            self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, 0, message)
+        backlog.remove(left)
