@@ -61,6 +61,7 @@ from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo, TensorInfo
 from stepstream._options import TLS, ClientOptions
 from stepstream._session import Session
+from stepstream._session_info import SessionInfo
 
 __all__ = [
     "TLS",
@@ -108,6 +109,7 @@ __all__ = [
     "SessionExpired",
     "SessionGroup",
     "SessionInUse",
+    "SessionInfo",
     "SessionMoved",
     "SessionNotFound",
     "SessionQuarantined",

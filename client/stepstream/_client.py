@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Self, TypeVar
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 
+from stepstream._arguments import at_least_one, duration, step_count, version_number
 from stepstream._connection import Connection
+from stepstream._errors import InvalidArgument
 from stepstream._group import SessionGroup
 from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo, model_info
+from stepstream._opening import Opening
 from stepstream._options import ClientOptions
 from stepstream._requests import Request
 from stepstream._rows import RowLimits
 from stepstream._session import Session
+from stepstream._session_calls import SessionCalls
 from stepstream._tensors import uint32s
 from stepstream._translation import from_rpc
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
@@ -28,31 +30,9 @@ from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, mo
 NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it
 
 Response = TypeVar("Response")
-Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
 
 
-class Opening(Generic[Opened]):
-    """What is being opened: either awaited, or entered with `async with`, which also closes it in the end."""
-
-    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, Opened]]) -> None:
-        self._open_it = open_it
-        self._opened: Opened | None = None
-
-    def __await__(self) -> Generator[Any, Any, Opened]:
-        return self._open_it().__await__()
-
-    async def __aenter__(self) -> Opened:
-        self._opened = await self._open_it()
-        return self._opened
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._opened is not None:
-            await self._opened.__aexit__(kind, error, traceback)
-
-
-class Client:
+class Client(SessionCalls):
     """A connection to one server, to be used as a context manager. All methods raise errors of this package only.
 
     The stream is opened with the first session. When it breaks, its sessions end with ConnectionLost and the next session that
@@ -98,7 +78,7 @@ class Client:
     async def model(self, name: str, version: int | None = None) -> ModelInfo:
         """One model. version: None is the newest served. Raises ModelNotFound."""
         stub = model_pb2_grpc.ModelServiceStub(self._open())
-        response = await self._call(stub.GetModel, model_pb2.GetModelRequest(name=name, version=version or 0))
+        response = await self._call(stub.GetModel, model_pb2.GetModelRequest(name=name, version=version_number(version)))
         return model_info(response.model)
 
     # Sessions --------------------------------------------------------------------------------------------------------
@@ -132,12 +112,11 @@ class Client:
         idle_ttl: float | None = None,
     ) -> Opening[SessionGroup]:
         """Opens `count` sessions to be stepped together, at most 10,000; otherwise as `open_session`. All or none: if some are
-        refused, the others are closed and GroupError tells which. Raises ValueError for a count below 1, or another number of
-        ids."""
-        if count < 1:
-            raise ValueError(f"count: expected at least 1, got {count}")
+        refused, the others are closed and GroupError tells which. Raises InvalidArgument for a count below 1, or another number
+        of ids."""
+        at_least_one("count", count)
         if ids is not None and len(ids) != count:
-            raise ValueError(f"ids: expected {count}, got {len(ids)}")
+            raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
 
         return Opening(lambda: self._open_group(model, version, count, ids or [], idle_ttl))
 
@@ -150,19 +129,14 @@ class Client:
         before and the state does not move again. None: go on behind all that was applied. Raises SessionNotFound,
         SecretMismatch and the other endings of a session.
         """
+        count = None if acked is None else step_count("acked", acked)
 
         async def attach_it() -> Session:
-            connection = self._connected()
-            (ledger,) = connection.new_ledgers(1)
-            ledger.secret = secret
-            count = NOTHING_AGAIN if acked is None else acked
-            session = inference_pb2.AttachSession(handle=ledger.handle, id=id, secret=secret, acked=count)
-            attach = inference_pb2.Attach(model=model, version=version or 0, sessions=[session])
-            request = Request([ledger], acked=count)
-            await connection.join(request, inference_pb2.StreamRequest(attach=attach))
-            if ledger.ended is not None:
-                raise ledger.ended
-            return Session(connection, ledger, *await self._introduce(connection, request, model))
+            try:
+                group = await self._attach_group(model, version_number(version), [(id, secret)], count)
+            except GroupError as refused:
+                raise refused.errors[0] from None
+            return group[0]
 
         return Opening(attach_it)
 
@@ -171,33 +145,54 @@ class Client:
     ) -> SessionGroup:
         connection = self._connected()
         ledgers = connection.new_ledgers(count)
-        opening = inference_pb2.OpenOnStream(
-            model=model, version=version or 0, handles=uint32s([each.handle for each in ledgers]), ids=ids
-        )
+        handles = uint32s([each.handle for each in ledgers])
+        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), handles=handles, ids=ids)
         if idle_ttl is not None:
-            opening.idle_ttl.FromTimedelta(timedelta(seconds=idle_ttl))
+            opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
         request = Request(ledgers, opens=True)
-        await connection.join(request, inference_pb2.StreamRequest(open=opening))
+        return await self._join(connection, request, inference_pb2.StreamRequest(open=opening), model)
+
+    async def _attach_group(
+        self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
+    ) -> SessionGroup:
+        connection = self._connected()
+        ledgers = connection.new_ledgers(len(keys))
+        count = NOTHING_AGAIN if acked is None else acked
+        attach = inference_pb2.Attach(model=model, version=version)
+        for ledger, (id, secret) in zip(ledgers, keys, strict=True):
+            ledger.secret = secret
+            attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
+        request = Request(ledgers, opens=made, acked=count)
+        return await self._join(connection, request, inference_pb2.StreamRequest(attach=attach), model)
+
+    async def _join(
+        self, connection: Connection, request: Request, message: inference_pb2.StreamRequest, model: str
+    ) -> SessionGroup:
+        await connection.join(request, message)
+        ledgers = request.ledgers
         errors = {index: each.ended for index, each in enumerate(ledgers) if each.ended is not None}
         if errors:
-            await connection.leave(ledgers, close=True)
+            await connection.leave(ledgers, close=request.opens)
             raise GroupError(errors, np.array([each.ended is None for each in ledgers]))
-        return SessionGroup(connection, ledgers, *await self._introduce(connection, request, model))
-
-    async def _introduce(self, connection: Connection, request: Request, name: str) -> tuple[ModelInfo, RowLimits]:
-        """Tells new sessions what their model is. The record of a version never changes, so it is asked for once."""
         try:
-            async with self._models_lock:
-                info = self._models.get((name, request.version))
-                if info is None:
-                    info = self._models[name, request.version] = await self.model(name, request.version)
+            info = await self._model(model, request.version)
         except BaseException:
             connection.let_go(request)
             raise
-        for ledger in request.ledgers:
+        for ledger in ledgers:
             ledger.model = info
-        first = request.ledgers[0]  # a model's sessions have the same window
-        return info, RowLimits(info, first.window_steps, first.window_bytes, self._options)
+        first = ledgers[0]  # a model's sessions have the same window
+        limits = RowLimits(info, first.window_steps, first.window_bytes, self._options)
+        return SessionGroup(connection, ledgers, info, limits, self)
+
+    async def _model(self, name: str, version: int) -> ModelInfo:
+        """The record of a version never changes, so it is asked for once. 0, the newest, is asked for each time."""
+        async with self._models_lock:
+            info = self._models.get((name, version))
+            if info is None:
+                info = await self.model(name, version or None)
+                self._models[name, info.version] = info
+            return info
 
     # The wire --------------------------------------------------------------------------------------------------------
 

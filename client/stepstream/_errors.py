@@ -205,8 +205,8 @@ class WindowFull(Overloaded):
     default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "WINDOW_FULL"
 
 
-class InvalidArgument(StepStreamError):
-    """Something given is not as it must be; the message names it."""
+class InvalidArgument(StepStreamError, ValueError):
+    """Something given is not as it must be; the message names it. A ValueError too."""
 
     default_code, default_reason = StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from stepstream._calls import Call, Keep, Outputs, Row
 from stepstream._closing import ClosesOnLeaving
@@ -14,6 +14,9 @@ from stepstream._rows import RowLimits, slices
 from stepstream._session import Session, WhichOutputs, keep_of
 from stepstream._tensors import Values, pack
 
+if TYPE_CHECKING:
+    from stepstream._session_calls import SessionCalls
+
 
 class SessionGroup(Sequence[Session], ClosesOnLeaving):
     """N sessions of one model, in a fixed order. `group[i]` is a session like any other.
@@ -22,11 +25,13 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
     outputs of the others, whose states have moved on. Cancelling a call works as for a session.
     """
 
-    def __init__(self, connection: Connection, ledgers: Sequence[Ledger], model: ModelInfo, limits: RowLimits) -> None:
+    def __init__(
+        self, connection: Connection, ledgers: Sequence[Ledger], model: ModelInfo, limits: RowLimits, calls: SessionCalls
+    ) -> None:
         self._connection = connection
         self._ledgers = ledgers
         self._limits = limits
-        self._sessions = [Session(connection, ledger, model, limits) for ledger in ledgers]
+        self._sessions = [Session(connection, ledger, model, limits, calls) for ledger in ledgers]
         self.model = model
 
     async def step(self, values: Values) -> Outputs:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import Literal
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal, overload
 
 from stepstream._calls import Call, Keep, Outputs, Row
 from stepstream._closing import ClosesOnLeaving
 from stepstream._connection import Connection
-from stepstream._ledger import Ledger
+from stepstream._errors import InvalidArgument, SessionMoved
+from stepstream._ledger import Ledger, Pause
 from stepstream._models import ModelInfo
 from stepstream._rows import RowLimits, slices
 from stepstream._tensors import Values, pack
+
+if TYPE_CHECKING:
+    from stepstream._group import SessionGroup
+    from stepstream._session_calls import SessionCalls
 
 WhichOutputs = Literal["all", "last", "none"]
 
 
 def keep_of(outputs: WhichOutputs) -> Keep:
-    """The contract's number for a word. Raises ValueError for any other."""
+    """The contract's number for a word. Raises InvalidArgument for any other."""
     try:
         return {"all": Keep.ALL, "last": Keep.LAST, "none": Keep.NONE}[outputs]
     except KeyError:
-        raise ValueError(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
+        raise InvalidArgument(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
 
 
 class Session(ClosesOnLeaving):
@@ -34,11 +40,17 @@ class Session(ClosesOnLeaving):
     the session can be used on from there.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, model: ModelInfo, limits: RowLimits) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, model: ModelInfo, limits: RowLimits, calls: SessionCalls) -> None:
         self._connection = connection
         self._ledger = ledger
         self._limits = limits
+        self._calls = calls
         self.model = model
+        self.bitwise: bool | None = None
+        """Of a session made by `Client.import_session`: whether its outputs are to the bit what they would have been where it was
+        exported. False where the two servers compute with other versions or another instruction set: it goes on all the same,
+        a last bit may differ. None for every other session. A value rather than a warning: whether it matters, only the program
+        knows, at the place where it imports, and it can refuse."""
 
     @property
     def id(self) -> str:
@@ -112,6 +124,36 @@ class Session(ClosesOnLeaving):
         self._ledger.submit(Row(call, 0, 0, 1, Keep.NONE, None))
         await call.future
 
+    @overload
+    async def fork(self, count: None = None, *, at: int | None = None, ids: Sequence[str] | None = None) -> Session: ...
+    @overload
+    async def fork(self, count: int, *, at: int | None = None, ids: Sequence[str] | None = None) -> SessionGroup: ...
+    async def fork(
+        self, count: int | None = None, *, at: int | None = None, ids: Sequence[str] | None = None
+    ) -> Session | SessionGroup:
+        """New sessions that go on from where this one stands after every call begun before: one Session, or a SessionGroup of
+        `count`. They belong to this session's client and are to be closed like sessions that were opened.
+
+        The copy is made between two inputs: calls begun before have their outcome by then, later ones wait until it is made. If
+        one begun before fails, it raises SequenceMismatch, as a step would. at: fork only if that many steps are applied then;
+        raises SequencePassed or SequenceMismatch otherwise. More errors: `Client.fork_session`.
+        """
+        async with self._paused() as applied:
+            where = applied if at is None else at
+            name, version = self.model.name, self.model.version
+            return await self._calls.fork_session(name, self.id, count, secret=self.secret, at=where, ids=ids, version=version)
+
+    async def export(self, *, at: int | None = None, close: bool = False) -> bytes:
+        """The session as bytes, for `Client.import_session` at any server with the same model, after every call begun before, as
+        in `fork`. close: also end it here, so that it goes on in one place only: later calls raise SessionMoved."""
+        async with self._paused() as applied:
+            where = applied if at is None else at
+            name, version = self.model.name, self.model.version
+            snapshot = await self._calls.export_session(name, self.id, secret=self.secret, at=where, close=close, version=version)
+            if close:
+                self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
+            return snapshot
+
     async def close(self) -> None:
         """Closes the session at the server. Calls still waiting may fail with SessionClosed. Nothing happens if it has ended."""
         await self._connection.leave([self._ledger], close=True)
@@ -119,6 +161,16 @@ class Session(ClosesOnLeaving):
     async def detach(self) -> None:
         """Lets the session go without closing it; `Client.attach_session` with its id and secret finds it again."""
         await self._connection.leave([self._ledger], close=False)
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[int]:
+        """Between two inputs: those before have their outcome, those behind wait. Gives the number of steps applied."""
+        pause = Pause()
+        self._ledger.submit(pause)
+        try:
+            yield await pause.reached
+        finally:
+            self._ledger.resume(pause)
 
     def _begin_step(self, values: Values) -> asyncio.Future[Outputs]:
         _, inputs = pack(self.model, values, ())
