@@ -1,0 +1,140 @@
+"""Exactly once, written for reading: one session of the counting model with no queue, no batch and no time.
+
+Inputs are evaluated one after the other, and each method yields the outcomes of its steps as it applies them: who stops asking
+midway has dropped the rest, as a stream does that loses its session while steps are queued.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from stepstream_server.engine.ports import Keep
+from stepstream_server.errors import Reason
+
+# One step's outcome: (seq, sum or None where none was asked for), or (seq, reason, expected seq) if it was refused.
+Outcome = tuple[int, float | None] | tuple[int, Reason, int]
+
+
+@dataclass
+class ReferenceSession:
+    """What a session must do by the rules of exactly once. `poison` is the input that makes a step's sum non-finite."""
+
+    window_steps: int
+    window_kept: float = math.inf  # outputs that may be kept at once
+    poison: float = math.inf
+    sum: float = 0.0
+    next_seq: int = 0
+    acked: int = 0
+    quarantined: bool = False
+    kept: dict[int, float | None] = field(default_factory=dict)  # by seq from acked on; None: applied without keeping outputs
+    sums: dict[int, float] = field(default_factory=dict)  # by next_seq: the sum after so many steps
+
+    def copy(self) -> Self:
+        """Another session that stands where this one does, with the same kept answers."""
+        numbers = (self.sum, self.next_seq, self.acked, self.quarantined)
+        return type(self)(self.window_steps, self.window_kept, self.poison, *numbers, dict(self.kept), dict(self.sums))
+
+    def fork(self, at_seq: int) -> Self:
+        """A session that begins where this one stood after so many steps, with nothing kept."""
+        return type(self)(self.window_steps, self.window_kept, self.poison, self.sum_at(at_seq), at_seq, at_seq)
+
+    def moved(self, at_seq: int) -> Self:
+        """What a snapshot taken after so many steps becomes: answers that were not acknowledged go along."""
+        kept = {seq: value for seq, value in self.kept.items() if self.acked <= seq < at_seq}
+        return type(self)(
+            self.window_steps, self.window_kept, self.poison, self.sum_at(at_seq), at_seq, min(self.acked, at_seq), False, kept
+        )
+
+    def sum_at(self, at_seq: int) -> float:
+        """The sum after so many steps."""
+        return self.sum if at_seq == self.next_seq else self.sums[at_seq]
+
+    def send(
+        self, first: int, values: Sequence[float], keep: Keep, *, cached: bool = True, failed_from: int | None = None
+    ) -> Iterator[Outcome]:
+        """One row of a block, or a momentary step (`cached` unless it had no seq).
+
+        Where a chunk is cut into launches is the server's choice: `failed_from` is the first step of the launch that the
+        poison was in, by default the poisoned step itself.
+        """
+        end = first + len(values)
+        if first > self.next_seq:
+            yield from self._refuse(first, end, Reason.SEQUENCE_MISMATCH)
+            return
+        new = max(first, self.next_seq)
+        yield from self._refuse(first, min(end, self.acked), Reason.ANSWER_DISCARDED)
+        for seq in range(max(first, self.acked), min(end, new)):
+            yield self._repeat(seq, keep, seq == end - 1)
+        if end <= new:
+            return
+        if (refusal := self._refusal(first, values, new, keep if cached else Keep.NONE)) is not None:
+            yield from self._refuse(new, end, refusal)
+            return
+        poisoned = next((new + at for at, value in enumerate(values[new - first :]) if value == self.poison), end)
+        failed = poisoned if failed_from is None or poisoned == end else failed_from
+        for seq in range(new, failed):
+            wanted = keep == Keep.ALL or (keep == Keep.LAST and seq == end - 1)
+            yield self._apply(self.sum + values[seq - first], wanted, cached)
+        if failed < end:
+            self.quarantined = True
+            yield from self._refuse(failed, end, Reason.NON_FINITE_STATE)
+
+    def reset(self, seq: int) -> Iterator[Outcome]:
+        """A step without input and output, which heals."""
+        if seq > self.next_seq:
+            yield from self._refuse(seq, seq + 1, Reason.SEQUENCE_MISMATCH)
+        elif seq < self.acked:
+            yield from self._refuse(seq, seq + 1, Reason.ANSWER_DISCARDED)
+        elif seq < self.next_seq:
+            yield (seq, None)
+        elif seq + 1 - self.acked > self.window_steps:
+            yield from self._refuse(seq, seq + 1, Reason.WINDOW_FULL)
+        else:
+            self.quarantined = False
+            yield self._apply(0.0, wanted=False, cached=True)
+
+    def acknowledge(self, count: int) -> None:
+        """Cumulative: lower counts than before change nothing, higher ones than next_seq are clamped."""
+        self.acked = max(self.acked, min(count, self.next_seq))
+
+    def resend(self) -> Iterator[Outcome]:
+        """What attaching again brings."""
+        for seq in range(self.acked, self.next_seq):
+            yield (seq, self.kept[seq])
+
+    def _apply(self, total: float, wanted: bool, cached: bool) -> Outcome:
+        seq = self.next_seq
+        self.sum, self.next_seq = total, seq + 1
+        self.sums[seq + 1] = total
+        self.kept[seq] = total if wanted and cached else None
+        if not cached:  # nobody has a number to ask for it again with
+            self.acked += self.acked == seq
+        return (seq, total if wanted else None)
+
+    def _refusal(self, first: int, values: Sequence[float], new: int, keep: Keep) -> Reason | None:
+        """Why the steps from `new` on cannot be admitted."""
+        end = first + len(values)
+        kept = sum(self.kept[seq] is not None for seq in range(self.acked, self.next_seq))
+        if self.quarantined:
+            return Reason.SESSION_QUARANTINED
+        if any(math.isnan(value) for value in values):
+            return Reason.NON_FINITE_INPUT
+        if end - self.acked > self.window_steps:
+            return Reason.WINDOW_FULL
+        if kept + {Keep.ALL: end - new, Keep.LAST: 1, Keep.NONE: 0}[keep] > self.window_kept:
+            return Reason.WINDOW_FULL
+        return None
+
+    def _repeat(self, seq: int, keep: Keep, last: bool) -> Outcome:
+        wanted = keep == Keep.ALL or (keep == Keep.LAST and last)
+        if not wanted:
+            return (seq, None)
+        kept = self.kept[seq]
+        return (seq, Reason.ANSWER_NOT_KEPT, self.next_seq) if kept is None else (seq, kept)
+
+    def _refuse(self, first: int, end: int, reason: Reason) -> Iterator[Outcome]:
+        for seq in range(first, end):
+            yield (seq, reason, self.next_seq)
