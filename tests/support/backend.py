@@ -36,6 +36,8 @@ class FakeBackend:
     max_batch: int = 1024
     state_bytes: int = 8
     numerics: str = "by hand"
+    poison: float = float("nan")  # the input that makes its step's sum non-finite, though it is a number itself
+    before_launch: Callable[[], None] = lambda: None  # called when a launch is cut and has not begun
     before_collect: Callable[[], None] = lambda: None  # called while a launch is "computing"
     launches: list[tuple[int, int]] = field(default_factory=list)  # (batch, length) of each launch
 
@@ -70,12 +72,14 @@ class FakeBackend:
         self.states[slots] = np.concatenate([states["sum"], states["count"]], axis=1)
 
     def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Any:
+        self.before_launch()
         if self.broken:
             raise RuntimeError("the device fell off the bus")
         if len(set(slots.tolist())) != len(slots):
             raise AssertionError(f"slots twice in one launch: {slots}")
         self.launches.append((len(slots), length))
-        steps = np.stack([inputs[0][..., 0], np.ones((len(slots), length), np.float32)], axis=-1)
+        values = np.where(inputs[0][..., 0] == self.poison, np.float32(np.inf), inputs[0][..., 0])
+        steps = np.stack([values, np.ones((len(slots), length), np.float32)], axis=-1)
         return slots, self.states[slots][:, None] + np.cumsum(steps, axis=1, dtype=np.float32)
 
     def collect(self, ticket: Any) -> Computed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -13,12 +14,12 @@ import numpy as np
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
 from stepstream_server.config import DoorSettings, EngineSettings
-from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.engine import Clock, Engine
 from stepstream_server.engine.ports import Command
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
 from support.backend import FakeBackend, counter_spec
-from support.observer import Reports
+from support.observer import Unobserved
 from support.wire import WireStream, block, steps_of, u32
 
 
@@ -47,8 +48,9 @@ class CountingModel:
     """A model of the front door and what a test may do to it."""
 
     door: ModelDoor
+    engine: Engine
     backend: FakeBackend
-    gate: Gate
+    gate: Gate  # while a launch is computing
     crashes: list[BaseException] = field(default_factory=list)
 
 
@@ -77,7 +79,12 @@ class FrontDoor:
 
 @asynccontextmanager
 async def front_door(
-    *names: str, settings: DoorSettings | None = None, publish: bool = True, **engine: float
+    *names: str,
+    settings: DoorSettings | None = None,
+    publish: bool = True,
+    backend: Callable[[], FakeBackend] = FakeBackend,
+    clock: Clock = time.monotonic,
+    **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ."""
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
@@ -85,7 +92,7 @@ async def front_door(
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call))
     served, threads = {}, []
     for name in names or ("counter",):
-        model, thread = _model(name, EngineSettings.model_validate({"capacity": 64, **engine}))
+        model, thread = _model(name, EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock)
         served[name] = model
         threads.append(thread)
     port = await rpc.start("127.0.0.1:0")
@@ -106,13 +113,13 @@ async def front_door(
             await asyncio.to_thread(thread.stop)
 
 
-def _model(name: str, settings: EngineSettings) -> tuple[CountingModel, EngineThread]:
+def _model(name: str, settings: EngineSettings, backend: FakeBackend, clock: Clock) -> tuple[CountingModel, EngineThread]:
     gate, crashes = Gate(), list[BaseException]()
-    backend = FakeBackend(before_collect=gate)
-    engine = Engine(counter_spec(name), backend, settings, Reports())
+    backend.before_collect = gate
+    engine = Engine(counter_spec(name), backend, settings, Unobserved(), clock)
     door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
     door.open(engine.connect(door))
-    return CountingModel(door, backend, gate, crashes), EngineThread(engine, crashes.append)
+    return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
 
 
 class CollectingDoor:

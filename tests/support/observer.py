@@ -15,3 +15,10 @@ class Reports:
 
     def turn(self, report: TurnReport) -> None:
         self.turns.append(report)
+
+
+class Unobserved:
+    """Keeps nothing, where turns are many."""
+
+    def turn(self, report: TurnReport) -> None:
+        """Forgets it."""
