@@ -33,7 +33,8 @@ from stepstream import (
     Unavailable,
 )
 from stepstream_proto.v1 import inference_pb2
-from support.servicer import FakeServicer, error, failed_call
+from support.servicer import FakeServicer, error
+from support.status import failed_call
 
 
 async def test_a_broken_stream_tells_everyone_who_waits(client: Client, servicer: FakeServicer) -> None:
@@ -158,7 +159,12 @@ async def test_a_refused_stream_is_not_a_lost_connection(client: Client, service
 async def test_details_of_a_failed_call_reach_the_caller(client: Client, servicer: FakeServicer) -> None:
     """Code, reason, message, retry delay and metadata come from the status' details."""
     servicer.refusal = failed_call(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too much", retry_seconds=2, field_name="name", limitSteps="7"
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "QUEUE_FULL",
+        "too much",
+        retry_seconds=2,
+        field_name="name",
+        metadata={"limitSteps": "7"},
     )
     with pytest.raises(QueueFull, match="too much") as full:
         await client.models()

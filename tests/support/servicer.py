@@ -12,9 +12,8 @@ from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import (
@@ -23,8 +22,11 @@ from stepstream_proto.v1 import (
     inference_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    session_pb2_grpc,
 )
 from stepstream_proto.v1.inference_pb2 import StreamRequest, StreamResponse
+from support.status import abort, failed_call
+from support.unary import FakeSessionService
 
 ABORTED, OUT_OF_RANGE, RESOURCE_EXHAUSTED, NOT_FOUND = 10, 11, 8, 5
 
@@ -36,23 +38,6 @@ Outcome = NDArray[np.float32]  # [3]: running sum, its negative, steps since the
 def error(code: int, reason: str, message: str = "", retry_delay_ms: int = 0) -> common_pb2.Error:
     """An error as it travels in band."""
     return common_pb2.Error(code=code, reason=reason, message=message or reason, retry_delay_ms=retry_delay_ms)
-
-
-def failed_call(
-    code: grpc.StatusCode, reason: str, message: str, *, retry_seconds: int = 0, field_name: str = "", **metadata: str
-) -> status_pb2.Status:
-    """The google.rpc.Status of a call that fails, with all the details that the contract knows."""
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=reason, domain="stepstream.v1", metadata=metadata)]
-    if retry_seconds:
-        details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=retry_seconds)))
-    if field_name:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field_name, description=message)
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    packed = []
-    for detail in details:
-        packed.append(AnyMessage())
-        packed[-1].Pack(detail)
-    return status_pb2.Status(code=code.value[0], message=message, details=packed)
 
 
 def adder(name: str, *inputs: common_pb2.TensorSpec, version: int = 1) -> model_pb2.Model:
@@ -153,6 +138,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self._jobs: list[Job] = []
         self._attached: list[tuple[FakeStream, StreamResponse]] = []
         self._news = asyncio.Condition()
+        self.unary = FakeSessionService(self)
 
     # What tests do with it -------------------------------------------------------------------------------------------
 
@@ -196,6 +182,11 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         if reason != inference_pb2.DETACH_REASON_SESSION_TAKEN:
             del self.sessions[id]
 
+    def new_session(self, id: str, model: model_pb2.Model) -> FakeSession:
+        """A session that nobody holds yet."""
+        session = self.sessions[id] = FakeSession(id, f"secret of {id}".encode(), model)
+        return session
+
     # Unary calls -----------------------------------------------------------------------------------------------------
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
@@ -209,6 +200,9 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             message = f"model: expected one of {list(self.models)}, got {request.name!r}"
             await abort(context, failed_call(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", message, field_name="name"))
         return model_pb2.GetModelResponse(model=model)
+
+    async def Step(self, request: inference_pb2.StepRequest, context: Any) -> inference_pb2.StepResponse:
+        return await self.unary.step(request, context)
 
     async def _refuse(self, context: Any) -> None:
         if self.refusal is not None:
@@ -264,7 +258,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             elif len(self.sessions) >= self.capacity:
                 entry.error.CopyFrom(error(RESOURCE_EXHAUSTED, "SESSION_CAPACITY", retry_delay_ms=1500))
             else:
-                session = self.sessions[id] = FakeSession(id, f"secret of {id}".encode(), model)
+                session = self.new_session(id, model)
                 self._hold(stream, handle, session)
                 entry.secret = session.secret
             entries.append(entry)
@@ -471,18 +465,13 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         stream.out.put_nowait(StreamResponse(answers=inference_pb2.Answers(errors=[row])))
 
 
-async def abort(context: Any, status: status_pb2.Status) -> None:
-    """Ends a call with a status and its details."""
-    code = next(each for each in grpc.StatusCode if each.value[0] == status.code)
-    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
-
-
 @asynccontextmanager
 async def serving(servicer: FakeServicer) -> AsyncIterator[str]:
     """Runs a servicer on a free port. Gives the address."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer.unary, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
