@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import ProtocolError, StepStreamError
+from stepstream._errors import DeadlineExceeded, ProtocolError, StepStreamError
 from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo
-from stepstream._tensors import Array, blank
+from stepstream._tensors import Array, blank, slices
 from stepstream_proto.v1 import common_pb2
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -44,7 +46,7 @@ class Call:
     of the result, None if it has none.
     """
 
-    __slots__ = ("_arrays", "_filled", "_places", "_rows", "errors", "future", "model", "sessions", "steps")
+    __slots__ = ("_arrays", "_deadline", "_done", "_filled", "_places", "_rows", "errors", "future", "model", "sessions", "steps")
 
     def __init__(self, model: ModelInfo, rows: int, places: int, *, steps: int | None, sessions: int | None = None) -> None:
         self.model = model
@@ -56,9 +58,34 @@ class Call:
         self._places = places  # steps with outputs, over all sessions
         self._filled = 0
         self._arrays: list[Array] | None = None  # [places, *shape] each
+        self._deadline: float | None = None  # by the event loop's clock
+        self._done: Counter[int] = Counter()  # rows by session, where there is a deadline
+
+    def limit(self, seconds: float | None) -> None:
+        """Lets the call fail with DeadlineExceeded unless it has its outcome in time; None: it may take any time.
+
+        What was sent by then keeps its place among the session's steps: whether it was applied, its outcome tells, which
+        nobody hears any more. Raises ValueError unless positive.
+        """
+        if seconds is None:
+            return
+        if not seconds > 0:
+            raise ValueError(f"timeout: expected a positive number of seconds, got {seconds!r}")
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.time() + seconds
+        timer = loop.call_at(self._deadline, self._expire, seconds)
+        self.future.add_done_callback(lambda _: timer.cancel())
+
+    def milliseconds_left(self) -> int | None:
+        """What the server is told: at least 1, since it decides what becomes of a step that was sent. None: any time."""
+        if self._deadline is None:
+            return None
+        return max(math.ceil((self._deadline - asyncio.get_running_loop().time()) * 1000), 1)
 
     def put(self, place: int, outputs: Sequence[Array], source: int, count: int) -> None:
         """Takes `count` steps of a message's outputs, from `source` on, as the call's steps from `place` on."""
+        if self.future.done():
+            return  # its caller has been told something else and may hold the arrays
         if count == self._places:
             self._arrays = [np.array(each[source : source + count], each.dtype.newbyteorder("=")) for each in outputs]
         else:
@@ -72,11 +99,23 @@ class Call:
         """Notes why a session's part of the call fails; the first reason stands."""
         self.errors.setdefault(session, error)
 
-    def row_done(self) -> None:
-        """One row has its outcome; the last one ends the call."""
+    def row_done(self, session: int) -> None:
+        """One row of a session has its outcome; the last one ends the call."""
         self._rows -= 1
+        if self._deadline is not None:
+            self._done[session] += 1
         if self._rows == 0 and not self.future.done():
             self._finish()
+
+    def _expire(self, seconds: float) -> None:
+        if self.future.done():
+            return
+        sessions = self.sessions or 1
+        rows = (self._rows + self._done.total()) // sessions
+        for session in range(sessions):
+            if self._done[session] < rows:
+                self.fail(session, DeadlineExceeded(f"no outcome within {seconds} s; what was sent may yet be applied"))
+        self._finish()
 
     def _finish(self) -> None:
         if not self.errors and self._filled != self._places:
@@ -104,13 +143,26 @@ class Call:
 class Row:
     """Consecutive steps of one session that travel together and have one place in their call's outputs.
 
-    inputs: one piece of bytes per input of the model; None: a reset. first_seq is set when the row is sent.
+    inputs: the call's, one piece of bytes per input of the model, in which the row's steps begin with step `offset`; None: a
+    reset. first_seq is set when the row is sent.
     """
 
-    __slots__ = ("call", "first_seq", "inputs", "keep", "kept", "length", "missing", "output_bytes", "place", "session")
+    __slots__ = (
+        "call",
+        "first_seq",
+        "inputs",
+        "keep",
+        "kept",
+        "length",
+        "missing",
+        "offset",
+        "output_bytes",
+        "place",
+        "session",
+    )
 
     def __init__(
-        self, call: Call, session: int, place: int, length: int, keep: Keep, inputs: Sequence[bytes | memoryview] | None
+        self, call: Call, session: int, place: int, length: int, keep: Keep, inputs: Sequence[bytes] | None, offset: int = 0
     ) -> None:
         self.call = call
         self.session = session  # index in the call's group
@@ -118,6 +170,7 @@ class Row:
         self.length = length
         self.keep = keep
         self.inputs = inputs
+        self.offset = offset
         self.kept = keep.of(length)  # steps with outputs
         self.output_bytes = self.kept * call.model.output_step_bytes
         self.first_seq = 0
@@ -127,6 +180,10 @@ class Row:
     def end(self) -> int:
         """The number after the row's last step."""
         return self.first_seq + self.length
+
+    def pieces(self, seq: int) -> Sequence[bytes | memoryview]:
+        """The inputs of the row's steps from `seq` on; none of a reset."""
+        return slices(self.call.model, self.inputs or (), self.offset + seq - self.first_seq, self.end - seq)
 
     def first_kept(self, seq: int) -> int:
         """The first step from `seq` on whose outputs are asked for; `end` if there is none."""
@@ -142,7 +199,7 @@ class Row:
         """Ends the row at once, whatever it still misses."""
         self.missing = 0
         self.call.fail(self.session, error)
-        self.call.row_done()
+        self.call.row_done(self.session)
 
 
 class Harvest:
@@ -172,7 +229,7 @@ class Harvest:
         """Copies what is left and ends the calls that are complete."""
         self._copy()
         for row in self._done:
-            row.call.row_done()
+            row.call.row_done(row.session)
 
     def _copy(self) -> None:
         if self._call is not None and self._count:

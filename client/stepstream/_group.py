@@ -10,7 +10,7 @@ from stepstream._closing import ClosesOnLeaving
 from stepstream._connection import Connection
 from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
-from stepstream._rows import RowLimits, slices
+from stepstream._rows import RowLimits
 from stepstream._session import Session, WhichOutputs, keep_of
 from stepstream._tensors import Values, pack
 
@@ -34,17 +34,20 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
         self._sessions = [Session(connection, ledger, model, limits, calls) for ledger in ledgers]
         self.model = model
 
-    async def step(self, values: Values) -> Outputs:
-        """Applies one step to each session. values: [N, *shape], or such arrays by name. Returns arrays [N, *shape] by name."""
-        _, inputs = pack(self.model, values, (len(self),))
-        return await self._submit(inputs, 1, Keep.ALL, None)
+    async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
+        """Applies one step to each session. values: [N, *shape], or such arrays by name. Returns arrays [N, *shape] by name.
 
-    async def chunk(self, values: Values, outputs: WhichOutputs = "all") -> Outputs:
+        timeout: as for a session's step; those without an outcome by then fail with DeadlineExceeded.
+        """
+        _, inputs = pack(self.model, values, (len(self),))
+        return await self._submit(inputs, 1, Keep.ALL, None, timeout)
+
+    async def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
         """Applies T consecutive steps to each session. values: [N, T, *shape], or such arrays by name. Returns arrays by name:
-        [N, T, *shape] for "all", [N, 1, *shape] for "last", [N, 0, *shape] for "none"."""
+        [N, T, *shape] for "all", [N, 1, *shape] for "last", [N, 0, *shape] for "none". timeout: as for `step`."""
         keep = keep_of(outputs)
         (_, steps), inputs = pack(self.model, values, (len(self), None))
-        return await self._submit(inputs, steps, keep, keep.of(steps))
+        return await self._submit(inputs, steps, keep, keep.of(steps), timeout)
 
     async def reset(self) -> None:
         """Puts every session back to its initial state, in order with its steps."""
@@ -61,25 +64,26 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
         """Lets the sessions go without closing them."""
         await self._connection.leave(self._ledgers, close=False)
 
-    async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None) -> Outputs:
+    async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None, timeout: float | None) -> Outputs:
         count, per_session = len(self), keep.of(steps)
         parts = self._limits.cut(steps, keep)
         call = Call(self.model, count * len(parts), count * per_session, steps=axis, sessions=count)
-        if len(parts) == 1 and self._send_at_once(call, inputs, steps, keep):
-            return await call.future
+        call.limit(timeout)
         first = 0
         for length, part in parts:
-            for index, ledger in enumerate(self._ledgers):
-                place = index * per_session + (first if part is Keep.ALL else 0)
-                pieces = slices(self.model, inputs, index * steps + first, length)
-                ledger.submit(Row(call, index, place, length, part, pieces))
+            places = first if part is Keep.ALL else 0
+            rows = [
+                Row(call, index, index * per_session + places, length, part, inputs, index * steps + first)
+                for index in range(count)
+            ]
+            if len(parts) > 1 or not self._send_at_once(rows, inputs):
+                for ledger, row in zip(self._ledgers, rows, strict=True):
+                    ledger.submit(row)
             first += length
         return await call.future
 
-    def _send_at_once(self, call: Call, inputs: Sequence[bytes], steps: int, keep: Keep) -> bool:
+    def _send_at_once(self, rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
         """The usual case, without a slice of the inputs per session: nobody has to wait and all fit into one message."""
-        kept = keep.of(steps)
-        rows = [Row(call, index, index * kept, steps, keep, ()) for index in range(len(self))]
         if not all(ledger.clear_for(row) for ledger, row in zip(self._ledgers, rows, strict=True)):
             return False
         return self._connection.outbox.put_rows(self._ledgers, rows, inputs)

@@ -3,6 +3,9 @@
 Rules of the contract, no I/O. A row gets its number when it is sent, and is sent when the window has room for it and its
 answer, so the server never has to refuse it for that. If step k fails, the server applies nothing from k on: everything
 already sent gets an outcome, everything that waits is refused here, and only then numbering goes on, from k.
+
+A number, once sent, stands for the same inputs until the server has refused it. That is why what is in flight can be sent
+again, on the same stream or on another: whatever was applied already is answered and does not move the state twice.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from stepstream._models import ModelInfo
 class Post(Protocol):
     """Where a ledger puts what it has to say to the server. Order per session is kept."""
 
-    def put_row(self, ledger: Ledger, row: Row) -> None:
-        """Sends a numbered row and acknowledges what was answered."""
+    def put_row(self, ledger: Ledger, row: Row, seq: int) -> None:
+        """Sends a numbered row's steps from `seq` on and acknowledges what was answered."""
 
     def put_acknowledgement(self, ledger: Ledger) -> None:
         """Acknowledges what was answered."""
@@ -43,13 +46,14 @@ class Pause:
 
 
 class Ledger:
-    """The client's book of one session on one stream."""
+    """The client's book of one session, from stream to stream."""
 
     def __init__(self, handle: int, post: Post) -> None:
         self._post = post
         self.handle = handle
         self.id = ""
         self.secret = b""
+        self.served_as = ("", 0)  # name and version of the model, as the server calls it
         self.model: ModelInfo | None = None
         self.window_steps = 0
         self.window_bytes = 0
@@ -60,7 +64,11 @@ class Ledger:
         self.page = -1  # the message that the session's last row went into
         self._fault: StepStreamError | None = None  # what the server goes back for
         self._resume_at = 0
-        self._resent_below = 0  # answers of lower steps may be of inputs that an earlier connection sent
+        self._halted = True  # nothing can be sent: there is no stream, or none for long
+        self._foreign_below = 0  # lower steps were applied before this ledger began, perhaps with other outputs
+        self._resent_below = 0  # answers of lower steps come by themselves
+        self._again_from: int | None = None  # what the server had no room for, and all behind it, is to be sent again
+        self._refusals_due = 0  # steps of these whose refusal has not come
         self._waiting: deque[Row | Pause] = deque()
         self._pause: Pause | None = None  # that has been reached
         self._flight: deque[Row] = deque()
@@ -71,8 +79,66 @@ class Ledger:
         """The server knows the session from now on. The next row gets the number `position`; the server has applied `applied`
         steps, and sends kept answers of those from `position` on without being asked."""
         self.next_seq = self.answered = self.acknowledged = position
-        self._resent_below = applied
+        self._foreign_below = self._resent_below = applied
         self.window_steps, self.window_bytes = window_steps, window_bytes
+        self._halted = False
+
+    # From stream to stream -------------------------------------------------------------------------------------------
+
+    def halt(self) -> None:
+        """Nothing more can be sent on this stream; outcomes may still come."""
+        self._halted = True
+
+    def interrupt(self) -> None:
+        """The stream is gone, and with it outcomes that were due. What had failed stays failed, with all behind it."""
+        self._halted = True
+        self._again_from = None
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            while self._flight:
+                self._flight.popleft().fail(self._behind(fault))
+            self._flight_bytes = 0
+            self.next_seq = max(self._resume_at, self.answered)
+
+    def rejoin(self, applied: int) -> None:
+        """Another stream stands for the session, attached with all that was answered. The server has applied `applied` steps
+        and sends the answers of those by itself; the rest of what is in flight is sent again.
+
+        Raises ProtocolError if the server has forgotten steps that it had answered.
+        """
+        if applied < self.answered:
+            raise ProtocolError(f"session {self.id!r}: expected at least {self.answered} steps applied, got {applied}")
+        if not self._flight:
+            self.next_seq = self.answered = max(self.next_seq, applied)
+        self.acknowledged = self.answered
+        self._unacknowledged_bytes = 0
+        self._resent_below = applied
+        self._halted = False
+        self._send_from(applied)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether something that was sent has no outcome yet, on this stream."""
+        return bool(self._flight) and not self.refused
+
+    @property
+    def refused(self) -> bool:
+        """Whether everything in flight has been refused for want of room, so that it may be sent again."""
+        return self._again_from is not None and self._refusals_due <= 0
+
+    def send_again(self) -> None:
+        """Sends what was refused for want of room under its old numbers, unless another stream has come in between."""
+        if self._again_from is not None and self.refused and not self._halted and self.ended is None:
+            first, self._again_from = self._again_from, None
+            self._send_from(first)
+
+    def _send_from(self, seq: int) -> None:
+        """Sends the steps in flight from `seq` on again, then what waits."""
+        for row in self._flight:
+            first = max(row.first_seq, self.answered if row.first_seq < self._foreign_below else seq)
+            if first < row.end and row.missing:
+                self._post.put_row(self, row, first)
+        self._pump()
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -86,8 +152,7 @@ class Ledger:
 
     def clear_for(self, row: Row) -> bool:
         """Whether the row would be sent at once."""
-        held = self._waiting or self._fault is not None or self._pause is not None
-        return self.ended is None and not held and self._has_room(row)
+        return self.ended is None and self._may_send and not self._waiting and self._has_room(row)
 
     def resume(self, pause: Pause) -> None:
         """The pause is over, reached or not: what is behind it is sent."""
@@ -97,13 +162,11 @@ class Ledger:
             self._pump()
 
     def number(self, row: Row) -> int:
-        """Gives the row its number and counts it as sent, together with an acknowledgement of all answers so far."""
+        """Gives the row its number and counts it as sent."""
         row.first_seq = self.next_seq
         self.next_seq += row.length
         self._flight.append(row)
         self._flight_bytes += row.output_bytes
-        self.acknowledged = self.answered
-        self._unacknowledged_bytes = 0
         return row.first_seq
 
     def acknowledge(self) -> int:
@@ -112,8 +175,12 @@ class Ledger:
         self._unacknowledged_bytes = 0
         return self.answered
 
+    @property
+    def _may_send(self) -> bool:
+        return not self._halted and self._fault is None and self._again_from is None and self._pause is None
+
     def _pump(self) -> None:
-        while self._waiting and self._fault is None and self._pause is None:
+        while self._waiting and self._pause is None:
             row = self._waiting[0]
             if isinstance(row, Pause):
                 if self._flight:
@@ -122,11 +189,11 @@ class Ledger:
                 if not row.reached.done():
                     self._pause = row
                     row.reached.set_result(self.next_seq)
-            elif row.call.future.cancelled():  # nobody waits for it and it was not sent: it never was
+            elif row.call.future.done():  # cancelled or out of time, and it was not sent: it never was
                 self._waiting.popleft()
-            elif self._has_room(row):
+            elif self._may_send and self._has_room(row):
                 self._waiting.popleft()
-                self._post.put_row(self, row)
+                self._post.put_row(self, row, self.number(row))
             else:
                 return
 
@@ -173,11 +240,17 @@ class Ledger:
             if wanted < stop:
                 harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
 
-    def refuse(self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest) -> None:
-        """Steps [first_seq, first_seq + length) have failed."""
+    def refuse(
+        self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest, *, again: bool = False
+    ) -> None:
+        """Steps [first_seq, first_seq + length) have failed; `again`: they are to be sent once more, with all behind them."""
         if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
             self._fail_flight(first_seq, length, error, error.again)
             self.answered = max(self.answered, first_seq + length)
+        elif self._fault is None and (again or self._again_from is not None):
+            if self._again_from is None:
+                self._again_from, self._refusals_due = first_seq, self.next_seq - first_seq
+            self._refusals_due -= length
         elif self._fault is None:
             self._fault = error
             self._resume_at = self._after_failure(first_seq, expected_seq)

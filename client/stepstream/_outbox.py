@@ -25,12 +25,13 @@ MESSAGE_BYTES = 1024  # more than a block takes beside its columns and inputs
 class _Page:
     """A message in the making: columns, and how to turn them into the message."""
 
-    __slots__ = ("acked", "first_seqs", "handles", "inputs", "keep", "kind", "lengths", "number", "size", "steps")
+    __slots__ = ("acked", "first_seqs", "handles", "inputs", "keep", "kind", "lengths", "number", "size", "steps", "timeout")
 
-    def __init__(self, number: int, kind: str, keep: Keep, inputs: int) -> None:
+    def __init__(self, number: int, kind: str, keep: Keep, timeout: int | None, inputs: int) -> None:
         self.number = number
         self.kind = kind
         self.keep = keep
+        self.timeout = timeout  # milliseconds
         self.handles: list[int] = []
         self.first_seqs: list[int] = []  # or the counts of an acknowledgement
         self.lengths: list[int] = []
@@ -45,9 +46,11 @@ class _Page:
         self.lengths.append(length)
         self.acked.append(acked)
 
-    def ends_with(self, ledger: Ledger) -> bool:
-        """Whether the session's next row goes on where the last row here ends, with nothing new to acknowledge."""
-        return self.number == ledger.page and self.handles[-1] == ledger.handle and self.acked[-1] == ledger.answered
+    def ends_with(self, ledger: Ledger, seq: int) -> bool:
+        """Whether the session's step `seq` follows the last row here, with nothing new to acknowledge."""
+        if self.number != ledger.page or self.handles[-1] != ledger.handle or self.acked[-1] != ledger.answered:
+            return False
+        return self.first_seqs[-1] + self.lengths[-1] == seq
 
     def message(self) -> pb.StreamRequest:
         handles, seqs = uint32s(self.handles), uint64s(self.first_seqs)
@@ -63,10 +66,12 @@ class _Page:
             outputs=self.keep.value,
             acked=uint64s(self.acked),
         )
+        if self.timeout is not None:
+            block.timeout.FromMilliseconds(self.timeout)
         return pb.StreamRequest(block=block)
 
 
-_Key = tuple[str, str, int, Keep]  # kind, model, version, outputs
+_Key = tuple[str, str, int, Keep, int | None]  # kind, model, version, outputs, timeout
 
 
 class Outbox:
@@ -86,24 +91,30 @@ class Outbox:
         self._count += 1
         self._wake()
 
-    def put_row(self, ledger: Ledger, row: Row) -> None:
-        """Numbers a row and sends it."""
+    def clear(self) -> None:
+        """Forgets everything: the stream that it was for is gone."""
+        self._pages.clear()
+        self._growing.clear()
+
+    def put_row(self, ledger: Ledger, row: Row, seq: int) -> None:
+        """Sends a numbered row's steps from `seq` on."""
         if row.inputs is None:
-            self._put_reset(ledger, row)
+            self._put_reset(ledger, seq)
             return
-        size = ROW_BYTES + sum(map(len, row.inputs))
-        page = self._growing.get(_key("block", row.call.model, row.keep))
-        if page is not None and page.ends_with(ledger) and row.keep is not Keep.LAST and self._has_room(page, size, row.length):
-            ledger.number(row)
-            page.lengths[-1] += row.length
+        pieces, length = row.pieces(seq), row.end - seq
+        size = ROW_BYTES + sum(map(len, pieces))
+        key = _key("block", row.call.model, row.keep, row.call.milliseconds_left())
+        page = self._growing.get(key)
+        if page is not None and page.ends_with(ledger, seq) and row.keep is not Keep.LAST and self._has_room(page, size, length):
+            page.lengths[-1] += length
             page.size += size
-            page.steps += row.length
+            page.steps += length
         else:
-            page = self._page("block", row.call.model, row.keep, ledger.page, size, row.length)
-            page.add(ledger.handle, ledger.number(row), row.length, ledger.answered)
+            page = self._page(key, len(pieces), ledger.page, size, length)
+            page.add(ledger.handle, seq, length, ledger.acknowledge())
             ledger.page = page.number
-        for pieces, piece in zip(page.inputs, row.inputs, strict=True):
-            pieces.append(piece)
+        for column, piece in zip(page.inputs, pieces, strict=True):
+            column.append(piece)
 
     def put_rows(self, ledgers: Sequence[Ledger], rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
         """The same for one row each of many sessions, all alike, with their inputs in one piece.
@@ -115,11 +126,13 @@ class Outbox:
         if size > self._max_size or length * len(rows) > self._max_steps:
             return False
         after = max(ledger.page for ledger in ledgers)
-        page = self._page("block", rows[0].call.model, rows[0].keep, after, size, length * len(rows))
+        call = rows[0].call
+        key = _key("block", call.model, rows[0].keep, call.milliseconds_left())
+        page = self._page(key, len(inputs), after, size, length * len(rows))
         page.handles.extend([ledger.handle for ledger in ledgers])
         page.first_seqs.extend([ledger.number(row) for ledger, row in zip(ledgers, rows, strict=True)])
         page.lengths.extend([length] * len(rows))
-        page.acked.extend([ledger.answered for ledger in ledgers])
+        page.acked.extend([ledger.acknowledge() for ledger in ledgers])
         for pieces, piece in zip(page.inputs, inputs, strict=True):
             pieces.append(piece)
         for ledger in ledgers:
@@ -143,23 +156,23 @@ class Outbox:
                 break
         return page.message()
 
-    def _put_reset(self, ledger: Ledger, row: Row) -> None:
+    def _put_reset(self, ledger: Ledger, seq: int) -> None:
         if ledger.acknowledged < ledger.answered:
             self.put_acknowledgement(ledger)
-        self._put_count("reset", ledger, ledger.number(row))
+        self._put_count("reset", ledger, seq)
 
     def _put_count(self, kind: str, ledger: Ledger, count: int) -> None:
-        page = self._page(kind, None, Keep.NONE, ledger.page, ROW_BYTES, 1)
+        page = self._page(_key(kind, None, Keep.NONE, None), 0, ledger.page, ROW_BYTES, 1)
         page.handles.append(ledger.handle)
         page.first_seqs.append(count)
         ledger.page = page.number
 
-    def _page(self, kind: str, model: ModelInfo | None, keep: Keep, after: int, size: int, steps: int) -> _Page:
+    def _page(self, key: _Key, inputs: int, after: int, size: int, steps: int) -> _Page:
         """The message that a row behind message `after` of its session may join: a new one if need be."""
-        key = _key(kind, model, keep)
         page = self._growing.get(key)
         if page is None or page.number <= after or not self._has_room(page, size, steps):
-            page = _Page(self._count, kind, keep, len(model.inputs) if model else 0)
+            kind, _, _, keep, timeout = key
+            page = _Page(self._count, kind, keep, timeout, inputs)
             self._growing[key] = page
             self._pages.append(page)
             self._count += 1
@@ -172,5 +185,5 @@ class Outbox:
         return page.size + size <= self._max_size and page.steps + steps <= self._max_steps
 
 
-def _key(kind: str, model: ModelInfo | None, keep: Keep) -> _Key:
-    return (kind, model.name if model else "", model.version if model else 0, keep)
+def _key(kind: str, model: ModelInfo | None, keep: Keep, timeout: int | None) -> _Key:
+    return (kind, model.name if model else "", model.version if model else 0, keep, timeout)

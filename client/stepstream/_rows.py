@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from stepstream._calls import Keep
 from stepstream._errors import BlockTooLarge, WindowFull
 from stepstream._models import ModelInfo
@@ -51,13 +49,3 @@ class RowLimits:
             raise BlockTooLarge(
                 f"inputs of one step: expected at most {self._message_bytes} bytes, got {self._model.input_step_bytes}"
             )
-
-
-def slices(model: ModelInfo, inputs: Sequence[bytes], first: int, steps: int) -> list[bytes | memoryview]:
-    """The inputs of `steps` steps from `first` on, without copying."""
-    if first == 0 and all(len(each) == steps * spec.step_bytes for spec, each in zip(model.inputs, inputs, strict=True)):
-        return list(inputs)
-    return [
-        memoryview(each)[first * spec.step_bytes : (first + steps) * spec.step_bytes]
-        for spec, each in zip(model.inputs, inputs, strict=True)
-    ]

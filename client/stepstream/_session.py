@@ -13,7 +13,7 @@ from stepstream._connection import Connection
 from stepstream._errors import InvalidArgument, SessionMoved
 from stepstream._ledger import Ledger, Pause
 from stepstream._models import ModelInfo
-from stepstream._rows import RowLimits, slices
+from stepstream._rows import RowLimits
 from stepstream._tensors import Values, pack
 
 if TYPE_CHECKING:
@@ -73,16 +73,19 @@ class Session(ClosesOnLeaving):
         from there on."""
         return self._ledger.answered
 
-    async def step(self, values: Values) -> Outputs:
+    async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """Applies one step. values: [*shape] for a model with one input, else arrays by name. Returns arrays [*shape] by name.
 
-        Raises InvalidInput before anything is sent, and any other error of this package; the state has then not moved.
+        timeout: seconds after which the call fails with DeadlineExceeded. The server drops a step that it has not begun to
+        compute by then; one that was on its way may yet be applied, and `next_seq` counts it until the server has said.
+        Raises InvalidInput before anything is sent, and any other error of this package; but for DeadlineExceeded and
+        ConnectionLost, the state has then not moved.
         """
-        return await self._begin_step(values)
+        return await self._begin_step(values, timeout)
 
-    async def chunk(self, values: Values, outputs: WhichOutputs = "all") -> Outputs:
+    async def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
         """Applies consecutive steps. values: [T, *shape], or such arrays by name. Returns arrays by name: [T, *shape] for "all",
-        [1, *shape] for "last", [0, *shape] for "none".
+        [1, *shape] for "last", [0, *shape] for "none". timeout: seconds for all of them, as for a step.
 
         Steps are atomic, chunks are not: if one fails, those before it have been applied: the error has their
         `outputs`, and `next_seq` is the number of the failed one.
@@ -91,10 +94,11 @@ class Session(ClosesOnLeaving):
         (steps,), inputs = pack(self.model, values, (None,))
         rows = self._limits.cut(steps, keep)
         call = Call(self.model, len(rows), keep.of(steps), steps=keep.of(steps))
+        call.limit(timeout)
         first = 0
         for length, part in rows:
             place = first if part is Keep.ALL else 0
-            self._ledger.submit(Row(call, 0, place, length, part, slices(self.model, inputs, first, length)))
+            self._ledger.submit(Row(call, 0, place, length, part, inputs, first))
             first += length
         return await call.future
 
@@ -172,10 +176,11 @@ class Session(ClosesOnLeaving):
         finally:
             self._ledger.resume(pause)
 
-    def _begin_step(self, values: Values) -> asyncio.Future[Outputs]:
+    def _begin_step(self, values: Values, timeout: float | None = None) -> asyncio.Future[Outputs]:
         _, inputs = pack(self.model, values, ())
         self._limits.cut(1, Keep.ALL)  # raises if a single step is too large
         call = Call(self.model, 1, 1, steps=None)
+        call.limit(timeout)
         self._ledger.submit(Row(call, 0, 0, 1, Keep.ALL, inputs))
         return call.future
 

@@ -103,6 +103,16 @@ def unpack(specs: Sequence[TensorInfo], columns: Sequence[bytes], steps: int) ->
     return arrays
 
 
+def slices(model: ModelInfo, inputs: Sequence[bytes], first: int, steps: int) -> Sequence[bytes | memoryview]:
+    """Of packed inputs those of `steps` steps from `first` on, without copying."""
+    if first == 0 and all(len(each) == steps * spec.step_bytes for spec, each in zip(model.inputs, inputs, strict=True)):
+        return inputs
+    return [
+        memoryview(each)[first * spec.step_bytes : (first + steps) * spec.step_bytes]
+        for spec, each in zip(model.inputs, inputs, strict=True)
+    ]
+
+
 def blank(spec: TensorInfo, places: int) -> Array:
     """[places, *shape] to be filled piece by piece: NaN where nothing comes, 0 for integers."""
     return np.full((places, *spec.shape), np.nan if spec.dtype.kind == "f" else 0, spec.dtype)
