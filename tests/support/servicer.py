@@ -143,9 +143,14 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     # What tests do with it -------------------------------------------------------------------------------------------
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits until the condition holds; it is looked at after each message."""
+        """Waits until the condition holds; it is looked at after each message and each `tell`."""
         async with self._news:
             await self._news.wait_for(condition)
+
+    async def tell(self) -> None:
+        """Has every condition that is waited for looked at again."""
+        async with self._news:
+            self._news.notify_all()
 
     def seen(self, kind: str) -> list[Any]:
         """The messages of one kind so far."""
@@ -238,8 +243,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             except Exception as failure:  # of the fake itself: must not look like a server that takes its time
                 self.broken_rules.append(repr(failure))
                 stream.out.put_nowait(status_pb2.Status(code=13, message=repr(failure)))
-            async with self._news:
-                self._news.notify_all()
+            await self.tell()
         stream.out.put_nowait(None)
 
     def _heed_open(self, stream: FakeStream, request: inference_pb2.OpenOnStream) -> None:

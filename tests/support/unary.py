@@ -117,6 +117,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def _find(self, request: Any, context: Any, *, owned: bool = False) -> FakeSession:
         self.calls.append(request)
+        await self._server.tell()
         id = request.session_id if isinstance(request, inference_pb2.StepRequest) else request.id
         session = self._server.sessions.get(id)
         if session is None or session.model.name != request.model:
