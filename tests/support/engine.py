@@ -11,6 +11,7 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import (
+    NO_SEQ,
     NO_STREAM,
     Acknowledge,
     Attach,
@@ -22,15 +23,20 @@ from stepstream_server.engine.ports import (
     Detach,
     Drain,
     Ending,
+    Export,
+    Fork,
     Get,
+    Import,
     Ints,
     Keep,
     Open,
     Opened,
+    Refuse,
     Reset,
     StreamEnded,
 )
 from stepstream_server.errors import Reason, StepStreamError
+from stepstream_server.snapshots import Snapshot
 from support.backend import FakeBackend, counter_spec
 from support.clock import FakeClock
 from support.observer import Reports
@@ -66,6 +72,7 @@ class Ear:
     outcomes: list[Answer | Refusal] = field(default_factory=list)
     replies: dict[int, Any] = field(default_factory=dict)
     detached: list[tuple[int, int, Ending]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)  # of refusals
     failure: StepStreamError | None = None
 
     def deliver(self, delivery: Delivery) -> None:
@@ -80,6 +87,7 @@ class Ear:
                 self.outcomes.append(Answer(stream, tag, first, length, tuple(answers.outputs[0][start:end, 0].tolist())))
                 start = end
         errors = delivery.errors
+        self.messages += errors.messages
         self.outcomes += [
             Refusal(*row)
             for row in zip(
@@ -134,9 +142,11 @@ class Harness:
         self._request += 1
         return self._request
 
-    def open(self, count: int = 1, *, stream: int = 1, first_tag: int = 0, idle_ttl: float | None = None) -> list[Opened]:
+    def open(
+        self, count: int = 1, *, stream: int = 1, first_tag: int = 0, idle_ttl: float | None = None, request_id: str = ""
+    ) -> list[Opened]:
         tags = np.arange(first_tag, first_tag + count, dtype=np.uint32)
-        opened: list[Opened] = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl))
+        opened: list[Opened] = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl, request_id))
         return opened
 
     def open_as(self, session_id: str) -> Any:
@@ -191,6 +201,31 @@ class Harness:
     def call(self, session: Opened, seq: int, values: Sequence[float], *, stream: int, secret: bytes = b"") -> None:
         inputs = (np.array(values, np.float32)[:, None],)
         self.door.submit(Call(stream, session.id, secret, seq, len(values), inputs, Keep.ALL, self.clock()))
+
+    def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, tag: int = 0) -> None:
+        """Submits a row that a door found unfit."""
+        tags, column = np.array([tag], np.uint32), (np.array([first]), np.array([length]))
+        self.door.submit(Refuse(stream, *_column(session), tags, *column, Reason.INVALID_ARGUMENT, message))
+
+    def fork(
+        self, session: Opened, at_seq: int = NO_SEQ, *, count: int = 1, secret: bytes | None = None, request_id: str = ""
+    ) -> int:
+        """Submits a fork; the reply lies in `ear.replies` under the number returned, once it is there."""
+        request, secret = self.request(), session.secret if secret is None else secret
+        self.door.submit(Fork(request, session.id, secret, at_seq, [""] * count, request_id))
+        return request
+
+    def export(
+        self, session: Opened, at_seq: int = NO_SEQ, *, close: bool = False, most: int = 1 << 20, request_id: str = ""
+    ) -> int:
+        """The same for an export."""
+        request = self.request()
+        self.door.submit(Export(request, session.id, session.secret, at_seq, close, most, request_id))
+        return request
+
+    def load(self, snapshot: Snapshot, session_id: str = "", request_id: str = "") -> Any:
+        """Imports: an Imported, or the error."""
+        return self.ask(Import(self.request(), snapshot, session_id, request_id))
 
     def end_stream(self, stream: int) -> None:
         self.door.submit(StreamEnded(stream))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from stepstream_server.engine.ports import TurnReport
+from stepstream_server.engine.ports import Origin, TurnReport
+from stepstream_server.errors import Reason
 
 
 @dataclass
@@ -15,6 +17,21 @@ class Reports:
 
     def turn(self, report: TurnReport) -> None:
         self.turns.append(report)
+
+    @property
+    def opened(self) -> Counter[Origin]:
+        """Sessions that came to be, over all turns."""
+        return sum((Counter(report.opened) for report in self.turns), Counter())
+
+    @property
+    def refused(self) -> Counter[Reason]:
+        """Sessions that could not be had, over all turns."""
+        return sum((Counter(report.refused) for report in self.turns), Counter())
+
+    @property
+    def failures(self) -> Counter[Reason]:
+        """Steps refused or failed, over all turns."""
+        return sum((Counter(report.failures) for report in self.turns), Counter())
 
 
 class Unobserved:

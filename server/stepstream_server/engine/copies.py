@@ -97,10 +97,8 @@ class Copies:
 
     def _take(self, door: int, command: Copying, now: float, report: TurnReport) -> Value:
         """The reply; None if it has to wait. Raises CallerError."""
-        if isinstance(command, Export) and (snapshot := self._requests.snapshot(command.request_id, now)):
-            return snapshot
-        if isinstance(command, Fork) and (forks := self._forked_before(command, now)):
-            return forks
+        if (value := self._taken_before(command, now)) is not None:
+            return value
         session = self._table.claim(command.id, command.secret)
         at_seq = int(self._table.admitted[session]) if command.at_seq == NO_SEQ else command.at_seq
         waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
@@ -116,6 +114,8 @@ class Copies:
 
     def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
         """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
+        if (value := self._taken_before(waiting.command, now)) is not None:
+            return value
         table, session, at_seq = self._table, waiting.session, waiting.at_seq
         if not table.alive(session, waiting.generation):
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
@@ -134,6 +134,12 @@ class Copies:
         if isinstance(waiting.command, Export):
             return self._export(waiting.command, session, now, report)
         return self._fork(waiting.command, session, now, report)
+
+    def _taken_before(self, command: Copying, now: float) -> Value:
+        """What a former request of the same id was answered; None if there was none. Raises CallerError."""
+        if isinstance(command, Export):
+            return self._requests.snapshot(command.request_id, now)
+        return self._forked_before(command, now)
 
     # Forks -----------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""Request ids, many sessions at once, pages of sessions, and order among refusals, repeats and acknowledgements."""
+
+from __future__ import annotations
+
+from stepstream_server.engine.ports import Ending, List, Opened, Page
+from stepstream_server.errors import Reason, StepStreamError
+from support.backend import FakeBackend
+from support.engine import Answer, Harness, Refusal
+
+
+def test_a_repeated_open_finds_the_sessions_of_the_first() -> None:
+    """On another stream it takes them over; the answers kept meanwhile come again."""
+    h = Harness()
+    first = h.open(2, stream=1, request_id="gateway")
+    h.send(first, [0, 0], [[1.0], [2.0]])
+    h.settle()
+    again = h.open(2, stream=2, request_id="gateway")
+    assert [(one.id, one.secret, one.next_seq) for one in again] == [(one.id, one.secret, 1) for one in first]
+    assert h.ear.detached == [(1, 0, Ending.TAKEN), (1, 1, Ending.TAKEN)]
+    assert h.turn() == [Answer(2, 0, 0, 1, (1.0,)), Answer(2, 1, 0, 1, (2.0,))]
+    assert h.engine.stats().sessions == 2
+
+
+def test_a_repeated_open_tries_again_what_was_refused() -> None:
+    """Where there was no room, there may be now."""
+    h = Harness(backend=FakeBackend(slots=2))
+    (other,) = h.open(1, first_tag=9)
+    first = h.open(2, request_id="two")
+    assert [isinstance(one, Opened) for one in first] == [True, False]
+    h.close(other, other.secret)
+    again = h.open(2, stream=2, request_id="two")
+    assert [isinstance(one, Opened) for one in again] == [True, True]
+    assert again[0].id == first[0].id
+
+
+def test_a_repeated_open_tells_how_a_session_has_ended() -> None:
+    """It is not opened anew: the caller has had it."""
+    h = Harness()
+    (first,) = h.open(request_id="one")
+    h.close(first, first.secret)
+    (again,) = h.open(stream=2, request_id="one")
+    assert isinstance(again, StepStreamError)
+    assert again.reason == Reason.SESSION_CLOSED
+
+
+def test_request_ids_are_forgotten_in_time() -> None:
+    """Like the reasons of sessions' ends."""
+    h = Harness(tombstone_seconds=10)
+    (first,) = h.open(request_id="one")
+    h.clock.advance(11)
+    (again,) = h.open(stream=2, request_id="one")
+    assert again.id != first.id
+
+
+def test_a_request_id_stands_for_one_request() -> None:
+    """Another number of sessions under the same one is refused."""
+    h = Harness()
+    h.open(2, request_id="one")
+    error: object = h.open(3, stream=2, request_id="one")
+    assert isinstance(error, StepStreamError)
+    assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "request_id")
+
+
+def test_sessions_are_listed_in_pages() -> None:
+    """Each open one once, however many come and go between pages."""
+    h = Harness()
+    opened = h.open(5)
+    h.close(opened[1], opened[1].secret)
+    seen: list[str] = []
+    start: int | None = 0
+    while start is not None:
+        page = h.ask(List(h.request(), start, 2))
+        assert isinstance(page, Page)
+        seen += [info.id for info in page.sessions]
+        start = page.next
+        if len(seen) == 2:
+            h.close(opened[4], opened[4].secret)
+    assert seen == [opened[0].id, opened[2].id, opened[3].id]
+
+
+def test_a_row_refused_by_the_door_keeps_its_place() -> None:
+    """Its refusal comes behind the answers to what was sent before, and says what the door said."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0, 2.0]])
+    h.refuse(a, 2, 3, "inputs[0]: expected {12} bytes, got 5")
+    h.send([a], [5], [[1.0]])
+    outcomes = h.settle()
+    assert outcomes == [
+        Answer(1, 0, 0, 2, (1.0, 3.0)),
+        Refusal(1, 0, 2, 3, Reason.INVALID_ARGUMENT, 2),
+        Refusal(1, 0, 5, 1, Reason.SEQUENCE_MISMATCH, 2),
+    ]
+    assert h.ear.messages[-2] == "inputs[0]: expected {12} bytes, got 5"
+    assert h.reports.failures[Reason.INVALID_ARGUMENT] == 3
+
+
+def test_an_acknowledgement_does_not_overtake_a_repeat() -> None:
+    """Messages take effect in their order: the repeat is answered, then its answer may go."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0]])
+    h.settle()
+    h.send([a], [0], [[9.0]])
+    h.acknowledge(a, 1)
+    h.send([a], [0], [[9.0]])
+    assert h.settle() == [Answer(1, 0, 0, 1, (1.0,)), Refusal(1, 0, 0, 1, Reason.ANSWER_DISCARDED, 1)]
+    assert h.get(a.id).acked == 1
+    assert h.engine._ledger._cache.bytes_used == 0
+
+
+def test_a_thousand_sessions_are_opened_by_one_command() -> None:
+    """Ids asked for and made ids mix; one that is asked for twice is opened once."""
+    h = Harness(backend=FakeBackend(slots=1000))
+    opened = h.open(1000)
+    assert len({one.id for one in opened}) == len({one.secret for one in opened}) == 1000
+    assert sorted(one.session for one in opened) == list(range(1000))
