@@ -143,7 +143,14 @@ class DoorSettings(Section):
     stream_credit_steps: int = Field(
         default=8192,
         gt=0,
-        description="Steps in flight of one stream beyond which it is not read: eight ticks of a gateway with 1,000 sessions.",
+        description="Steps in flight of one stream beyond which it is not read: eight ticks of a gateway with 1,000 sessions. "
+        "A step with more than 2 KiB of outputs counts as one for each 2 KiB, so that 8,192 stand for 16 MiB.",
+    )
+    max_unread_bytes: int = Field(
+        default=1 << 30,
+        gt=0,
+        description="Answers that wait to be read by clients, of all streams; beyond it the stream with most of them is ended. "
+        "64 streams may fill their credits, and a client that reads has next to nothing here.",
     )
     max_block_steps: int = Field(
         default=65_536,

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers
-from stepstream_server.rpc.answers import Piece, Turn, encode_answers, encode_turn, split_by_size, split_by_stream
+from stepstream_server.rpc.answers import (
+    Part,
+    Turn,
+    cut_out,
+    encode_answers,
+    encode_turn,
+    split_by_size,
+    split_by_stream,
+    split_rows,
+)
 from support.backend import counter_spec
 
 SPEC = counter_spec()  # two outputs of one float32 each
@@ -75,19 +84,25 @@ def decode(message: inference_pb2.Answers) -> list[Row]:
     return read
 
 
+def steps_of(row: Row) -> list[tuple[int, int, tuple[float, float] | None]]:
+    """Handle, number and outputs of each step of a row."""
+    outputs = [None] * (row.length - len(row.sums)) + list(zip(row.sums, row.counts, strict=True))
+    return [(row.tag, row.first + place, values) for place, values in enumerate(outputs)]
+
+
 @given(turns)
 def test_each_stream_gets_its_rows(by_stream: list[list[Row]]) -> None:
     """Splitting a turn and encoding the pieces gives every stream exactly its rows, in order, with their outputs."""
     pieces = dict(split_by_stream(as_turn(by_stream)))
     for stream, of_stream in enumerate(by_stream):
-        assert decode(encode_answers([pieces[stream]], []).answers) == of_stream
+        assert decode(encode_answers([cut_out(pieces[stream])], []).answers) == of_stream
 
 
 @given(st.lists(turns, min_size=1, max_size=3))
 def test_turns_join_into_one_message(several: list[list[list[Row]]]) -> None:
     """A stream that is behind gets the rows of several turns in one message, whatever their lengths."""
-    pieces: list[Piece] = [dict(split_by_stream(as_turn(by_stream)))[0] for by_stream in several]
-    assert decode(encode_answers(pieces, []).answers) == [row for by_stream in several for row in by_stream[0]]
+    parts: list[Part] = [cut_out(dict(split_by_stream(as_turn(by_stream)))[0]) for by_stream in several]
+    assert decode(encode_answers(parts, []).answers) == [row for by_stream in several for row in by_stream[0]]
 
 
 @given(turns, st.integers(1, 200))
@@ -96,15 +111,27 @@ def test_a_piece_is_cut_between_rows(by_stream: list[list[Row]], limit: int) -> 
     for stream, piece in split_by_stream(as_turn(by_stream)):
         parts = list(split_by_size(piece, limit))
         assert all(part.bytes <= limit or part.last - part.first == 1 for part in parts)
-        decoded = [decode(encode_answers([part], []).answers) for part in parts]
+        decoded = [decode(encode_answers([cut_out(part)], []).answers) for part in parts]
         assert [row for rows_of_part in decoded for row in rows_of_part] == by_stream[stream]
+
+
+@given(turns, st.integers(1, 40))
+def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit: int) -> None:
+    """No row has more bytes of outputs than the limit unless a single step does, and each step keeps its number and outputs."""
+    for stream, piece in split_by_stream(as_turn(by_stream)):
+        whole = split_rows(piece, SPEC, limit)
+        decoded = decode(encode_answers([cut_out(whole)], []).answers)
+        assert all(len(row.sums) <= max(1, limit // SPEC.output_step_bytes) for row in decoded)
+        assert [step for row in decoded for step in steps_of(row)] == [
+            step for row in by_stream[stream] for step in steps_of(row)
+        ]
 
 
 @pytest.mark.parametrize(("kept", "lengths", "written"), [(1, 1, (0, 0)), (3, 3, (4, 0)), (0, 1, (0, 4)), (1, 3, (4, 4))])
 def test_columns_that_say_nothing_are_left_out(kept: int, lengths: int, written: tuple[int, int]) -> None:
     """`lengths` is empty where every row is one step, `kept` where every step has outputs."""
     ((_, piece),) = split_by_stream(as_turn([[Row(1, 0, lengths, (1.0,) * kept, (1.0,) * kept)]]))
-    answers = encode_answers([piece], []).answers
+    answers = encode_answers([cut_out(piece)], []).answers
     assert (len(answers.lengths), len(answers.kept)) == written
 
 

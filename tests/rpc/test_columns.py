@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepstream_proto.v1 import inference_pb2
+from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
+from stepstream_server.rpc.columns import Rows
+from stepstream_server.rpc.content import Content, decode_content
 from support.models import random_model
 from support.wire import u32, u64
 
@@ -22,6 +25,16 @@ SPEC, _ = random_model(inputs=2)  # x: float32 [2], 8 bytes per step
 def block(**fields: Any) -> inference_pb2.Block:
     """A block of two rows."""
     return inference_pb2.Block(**{"handles": u32([1, 2]), "first_seqs": u64([0, 5]), **fields})
+
+
+def rows_of(message: inference_pb2.Block) -> Rows:
+    """Its rows."""
+    return columns.decode_rows(message, columns.handles_column(message.handles, 20))
+
+
+def content_of(message: inference_pb2.Block, **settings: int) -> Content:
+    """What it holds for the model."""
+    return decode_content(message, SPEC, rows_of(message), DoorSettings(**settings), arrival=100.0)  # type: ignore[arg-type]
 
 
 @given(
@@ -35,20 +48,19 @@ def test_columns_come_out_as_they_were_put_in(rows: list[tuple[int, int, int, in
     """Handles, numbers, lengths and acknowledged counts keep their values over their whole range."""
     handles, firsts, lengths, acked = zip(*rows, strict=True)
     message = inference_pb2.Block(handles=u32(handles), first_seqs=u64(firsts), lengths=u32(lengths), acked=u64(acked))
-    read = columns.decode_columns(message, len(rows), 1000)
-    assert columns.handles_column(message.handles, 20).tolist() == list(handles)
+    read = rows_of(message)
+    assert read.handles.tolist() == list(handles)
     assert read.first_seqs.tolist() == list(firsts)
     assert read.lengths.tolist() == list(lengths)
     assert read.steps == sum(lengths)
-    assert read.acked is not None and read.acked.tolist() == list(acked)
+    assert columns.counts_column("acked", message.acked, len(rows)).tolist() == list(acked)
 
 
 def test_no_lengths_mean_one_step_per_row() -> None:
     """An empty lengths column stands for ones."""
-    read = columns.decode_columns(block(), 2, 10)
+    read = rows_of(block())
     assert read.lengths.tolist() == [1, 1]
     assert read.steps == 2
-    assert read.acked is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +76,7 @@ def test_no_lengths_mean_one_step_per_row() -> None:
 def test_a_wrong_column_is_named(fields: dict[str, bytes], field: str, said: tuple[str, ...]) -> None:
     """The error names the field, what was expected and what came."""
     with pytest.raises(CallerError) as caught:
-        columns.decode_columns(block(**fields), 2, 10)
+        content_of(block(**{"inputs": [bytes(16)], **fields}))
     assert caught.value.reason is Reason.INVALID_ARGUMENT
     assert caught.value.field == field
     assert all(part in caught.value.message for part in (field, *said))
@@ -79,7 +91,7 @@ def test_handles_must_be_whole() -> None:
 def test_too_many_steps_are_refused_as_such() -> None:
     """A block beyond the limit has a reason of its own; lengths that would overflow 32 bits are added up correctly."""
     with pytest.raises(CallerError) as caught:
-        columns.decode_columns(block(lengths=u32([2**32 - 1, 2**32 - 1])), 2, 10)
+        content_of(block(lengths=u32([2**32 - 1, 2**32 - 1])))
     assert caught.value.reason is Reason.BLOCK_TOO_LARGE
     assert str(2 * (2**32 - 1)) in caught.value.message
 
@@ -134,9 +146,29 @@ def test_unknown_outputs_are_refused() -> None:
 
 def test_selected_rows_take_their_steps_along() -> None:
     """Dropping a row drops exactly its steps from every column and input."""
-    read = columns.decode_columns(block(lengths=u32([2, 3]), acked=u64([7, 8])), 2, 10)
     values = np.arange(10, dtype=np.float32).reshape(5, 2)
-    part, (inputs,) = columns.select(read, (values,), np.array([False, True]))
-    assert (part.first_seqs.tolist(), part.lengths.tolist(), part.steps) == ([5], [3], 3)
-    assert part.acked is not None and part.acked.tolist() == [8]
-    assert np.array_equal(inputs, values[2:])
+    message = block(lengths=u32([2, 3]), acked=u64([7, 8]), inputs=[values.tobytes()])
+    read, second = rows_of(message), np.array([False, True])
+    part, content = read.only(second), content_of(message).only(second, read.lengths)
+    assert (part.handles.tolist(), part.first_seqs.tolist(), part.lengths.tolist(), part.steps) == ([2], [5], [3], 3)
+    assert content.acked is not None and content.acked.tolist() == [8]
+    assert np.array_equal(content.inputs[0], values[2:])
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    """All outputs, no deadline, nothing acknowledged; a timeout counts from the arrival."""
+    content = content_of(block(inputs=[bytes(16)]))
+    assert (content.keep, content.deadline, content.acked) == (Keep.ALL, float("inf"), None)
+    assert content_of(block(inputs=[bytes(16)], timeout={"seconds": 2})).deadline == 102
+
+
+def test_answers_that_no_message_can_carry_are_not_begun() -> None:
+    """Outputs of one step beyond the message limit are refused before the step runs, unless they are not asked for."""
+    spec, _ = random_model(inputs=2, outputs=300)  # 1,200 bytes per step
+    message = block(inputs=[bytes(16)])
+    settings = DoorSettings(max_message_bytes=1024)
+    with pytest.raises(CallerError, match="one step gives 1200") as caught:
+        decode_content(message, spec, rows_of(message), settings, 0.0)
+    assert caught.value.reason is Reason.BLOCK_TOO_LARGE
+    message.outputs = 3  # NONE
+    assert decode_content(message, spec, rows_of(message), settings, 0.0).keep is Keep.NONE

@@ -27,7 +27,7 @@ def bound(*handles: int) -> Handles:
     table = Handles(1000)
     for handle in handles:
         table.reserve(handle)
-        table.bind(handle, 0, opened(handle))
+        table.bind(handle, 1, opened(handle))
     return table
 
 
@@ -36,7 +36,7 @@ def test_handles_stand_for_what_they_were_bound_to(taken: list[int], asked: list
     """Any handle at all can be looked up; bound ones give their session and generation."""
     table = bound(*taken)
     owners = table.owners(column(*taken, *asked))
-    assert (owners >= 0).tolist() == [handle in taken for handle in [*taken, *asked]]
+    assert (owners > 0).tolist() == [handle in taken for handle in [*taken, *asked]]
     sessions, generations = table.sessions(column(*taken))
     assert sessions.tolist() == taken
     assert generations.tolist() == [handle + 100 for handle in taken]
@@ -79,7 +79,7 @@ def test_a_handle_in_use_cannot_be_taken() -> None:
     table = Handles(1000)
     table.reserve(7)
     refuses(table, 7)
-    table.bind(7, 0, opened(1))
+    table.bind(7, 1, opened(1))
     refuses(table, 7)
     table.leave(column(7))
     refuses(table, 7)
@@ -91,7 +91,7 @@ def test_a_leaving_handle_takes_no_steps() -> None:
     """From the request to detach on, the handle is unknown to blocks."""
     table = bound(3)
     table.leave(column(3))
-    assert table.owners(column(3))[0] < 0
+    assert table.owners(column(3))[0] < 1
     assert table.stands(3)
 
 
@@ -108,4 +108,4 @@ def test_handles_are_bounded() -> None:
 def test_the_table_grows_to_the_largest_handle(handle: int) -> None:
     """Handles need not be dense, and those that were there stay."""
     table = bound(0, handle)
-    assert (table.owners(column(0, handle, handle - 1)) >= 0).tolist() == [True, True, False]
+    assert (table.owners(column(0, handle, handle - 1)) > 0).tolist() == [True, True, False]

@@ -50,6 +50,20 @@ class Piece(NamedTuple):
         """Size on the wire, nearly."""
         return (self.last - self.first) * _ROW_BYTES + (self.kept_last - self.kept_first) * self.turn.all_step_bytes
 
+    @property
+    def steps(self) -> int:
+        """Answered in its rows, with outputs or without."""
+        return self.last - self.first if self.turn.single else int(self.turn.answers.lengths[self.first : self.last].sum())
+
+
+class Part(NamedTuple):
+    """A piece's own bytes, which keep nothing of other streams' alive."""
+
+    columns: tuple[bytes, ...]  # handles, first_seqs, lengths, kept, then the outputs
+    bytes: int
+    single: bool  # as of the turn
+    complete: bool
+
 
 def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
     """Columns of a whole turn. At least one row."""
@@ -98,33 +112,53 @@ def split_by_size(piece: Piece, limit: int) -> Iterator[Piece]:
         row, kept_first, taken = end, kept_last, int(sizes[end - 1])
 
 
-def encode_answers(pieces: Sequence[Piece], errors: Sequence[inference_pb2.RowError]) -> inference_pb2.StreamResponse:
-    """One message of pieces of one model, in order, and what failed after them."""
-    response = inference_pb2.StreamResponse()
-    message = response.answers
-    message.SetInParent()
-    if pieces:
-        columns = (
-            _columns(pieces[0]) if len(pieces) == 1 else [b"".join(parts) for parts in zip(*map(_columns, pieces), strict=True)]
-        )
-        message.handles, message.first_seqs, lengths, kept, *outputs = columns
-        message.outputs.extend(outputs)
-        if False in [each.turn.single for each in pieces]:
-            message.lengths = lengths
-        if False in [each.turn.complete for each in pieces]:
-            message.kept = kept
-    if errors:
-        message.errors.extend(errors)
-    return response
+def split_rows(piece: Piece, spec: ModelSpec, limit: int) -> Piece:
+    """The same answers, with rows whose outputs exceed `limit` bytes as several rows: steps without outputs first."""
+    turn, rows, steps = piece.turn, slice(piece.first, piece.last), slice(piece.kept_first, piece.kept_last)
+    answers = turn.answers
+    kept, bare = answers.kept[rows], answers.lengths[rows] - answers.kept[rows]
+    most = max(1, limit // max(1, turn.all_step_bytes))  # steps with outputs of one row
+    counts = np.maximum(1, -(-kept // most))
+    row = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 for the first part of each row
+    kept_here = np.minimum(most, kept[row] - place * most)
+    split = Answers(
+        streams=answers.streams[rows][row],
+        tags=answers.tags[rows][row],
+        first_seqs=answers.first_seqs[rows][row] + np.where(place > 0, bare[row], 0) + place * most,
+        lengths=kept_here + np.where(place == 0, bare[row], 0),
+        kept=kept_here,
+        outputs=tuple(values[steps] for values in answers.outputs),
+    )
+    return Piece(encode_turn(split, spec), 0, len(row), 0, piece.kept_last - piece.kept_first)
 
 
-def _columns(piece: Piece) -> list[bytes]:
-    """handles, first_seqs, lengths, kept, then the outputs."""
+def cut_out(piece: Piece) -> Part:
+    """Copies a piece out of its turn."""
     turn, first, last, kept_first, kept_last = piece
-    return [
+    columns = (
         turn.handles[4 * first : 4 * last],
         turn.first_seqs[8 * first : 8 * last],
         turn.lengths[4 * first : 4 * last],
         turn.kept[4 * first : 4 * last],
         *[values[size * kept_first : size * kept_last] for values, size in zip(turn.outputs, turn.step_bytes, strict=True)],
-    ]
+    )
+    return Part(columns, piece.bytes, turn.single, turn.complete)
+
+
+def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowError]) -> inference_pb2.StreamResponse:
+    """One message of parts of one model, in order, and what failed after them."""
+    response = inference_pb2.StreamResponse()
+    message = response.answers
+    message.SetInParent()
+    if parts:
+        columns = parts[0].columns if len(parts) == 1 else map(b"".join, zip(*[each.columns for each in parts], strict=True))
+        message.handles, message.first_seqs, lengths, kept, *outputs = columns
+        message.outputs.extend(outputs)
+        if False in [each.single for each in parts]:
+            message.lengths = lengths
+        if False in [each.complete for each in parts]:
+            message.kept = kept
+    if errors:
+        message.errors.extend(errors)
+    return response

@@ -9,7 +9,7 @@ import numpy as np
 from stepstream_server.engine.ports import Call, Detached, RowErrors, Tensor
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.answers import Piece
-from stepstream_server.rpc.convert import decode_detached, decode_row_error
+from stepstream_server.rpc.convert.streams import decode_detached, decode_row_error
 from stepstream_server.rpc.door import ModelDoor
 
 

@@ -27,13 +27,18 @@ _ONE.flags.writeable = False
 _KEEP = {0: Keep.ALL, 1: Keep.ALL, 2: Keep.LAST, 3: Keep.NONE}  # Outputs of the contract, UNSPECIFIED is ALL
 
 
-class BlockColumns(NamedTuple):
-    """A block's columns but its handles and inputs: what can be read without knowing the model. n rows."""
+class Rows(NamedTuple):
+    """What is needed to answer rows one by one, whatever they hold. n rows."""
 
+    handles: NDArray[np.uint32]  # [n]
     first_seqs: Ints  # [n]
     lengths: Ints  # [n], each >= 1
-    acked: Ints | None  # [n]
     steps: int  # sum of lengths
+
+    def only(self, chosen: NDArray[np.bool_] | Ints) -> Rows:
+        """Those of a mask [n], or of these positions."""
+        lengths = self.lengths[chosen]
+        return Rows(self.handles[chosen], self.first_seqs[chosen], lengths, int(lengths.sum()))
 
 
 def handles_column(data: bytes, most: int) -> NDArray[np.uint32]:
@@ -64,20 +69,10 @@ def seqs_column(field: str, data: bytes, rows: int) -> Ints:
     return seqs
 
 
-def decode_columns(message: inference_pb2.Block, rows: int, max_steps: int) -> BlockColumns:
-    """Reads the columns of a block of at least one row.
-
-    Raises CallerError(INVALID_ARGUMENT), or CallerError(BLOCK_TOO_LARGE) beyond max_steps.
-    """
-    lengths, steps = _lengths(message.lengths, rows)
-    check_steps("lengths", steps, max_steps)
-    acked = message.acked
-    return BlockColumns(
-        first_seqs=seqs_column("first_seqs", message.first_seqs, rows),
-        lengths=lengths,
-        acked=counts_column("acked", acked, rows) if acked else None,
-        steps=steps,
-    )
+def decode_rows(message: inference_pb2.Block, handles: NDArray[np.uint32]) -> Rows:
+    """Reads the numbers and lengths of a block of at least one row. Raises CallerError(INVALID_ARGUMENT)."""
+    lengths, steps = _lengths(message.lengths, len(handles))
+    return Rows(handles, seqs_column("first_seqs", message.first_seqs, len(handles)), lengths, steps)
 
 
 def check_steps(field: str, steps: int, limit: int) -> None:
@@ -109,15 +104,6 @@ def decode_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> tuple
             raise _wrong_bytes(f"inputs[{index}]", meaning, len(data))
         tensors.append(np.frombuffer(data, WIRE_TYPES[declared.dtype]).reshape(steps, *declared.shape))
     return tuple(tensors)
-
-
-def select(read: BlockColumns, inputs: tuple[Tensor, ...], rows: NDArray[np.bool_]) -> tuple[BlockColumns, tuple[Tensor, ...]]:
-    """Only the rows of a mask [n], and their steps."""
-    steps = np.repeat(rows, read.lengths)
-    lengths = read.lengths[rows]
-    acked = None if read.acked is None else read.acked[rows]
-    columns = BlockColumns(read.first_seqs[rows], lengths, acked, int(lengths.sum()))
-    return columns, tuple(values[steps] for values in inputs)
 
 
 def decode_keep(outputs: int) -> Keep:

@@ -1,8 +1,21 @@
-"""How much one stream may have in flight: taken when a message is read, given back when its outcomes are written."""
+"""How much one stream may have in flight: taken when a message is read, given back when its outcomes are written.
+
+A credit is a step whose outputs are small. A step of a model with large outputs takes one for each 2 KiB of them, whether it asks
+for them or not: so the credits of a stream bound the bytes that wait to be read by its client, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+
+from stepstream_server.spec import ModelSpec
+
+_CREDIT_BYTES = 2048  # the 8,192 credits of a stream stand for 16 MiB of outputs
+
+
+def step_credits(spec: ModelSpec) -> int:
+    """Credits of one step of a model."""
+    return max(1, -(-spec.output_step_bytes // _CREDIT_BYTES))
 
 
 class Credits:

@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from stepstream_server.engine.ports import Ints, Opened
 from stepstream_server.errors import CallerError, Reason
 
-FREE = -1
-WAITING = -2  # asked for by Open or Attach, not yet answered
-LEAVING = -3  # Detach asked for, not yet confirmed
+FREE = 0
+WAITING = -1  # asked for by Open or Attach, not yet answered
+LEAVING = -2  # Detach asked for, not yet confirmed
 
 _FIRST_SIZE = 16  # handles that an ordinary stream has room for before it grows: 0.5 KB
 
 
 class Handles:
-    """Owners are small numbers of the stream's own, one per model that it uses; negative: no session."""
+    """Owners are small numbers of the stream's own, from 1, one per model that it uses; 0 and below: no session."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._owners: Ints = np.full(_FIRST_SIZE, FREE, np.int64)
+        self._owners: Ints = np.zeros(_FIRST_SIZE, np.int64)
         self._sessions: Ints = np.zeros(_FIRST_SIZE, np.int64)
         self._generations: Ints = np.zeros(_FIRST_SIZE, np.int64)
         self._outstanding: Ints = np.zeros(_FIRST_SIZE, np.int64)  # outcomes that will arrive, in steps
@@ -64,10 +64,10 @@ class Handles:
 
     def stands(self, handle: int) -> bool:
         """Whether the handle stands for a session, if only until its detach is confirmed."""
-        return handle < len(self._owners) and (self._owners[handle] >= 0 or self._owners[handle] == LEAVING)
+        return handle < len(self._owners) and (self._owners[handle] > FREE or self._owners[handle] == LEAVING)
 
     def common_owner(self, handles: NDArray[np.uint32]) -> int:
-        """The owner of all of these handles (at least one), negative if there is not one owner of all."""
+        """The owner of all of these handles (at least one), 0 or below if there is not one owner of all."""
         if len(handles) == 1:
             handle: int = handles.item()
             owner: int = self._owners.item(handle) if handle < len(self._owners) else FREE
@@ -76,7 +76,7 @@ class Handles:
         return int(owners[0]) if (owners == owners[0]).all() else FREE
 
     def owners(self, handles: NDArray[np.uint32]) -> Ints:
-        """Owner of each handle, negative where it stands for no session."""
+        """Owner of each handle, 0 or below where it stands for no session."""
         try:
             return self._owners[handles]
         except IndexError:
@@ -119,8 +119,15 @@ class Handles:
 
     def _grow(self, size: int) -> None:
         """At least doubles the table, so that growing costs O(1) per handle over time."""
-        more = max(size, 2 * len(self._owners)) - len(self._owners)
-        self._owners = np.concatenate([self._owners, np.full(more, FREE, np.int64)])
-        self._sessions = np.concatenate([self._sessions, np.zeros(more, np.int64)])
-        self._generations = np.concatenate([self._generations, np.zeros(more, np.int64)])
-        self._outstanding = np.concatenate([self._outstanding, np.zeros(more, np.int64)])
+        size = max(size, 2 * len(self._owners))
+        self._owners = _grown(self._owners, size)
+        self._sessions = _grown(self._sessions, size)
+        self._generations = _grown(self._generations, size)
+        self._outstanding = _grown(self._outstanding, size)
+
+
+def _grown(column: Ints, size: int) -> Ints:
+    """Longer by zeros, whose memory the system provides when they are written: one large handle alone costs a page."""
+    grown = np.zeros(size, np.int64)
+    grown[: len(column)] = column
+    return grown

@@ -1,4 +1,8 @@
-"""What a stream reads becomes commands of the engine port; what cannot become one is answered at once, row by row."""
+"""What a stream reads becomes commands of the engine port.
+
+Rows that can be read but not taken go to their engine as well, to be refused in their place among their sessions' outcomes. Only
+rows of handles that stand for no session, and rows whose columns cannot be read, are answered at once.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,19 @@ from numpy.typing import NDArray
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import Ints, Keep, Tensor
+from stepstream_server.engine.ports import Ints
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-from stepstream_server.rpc import columns, convert
-from stepstream_server.rpc.columns import BlockColumns
+from stepstream_server.rpc import columns
+from stepstream_server.rpc.columns import Rows
+from stepstream_server.rpc.content import Content, decode_content
+from stepstream_server.rpc.convert.streams import encode_detached, encode_refused
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import ModelDoor
-from stepstream_server.rpc.handles import Handles
+from stepstream_server.rpc.handles import FREE, Handles
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.outgoing import Outgoing
-from stepstream_server.spec import ModelSpec
 
 Tags = NDArray[np.uint32]
-_FOREVER = float("inf")
 
 
 class Intake:
@@ -40,7 +44,6 @@ class Intake:
     ) -> None:
         self._number = number
         self._membership = membership
-        self._doors = membership.doors
         self._settings = settings
         self._handles = handles
         self._credits = credits
@@ -71,97 +74,73 @@ class Intake:
         if not len(handles):
             return
         try:
-            read = columns.decode_columns(message, len(handles), self._settings.max_block_steps)
+            rows = columns.decode_rows(message, handles)
         except CallerError as error:
-            nothing = np.zeros(len(handles), np.int64)
-            self._refuse(handles, nothing, nothing, error)
+            self._refuse_unread(handles, error)
             return
         owner = self._handles.common_owner(handles)
-        if owner >= 0:
-            self._even_block(message, handles, read, self._doors[owner], arrival)
+        if owner > FREE:
+            self._even_block(message, rows, self._membership.door(owner), arrival)
         else:
-            self._uneven_block(message, handles, read, self._handles.owners(handles), arrival)
+            self._uneven_block(message, rows, arrival)
 
-    def _even_block(
-        self, message: inference_pb2.Block, handles: Tags, read: BlockColumns, door: ModelDoor, arrival: float
-    ) -> None:
+    def _even_block(self, message: inference_pb2.Block, rows: Rows, door: ModelDoor, arrival: float) -> None:
         """Every row stands for a session of one model: the hot path."""
         try:
-            inputs, keep, deadline = _decode_rest(message, door.spec, read.steps, arrival)
+            content = decode_content(message, door.spec, rows, self._settings, arrival)
         except CallerError as error:
-            self._refuse(handles, read.first_seqs, read.lengths, error)
+            self._refuse(door, rows, error)
         else:
-            self._submit(door, handles, read, inputs, keep, arrival, deadline)
+            self._submit(door, rows, content, arrival)
 
-    def _uneven_block(
-        self, message: inference_pb2.Block, handles: Tags, read: BlockColumns, owners: Ints, arrival: float
-    ) -> None:
+    def _uneven_block(self, message: inference_pb2.Block, rows: Rows, arrival: float) -> None:
         """Rows that stand for no session are refused; the others go on if they are of one model."""
-        known = owners >= 0
-        self._refuse_unknown(handles[~known], read.first_seqs[~known], read.lengths[~known])
-        if not known.any():
-            return
-        try:
-            door = self._common_door(owners[known])
-            inputs, keep, deadline = _decode_rest(message, door.spec, read.steps, arrival)
-        except CallerError as error:
-            self._refuse(handles[known], read.first_seqs[known], read.lengths[known], error)
-        else:
-            read, inputs = columns.select(read, inputs, known)
-            self._submit(door, handles[known], read, inputs, keep, arrival, deadline)
+        owners = self._handles.owners(rows.handles)
+        known = owners > FREE
+        self._refuse_unknown(rows.only(~known))
+        doors = list(self._by_door(owners))
+        if len(doors) > 1:
+            mixed = _mixed_models([door for door, _ in doors])
+            for door, positions in doors:
+                self._refuse(door, rows.only(positions), mixed)
+        elif doors:
+            ((door, _),) = doors
+            try:
+                content = decode_content(message, door.spec, rows, self._settings, arrival).only(known, rows.lengths)
+            except CallerError as error:
+                self._refuse(door, rows.only(known), error)
+            else:
+                self._submit(door, rows.only(known), content, arrival)
 
-    def _submit(
-        self,
-        door: ModelDoor,
-        handles: Tags,
-        read: BlockColumns,
-        inputs: tuple[Tensor, ...],
-        keep: Keep,
-        arrival: float,
-        deadline: float,
-    ) -> None:
-        sessions, generations = self._handles.sessions(handles)
-        self._expect(handles, read.lengths, read.steps)
+    def _submit(self, door: ModelDoor, rows: Rows, content: Content, arrival: float) -> None:
+        sessions, generations = self._expect(door, rows)
+        inputs, keep, deadline, acked = content
+        handles, first_seqs, lengths, _ = rows
         door.submit(
-            ports.Block(
-                self._number,
-                sessions,
-                generations,
-                handles,
-                read.first_seqs,
-                read.lengths,
-                inputs,
-                keep,
-                arrival,
-                deadline,
-                read.acked,
-            )
+            ports.Block(self._number, sessions, generations, handles, first_seqs, lengths, inputs, keep, arrival, deadline, acked)
         )
 
-    def _common_door(self, owners: Ints) -> ModelDoor:
-        """Raises CallerError(MIXED_MODELS)."""
-        doors: list[ModelDoor] = [self._doors[owner] for owner in np.unique(owners).tolist()]
-        if len(doors) > 1:
-            names = ", ".join(f"{door.spec.name} {door.spec.version}" for door in doors)
-            raise CallerError(Reason.MIXED_MODELS, f"handles: a block is for one model, got sessions of {names}", field="handles")
-        return doors[0]
+    def _refuse(self, door: ModelDoor, rows: Rows, error: StepStreamError) -> None:
+        """Rows of sessions, to be refused in their order."""
+        sessions, generations = self._expect(door, rows)
+        handles, first_seqs, lengths, _ = rows
+        door.submit(ports.Refuse(self._number, sessions, generations, handles, first_seqs, lengths, error.reason, error.message))
 
     def _reset(self, message: inference_pb2.Reset) -> None:
         arrival = self._clock()
         handles = columns.handles_column(message.handles, self._settings.max_block_steps)
-        ones = np.ones(len(handles), np.int64)
         try:
             seqs = columns.seqs_column("seqs", message.seqs, len(handles))
         except CallerError as error:
-            self._refuse(handles, 0 * ones, 0 * ones, error)
+            self._refuse_unread(handles, error)
             return
+        rows = Rows(handles, seqs, np.ones(len(handles), np.int64), len(handles))
         owners = self._handles.owners(handles)
-        unknown = owners < 0
-        self._refuse_unknown(handles[unknown], seqs[unknown], ones[unknown])
-        for door, rows in self._by_door(owners):
-            sessions, generations = self._handles.sessions(handles[rows])
-            self._expect(handles[rows], ones[rows], len(rows))
-            door.submit(ports.Reset(self._number, sessions, generations, handles[rows], seqs[rows], arrival))
+        self._refuse_unknown(rows.only(owners <= FREE))
+        for door, positions in self._by_door(owners):
+            mine = rows.only(positions)
+            sessions, generations = self._expect(door, mine)
+            door.submit(ports.Reset(self._number, sessions, generations, mine.handles, mine.first_seqs, arrival))
 
     def _acknowledge(self, message: inference_pb2.Acknowledge) -> None:
         """Has no answer. What does not stand for a session any more needs none."""
@@ -170,48 +149,52 @@ class Intake:
         for door, rows in self._by_door(self._handles.owners(handles)):
             sessions, generations = self._handles.sessions(handles[rows])
             door.submit(ports.Acknowledge(self._number, sessions, generations, handles[rows], counts[rows]))
+            self._membership.pace(door, len(rows))
 
     def _detach(self, message: inference_pb2.Detach) -> None:
         handles = np.unique(columns.handles_column(message.handles, self._settings.max_block_steps))
         owners = self._handles.owners(handles)
-        unknown = handles[owners < 0]
+        unknown = handles[owners <= FREE]
         if len(unknown):
             self._credits.take(len(unknown))
-            self._outgoing.control(convert.encode_detached(unknown.tolist(), None, _unknown_handles(unknown)), len(unknown))
-        for door, rows in self._by_door(owners):
-            sessions, generations = self._handles.sessions(handles[rows])
-            self._expect(handles[rows], np.ones(len(rows), np.int64), len(rows))
-            self._handles.leave(handles[rows])
-            door.submit(ports.Detach(self._number, sessions, generations, handles[rows], message.close))
+            self._outgoing.control(encode_detached(unknown.tolist(), None, _unknown_handles(unknown)), len(unknown))
+        for door, positions in self._by_door(owners):
+            mine, ones = handles[positions], np.ones(len(positions), np.int64)
+            sessions, generations = self._expect(door, Rows(mine, ones, ones, len(positions)))
+            self._handles.leave(mine)
+            door.submit(ports.Detach(self._number, sessions, generations, mine, message.close))
 
     def _by_door(self, owners: Ints) -> Iterator[tuple[ModelDoor, Ints]]:
-        """Rows of each model."""
-        for owner, door in enumerate(self._doors):
-            rows = np.flatnonzero(owners == owner)
-            if len(rows):
-                yield door, rows
+        """Positions of the rows of each model."""
+        for owner, door in self._membership.owners():
+            positions = np.flatnonzero(owners == owner)
+            if len(positions):
+                yield door, positions
 
-    def _expect(self, handles: Tags, lengths: Ints, steps: int) -> None:
-        self._credits.take(steps)
-        self._handles.expect(handles, lengths)
+    def _expect(self, door: ModelDoor, rows: Rows) -> tuple[Ints, Ints]:
+        """Session index and generation of rows whose outcomes will arrive."""
+        self._credits.take(rows.steps * door.step_credits)
+        self._handles.expect(rows.handles, rows.lengths)
+        return self._handles.sessions(rows.handles)
 
-    def _refuse_unknown(self, handles: Tags, first_seqs: Ints, lengths: Ints) -> None:
-        if len(handles):
-            self._refuse(handles, first_seqs, lengths, _unknown_handles(handles))
+    def _refuse_unknown(self, rows: Rows) -> None:
+        if len(rows.handles):
+            self._answer(rows.handles, rows.first_seqs, rows.lengths, _unknown_handles(rows.handles))
 
-    def _refuse(self, handles: Tags, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
-        """Answers rows that never reach an engine."""
+    def _refuse_unread(self, handles: Tags, error: StepStreamError) -> None:
+        """Rows of which nothing but the handle is known."""
+        nothing = np.zeros(len(handles), np.int64)
+        self._answer(handles, nothing, nothing, error)
+
+    def _answer(self, handles: Tags, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
+        """Refuses rows that no engine hears of."""
         self._credits.take(len(handles))
-        self._outgoing.errors(None, convert.encode_refused(handles, first_seqs, lengths, error), len(handles))
+        self._outgoing.errors(None, encode_refused(handles, first_seqs, lengths, error), len(handles))
 
 
-def _decode_rest(
-    message: inference_pb2.Block, spec: ModelSpec, steps: int, arrival: float
-) -> tuple[tuple[Tensor, ...], Keep, float]:
-    """What of a block depends on its model: inputs, what to keep, and the deadline. Raises CallerError."""
-    inputs = columns.decode_inputs(message.inputs, spec, steps)
-    timeout = convert.decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
-    return inputs, columns.decode_keep(message.outputs), arrival + timeout
+def _mixed_models(doors: list[ModelDoor]) -> StepStreamError:
+    names = ", ".join(f"{door.spec.name} {door.spec.version}" for door in doors)
+    return CallerError(Reason.MIXED_MODELS, f"handles: a block is for one model, got sessions of {names}", field="handles")
 
 
 def _unknown_handles(handles: Tags) -> StepStreamError:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import Opened
-from stepstream_server.errors import CallerError, StepStreamError
-from stepstream_server.rpc import columns, convert
+from stepstream_server.engine.ports import NO_STREAM, Opened
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.rpc import columns
+from stepstream_server.rpc.convert import fields, streams
+from stepstream_server.rpc.convert.models import encode_window
+from stepstream_server.rpc.convert.sessions import decode_idle_ttl
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import Listener, ModelDoor
 from stepstream_server.rpc.handles import Handles
@@ -20,6 +24,8 @@ from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Outgoing
 
 _LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
+_ROWS_AHEAD = 1024  # acknowledgements that an engine is given before it must be heard of: a tick of a gateway
+_ID_SHOWN = 128  # characters of an id that an answer repeats: what a valid one may have
 
 
 @dataclass(slots=True)
@@ -47,7 +53,7 @@ class Membership:
         outgoing: Outgoing,
         ready: Callable[[], None],
     ) -> None:
-        self.doors: list[ModelDoor] = []  # by owner number in the handle table
+        self._doors: list[ModelDoor] = []  # in the handle table, the first is owner 1
         self._number = number
         self._listener = listener
         self._models = models
@@ -57,33 +63,38 @@ class Membership:
         self._outgoing = outgoing
         self._ready = ready
         self._questions: set[tuple[ModelDoor, int]] = set()  # awaiting a reply: the door and its request number
+        self._rows_ahead = 0  # acknowledgements since the last that was paid for
 
     def open(self, message: inference_pb2.OpenOnStream) -> None:
         """Answered by Attached. Raises CallerError for handles that cannot be read or are too many to answer each."""
         asked = [_Asked(handle, "") for handle in columns.handles_column(message.handles, self._most).tolist()]
-        self._credits.take(len(asked))
+        self._credits.take(_price(asked))
         try:
-            door = self._door(message.model, message.version)
-            idle_ttl = convert.decode_idle_ttl(message)
-            ids = convert.decode_ids(message.ids, len(asked))
+            door = self._listen(message.model, message.version)
+            idle_ttl = decode_idle_ttl(message)
+            ids = fields.decode_ids("ids", message.ids, len(asked))
+            request_id = fields.check_request_id(message.request_id)
         except StepStreamError as error:
             self._refuse(message, asked, error)
             return
         for each, id in zip(asked, ids, strict=True):
             each.id = id
         wanted = self._reserve(asked)
+        if request_id and len(wanted) < len(asked):
+            self._give_up(wanted)
+        wanted = [each for each in wanted if each.error is None]
         tags = np.array([each.handle for each in wanted], np.uint32)
         ids = [each.id for each in wanted]
-        self._ask(door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl))
+        self._ask(door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id))
 
     def attach(self, message: inference_pb2.Attach) -> None:
         """Answered by Attached. Raises CallerError for sessions that are too many to answer each."""
         columns.check_rows("sessions", len(message.sessions), self._most)
-        asked = [_Asked(each.handle, each.id, each.secret, min(each.acked, _LARGEST)) for each in message.sessions]
-        self._credits.take(len(asked))
+        asked = [_to_attach(each) for each in message.sessions]
+        self._credits.take(_price(asked))
         try:
-            door = self._door(message.model, message.version)
-            convert.check_count(len(asked))
+            door = self._listen(message.model, message.version)
+            fields.check_count(len(asked))
         except StepStreamError as error:
             self._refuse(message, asked, error)
             return
@@ -93,69 +104,118 @@ class Membership:
         ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
         self._ask(door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked))
 
+    def pace(self, door: ModelDoor, rows: int) -> None:
+        """Acknowledgements have no answer. So that nobody sends them faster than the engine takes them in, the engine is asked
+        for nothing now and then, and what it was sent until then is in flight until it replies."""
+        self._rows_ahead += rows
+        if self._rows_ahead < _ROWS_AHEAD:
+            return
+        paid, self._rows_ahead = self._rows_ahead, 0
+        self._credits.take(paid)
+        self._question(door, lambda request: ports.Open(NO_STREAM, request, ()), lambda _: self._give(paid))
+
+    def door(self, owner: int) -> ModelDoor:
+        """That of an owner in the handle table."""
+        return self._doors[owner - 1]
+
+    def owners(self) -> Iterator[tuple[int, ModelDoor]]:
+        """Every model that this stream uses, by its owner number."""
+        return enumerate(self._doors, 1)
+
     def end(self) -> None:
         """The stream is over: nobody is left to be answered."""
         for door, request in self._questions:
             door.withdraw(request)
-        for door in self.doors:
+        self._questions.clear()
+        for door in self._doors:
             door.leave(self._number)
 
-    def _door(self, model: str, version: int) -> ModelDoor:
+    def _listen(self, model: str, version: int) -> ModelDoor:
         """The door of a model, which from now on brings this stream's outcomes. Raises StepStreamError."""
         door = self._models.find(model, version)
-        if door not in self.doors:
+        if door not in self._doors:
             door.listen(self._number, self._listener)
-            self.doors.append(door)
+            self._doors.append(door)
         return door
 
     def _reserve(self, asked: list[_Asked]) -> list[_Asked]:
         """Takes the handles. Returns the sessions that got theirs; the others have their error."""
         for each in asked:
-            try:
-                self._handles.reserve(each.handle)
-            except CallerError as error:
-                each.error = error
+            if each.error is None:
+                try:
+                    self._handles.reserve(each.handle)
+                except CallerError as error:
+                    each.error = error
         return [each for each in asked if each.error is None]
+
+    def _give_up(self, wanted: list[_Asked]) -> None:
+        """A repeat must ask for the same sessions, so that with a request id handles are had all together or not at all."""
+        for each in wanted:
+            self._handles.free(each.handle)
+            each.error = CallerError(
+                Reason.HANDLE_IN_USE, "handles: with a request_id, expected all of them to be free", field="handles"
+            )
 
     def _ask(self, door: ModelDoor, asked: list[_Asked], command: Callable[[int], ports.Command]) -> None:
         """Submits Open or Attach; what was refused here is answered with the reply, or at once if nothing else is left."""
         if all(each.error for each in asked):
             self._attached(door, asked, [])
-            return
+        else:
+            self._question(door, command, lambda value: self._attached(door, asked, value))
+
+    def _question(self, door: ModelDoor, command: Callable[[int], ports.Command], answer: Callable[[Any], None]) -> None:
+        """Submits a command whose reply, or the error of an engine that has crashed, goes to `answer`."""
 
         def replied(value: Any) -> None:
             self._questions.discard((door, request))
-            if not isinstance(value, StepStreamError):  # else the engine has crashed, and the stream ends with it
-                self._attached(door, asked, value)
+            answer(value)
 
         request = door.question(replied)
         self._questions.add((door, request))
         door.submit(command(request))
 
-    def _attached(self, door: ModelDoor, asked: list[_Asked], replied: list[Opened | StepStreamError]) -> None:
+    def _give(self, credits: int) -> None:
+        self._credits.give(credits)
+        self._ready()
+
+    def _attached(self, door: ModelDoor, asked: list[_Asked], replied: list[Opened | StepStreamError] | StepStreamError) -> None:
         """`replied`: what became of those that got their handles."""
-        results = iter(replied)
+        results = repeat(replied) if isinstance(replied, StepStreamError) else iter(replied)
         sessions = [self._settle(door, each, each.error or next(results)) for each in asked]
-        response = convert.encode_attached(door.spec.name, door.spec.version, sessions)
-        response.attached.window.CopyFrom(convert.encode_window(door))
-        self._write(response, len(asked))
+        response = streams.encode_attached(door.spec.name, door.spec.version, sessions)
+        response.attached.window.CopyFrom(encode_window(door))
+        self._write(response, _price(asked))
 
     def _settle(self, door: ModelDoor, asked: _Asked, result: Opened | StepStreamError) -> inference_pb2.AttachedSession:
         if isinstance(result, Opened):
-            self._handles.bind(asked.handle, self.doors.index(door), result)
+            self._handles.bind(asked.handle, self._doors.index(door) + 1, result)
         elif asked.error is None:
             self._handles.free(asked.handle)
-        return convert.encode_attached_session(asked.handle, asked.id, result)
+        return streams.encode_attached_session(asked.handle, asked.id, result)
 
     def _refuse(
         self, message: inference_pb2.OpenOnStream | inference_pb2.Attach, asked: list[_Asked], error: StepStreamError
     ) -> None:
         """None of them can be had. As many may have been asked for as one message cannot answer."""
-        sessions = [convert.encode_attached_session(each.handle, each.id, error) for each in asked]
-        for start in range(0, len(sessions), convert.MAX_SESSIONS_PER_MESSAGE):
-            part = sessions[start : start + convert.MAX_SESSIONS_PER_MESSAGE]
-            self._write(convert.encode_attached(message.model, message.version, part), len(part))
+        for start in range(0, _price(asked), fields.MAX_SESSIONS_PER_MESSAGE):
+            part = asked[start : start + fields.MAX_SESSIONS_PER_MESSAGE]
+            sessions = [streams.encode_attached_session(each.handle, each.id, error) for each in part]
+            self._write(streams.encode_attached(message.model, message.version, sessions), _price(part))
 
     def _write(self, response: inference_pb2.StreamResponse, credits: int) -> None:
         self._outgoing.control(response, credits)
         self._ready()
+
+
+def _price(asked: list[_Asked]) -> int:
+    """Credits of a message and its answer: even one that asks for nothing is answered."""
+    return max(1, len(asked))
+
+
+def _to_attach(wanted: inference_pb2.AttachSession) -> _Asked:
+    asked = _Asked(wanted.handle, wanted.id[:_ID_SHOWN], wanted.secret, min(wanted.acked, _LARGEST))
+    try:
+        fields.check_id("id", wanted.id)
+    except CallerError as error:
+        asked.error = error
+    return asked

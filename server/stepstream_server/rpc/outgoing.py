@@ -11,28 +11,30 @@ from collections.abc import Sequence
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Ending
-from stepstream_server.rpc.answers import Piece, encode_answers, split_by_size
-from stepstream_server.rpc.convert import encode_detached
+from stepstream_server.rpc.answers import Part, Piece, cut_out, encode_answers, split_by_size, split_rows
+from stepstream_server.rpc.convert.streams import encode_detached
 from stepstream_server.rpc.door import ModelDoor
 
-# Beyond this a message gains nothing by growing, and stays well below gRPC's limit of 4 MiB for the client.
-_MERGE_BYTES = 1 << 20
+# Beyond this a message gains nothing by growing. A client that reads no more costs one such message for as long as it is there.
+_MERGE_BYTES = 256 << 10
 _ERROR_BYTES = 256  # of one RowError with its text, generously
+_OBJECT_BYTES = 512  # that hold a part, an error or a control message in memory, beside its bytes
 
 
 class Message:
     """One message in the making: answers and errors of a model, or detached handles, or a finished response."""
 
-    __slots__ = ("bytes", "credits", "door", "ending", "errors", "handles", "pieces", "response")
+    __slots__ = ("bytes", "credits", "door", "ending", "errors", "handles", "held_bytes", "parts", "response")
 
     def __init__(self, door: ModelDoor | None, response: inference_pb2.StreamResponse | None, ending: Ending | None) -> None:
         self.door = door
         self.response = response
         self.ending = ending
         self.handles: list[int] = []
-        self.pieces: list[Piece] = []
+        self.parts: list[Part] = []
         self.errors: list[inference_pb2.RowError] = []
-        self.bytes = 0
+        self.bytes = 0  # on the wire, nearly
+        self.held_bytes = 0  # in memory, nearly
         self.credits = 0
 
     def encode(self) -> inference_pb2.StreamResponse:
@@ -40,13 +42,23 @@ class Message:
             return self.response
         if self.ending is not None:
             return encode_detached(self.handles, self.ending)
-        return encode_answers(self.pieces, self.errors)
+        return encode_answers(self.parts, self.errors)
+
+
+class Unread:
+    """What all streams hold for their clients to read."""
+
+    def __init__(self) -> None:
+        self.bytes = 0  # in memory, nearly
 
 
 class Outgoing:
-    """A queue whose last messages still grow. Bounded by the stream's credits."""
+    """A queue whose last messages still grow. Bounded by the stream's credits, and by what is left unread on all streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_message_bytes: int, unread: Unread) -> None:
+        self.bytes = 0  # in memory, nearly
+        self._unread = unread
+        self._limit = min(_MERGE_BYTES, max_message_bytes // 2)  # half: a part may be added that nearly fills a message alone
         self._queue: deque[Message] = deque()
         self._growing: dict[ModelDoor | None, Message] = {}  # by model, None: errors of handles that stand for none
 
@@ -54,21 +66,23 @@ class Outgoing:
         return len(self._queue)
 
     def answers(self, door: ModelDoor, piece: Piece, credits: int) -> None:
-        for part in [piece] if piece.bytes <= _MERGE_BYTES else split_by_size(piece, _MERGE_BYTES):
+        limit = self._limit
+        for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, door.spec, limit), limit):
+            part = cut_out(each)
             message = self._growing.get(door)
-            if message is None or message.errors or message.bytes + part.bytes > _MERGE_BYTES:
+            if message is None or message.errors or message.bytes + part.bytes > limit:
                 message = self._grow(door)
-            message.pieces.append(part)
-            message.bytes += part.bytes
+            message.parts.append(part)
+            self._hold(message, part.bytes)
         self._growing[door].credits += credits  # they return when the last of it is written
 
     def errors(self, door: ModelDoor | None, errors: Sequence[inference_pb2.RowError], credits: int) -> None:
         for error in errors:
             message = self._growing.get(door)
-            if message is None or message.bytes > _MERGE_BYTES:
+            if message is None or message.bytes + _ERROR_BYTES > self._limit:
                 message = self._grow(door)
             message.errors.append(error)
-            message.bytes += _ERROR_BYTES
+            self._hold(message, _ERROR_BYTES)
         self._growing[door].credits += credits
 
     def detached(self, handle: int, ending: Ending, credits: int) -> None:
@@ -77,18 +91,37 @@ class Outgoing:
             last = self._append(Message(None, None, ending))
         last.handles.append(handle)
         last.credits += credits
+        self._hold(last, 8)
 
     def control(self, response: inference_pb2.StreamResponse, credits: int) -> None:
-        self._append(Message(None, response, None)).credits = credits
+        message = self._append(Message(None, response, None))
+        message.credits = credits
+        self._hold(message, response.ByteSize())
 
     def next(self) -> Message | None:
         """Takes the first message out; it grows no more."""
         if not self._queue:
             return None
         message = self._queue.popleft()
+        self._count(-message.held_bytes)
         if self._growing.get(message.door) is message:
             del self._growing[message.door]
         return message
+
+    def clear(self) -> None:
+        """Drops everything: nobody is left to read it."""
+        self._queue.clear()
+        self._growing.clear()
+        self._count(-self.bytes)
+
+    def _hold(self, message: Message, size: int) -> None:
+        message.bytes += size
+        message.held_bytes += size + _OBJECT_BYTES
+        self._count(size + _OBJECT_BYTES)
+
+    def _count(self, size: int) -> None:
+        self.bytes += size
+        self._unread.bytes += size
 
     def _grow(self, door: ModelDoor | None) -> Message:
         message = Message(door, None, None)

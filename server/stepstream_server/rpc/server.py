@@ -18,7 +18,8 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.interceptors import Boundary, OnCall
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.services import InferenceService, ModelService, SessionService
+from stepstream_server.rpc.services import InferenceService, ModelService
+from stepstream_server.rpc.session_service import SessionService
 from stepstream_server.rpc.streams import Streams
 
 SERVICES = [
@@ -44,7 +45,7 @@ class RpcServer:
         server = grpc.aio.server(interceptors=[Boundary(self._on_call)], options=server_options(self._settings))
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models), server)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]

@@ -13,32 +13,49 @@ from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import StepStreamError
-from stepstream_server.rpc import convert
 from stepstream_server.rpc.answers import Piece
+from stepstream_server.rpc.convert.streams import encode_drain, encode_row_error
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.handles import Handles
 from stepstream_server.rpc.intake import Intake
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.outgoing import Outgoing
+from stepstream_server.rpc.outgoing import Outgoing, Unread
 
 
 class Stream:
-    """On the event loop's thread. A `Listener` of every model whose sessions it carries."""
+    """On the event loop's thread. A `Listener` of every model whose sessions it carries.
 
-    def __init__(self, number: int, models: Models, settings: DoorSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    `on_growth` is called when there is more to be read by the client than before.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        models: Models,
+        settings: DoorSettings,
+        unread: Unread,
+        on_growth: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._handles = Handles(settings.max_handles_per_stream)
         self._credits = Credits(settings.stream_credit_steps)
-        self._outgoing = Outgoing()
+        self._outgoing = Outgoing(settings.max_message_bytes, unread)
         self._ready = asyncio.Event()  # something to write, or a reason to end
+        self._on_growth = on_growth
         self._membership = Membership(
-            number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._ready.set
+            number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._grown
         )
         self._intake = Intake(number, self._membership, settings, self._handles, self._credits, self._outgoing, clock)
         self._half_closed = False
         self._error: Exception | None = None
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be written, nearly."""
+        return self._outgoing.bytes
 
     async def responses(
         self, requests: AsyncIterator[inference_pb2.StreamRequest]
@@ -58,7 +75,7 @@ class Stream:
 
     def drain(self, seconds: float) -> None:
         """Tells the client that streams are ended in so many seconds."""
-        self._outgoing.control(convert.encode_drain(seconds), 0)
+        self._outgoing.control(encode_drain(seconds), 0)
         self._ready.set()
 
     def finish(self) -> None:
@@ -67,31 +84,46 @@ class Stream:
         self._half_closed = True
         self._ready.set()
 
+    def abandon(self, error: StepStreamError) -> None:
+        """Ends the stream from this side; its client hears the error if it reads again."""
+        self.end()
+        self._error = error
+        self._ready.set()
+
     def end(self) -> None:
-        """The call is over: stops reading and lets all sessions go."""
+        """The call is over: stops reading, lets all sessions go and drops what is unread."""
         self._stop_reading()
         self._membership.end()
+        self._outgoing.clear()
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
-        answers = piece.turn.answers
-        tags, lengths = answers.tags[piece.first : piece.last], answers.lengths[piece.first : piece.last]
-        self._outgoing.answers(door, piece, self._handles.settle(tags, lengths))
-        self._ready.set()
+        rows = slice(piece.first, piece.last)
+        steps, answers = piece.steps, piece.turn.answers
+        sent_again = steps - self._handles.settle(answers.tags[rows], answers.lengths[rows])
+        if sent_again:
+            self._credits.take(sent_again * door.step_credits)  # nobody has paid for them
+        self._outgoing.answers(door, piece, steps * door.step_credits)
+        self._grown()
 
     def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
-        credits = self._handles.settle_one(errors.tags[row], errors.lengths[row])
-        self._outgoing.errors(door, [convert.encode_row_error(errors, row)], credits)
-        self._ready.set()
+        steps = self._handles.settle_one(errors.tags[row], errors.lengths[row])
+        self._outgoing.errors(door, [encode_row_error(errors, row)], steps * door.step_credits)
+        self._grown()
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         handle = detached.tags[row]
         if self._handles.stands(handle):  # else an earlier ending crossed the request to detach
-            self._outgoing.detached(handle, detached.endings[row], self._handles.free(handle))
-            self._ready.set()
+            steps = self._handles.free(handle)
+            self._outgoing.detached(handle, detached.endings[row], steps * door.step_credits)
+            self._grown()
 
     def failed(self, error: StepStreamError) -> None:
         self._error = error
         self._ready.set()
+
+    def _grown(self) -> None:
+        self._ready.set()
+        self._on_growth()
 
     def _stop_reading(self) -> None:
         if self._reader is not None:
@@ -102,7 +134,7 @@ class Stream:
             async for request in requests:
                 self._intake.take(request)
                 if self._outgoing:  # something could be answered at once
-                    self._ready.set()
+                    self._grown()
                 if self._credits.used_up:
                     await self._credits.room()
         except Exception as error:  # whatever it is, the writer raises it and so ends the call

@@ -1,4 +1,4 @@
-"""All streams of this front door: bounded in number, told of a drain, ended at its end."""
+"""All streams of this front door: bounded in number and in what their clients leave unread, told of a drain, ended at its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.outgoing import Unread
 from stepstream_server.rpc.stream import Stream
 
 
@@ -17,6 +18,7 @@ class Streams:
         self._models = models
         self._settings = settings
         self._open: set[Stream] = set()
+        self._unread = Unread()
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -29,9 +31,14 @@ class Streams:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
         if len(self._open) >= self._settings.max_streams:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
-        stream = Stream(self._models.next_stream(), self._models, self._settings)
+        stream = Stream(self._models.next_stream(), self._models, self._settings, self._unread, self._bound_unread)
         self._open.add(stream)
         return stream
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be read by clients, nearly."""
+        return self._unread.bytes
 
     def close(self, stream: Stream) -> None:
         """The stream's call is over."""
@@ -58,3 +65,10 @@ class Streams:
         except TimeoutError:
             return False
         return True
+
+    def _bound_unread(self) -> None:
+        """Beyond the limit, who has left most unread is let go of. Nothing is lost: its sessions keep their answers."""
+        while self._unread.bytes > self._settings.max_unread_bytes:
+            slowest = max(self._open, key=lambda stream: stream.unread_bytes)
+            message = f"{self._unread.bytes} bytes wait for clients to read them, most of them on this stream"
+            slowest.abandon(CallerError(Reason.QUEUE_FULL, message))

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Tensor
+from stepstream_server.engine.ports import Keep, Tensor
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 _EXACT = 2.0**53  # beyond it a double skips integers
+_NUMBER_BYTES = 8  # of one number on the wire
+_MESSAGE_BYTES = 1024  # of an answer beside its numbers, generously: names of outputs, counts
 
 
 def decode_values(inputs: Mapping[str, inference_pb2.Values], spec: ModelSpec) -> tuple[int, tuple[Tensor, ...]]:
@@ -27,6 +29,15 @@ def decode_values(inputs: Mapping[str, inference_pb2.Values], spec: ModelSpec) -
         if len(tensor) != steps:
             raise _wrong(each.name, f"expected {steps} steps as in {declared[0]}, got {len(tensor)}")
     return steps, tensors
+
+
+def check_answer(spec: ModelSpec, steps: int, keep: Keep, most: int) -> None:
+    """Raises CallerError(BLOCK_TOO_LARGE) where the answer would be more than a message can carry: never run the steps."""
+    kept = {Keep.ALL: steps, Keep.LAST: 1, Keep.NONE: 0}[keep]
+    expected = kept * sum(output.elements for output in spec.outputs) * _NUMBER_BYTES + _MESSAGE_BYTES
+    if expected > most:
+        message = f"outputs: expected an answer of at most {most} bytes, {kept} steps' would take {expected}"
+        raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")
 
 
 def encode_values(outputs: Sequence[Tensor], spec: ModelSpec) -> dict[str, inference_pb2.Values]:

@@ -1,0 +1,59 @@
+"""What a block holds for its model: inputs, what to keep, until when, and what it acknowledges; or why it cannot be taken."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.engine.ports import Ints, Keep, Tensor
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc import columns
+from stepstream_server.rpc.columns import Rows
+from stepstream_server.rpc.convert.fields import decode_duration
+from stepstream_server.spec import ModelSpec
+
+_FOREVER = float("inf")
+_MESSAGE_BYTES = 256  # of an answer beside its outputs, at most: columns of one row, tags and lengths of the fields
+
+
+class Content(NamedTuple):
+    """All of a block but its rows' handles, numbers and lengths."""
+
+    inputs: tuple[Tensor, ...]  # one per declared input: [sum of lengths, *shape]
+    keep: Keep
+    deadline: float  # monotonic seconds
+    acked: Ints | None  # [n]
+
+    def only(self, chosen: NDArray[np.bool_], lengths: Ints) -> Content:
+        """That of the rows of a mask [n], of which each has its length [n] of steps."""
+        steps = np.repeat(chosen, lengths)
+        acked = None if self.acked is None else self.acked[chosen]
+        return self._replace(inputs=tuple(values[steps] for values in self.inputs), acked=acked)
+
+
+def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, settings: DoorSettings, arrival: float) -> Content:
+    """Raises CallerError: rows that can be read are then refused in their order."""
+    columns.check_steps("lengths", rows.steps, settings.max_block_steps)
+    keep = columns.decode_keep(message.outputs)
+    check_answer(spec, keep, settings.max_message_bytes)
+    timeout = decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
+    return Content(
+        inputs=columns.decode_inputs(message.inputs, spec, rows.steps),
+        keep=keep,
+        deadline=arrival + timeout,
+        acked=columns.counts_column("acked", message.acked, len(rows.handles)) if message.acked else None,
+    )
+
+
+def check_answer(spec: ModelSpec, keep: Keep, most: int) -> None:
+    """Raises CallerError(BLOCK_TOO_LARGE) where the outputs of one step are more than a message can carry: never run it."""
+    if keep is not Keep.NONE and spec.output_step_bytes + _MESSAGE_BYTES > most:
+        raise CallerError(
+            Reason.BLOCK_TOO_LARGE,
+            f"outputs: expected answers of at most {most - _MESSAGE_BYTES} bytes, one step gives {spec.output_step_bytes}",
+            field="outputs",
+        )
