@@ -49,11 +49,11 @@ $(BIN)/python:
 
 # What a user of the demo needs: no torch, so that trying it out does not download gigabytes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[server,examples]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[cli,server,examples]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[server,torch,examples,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[cli,server,torch,examples,dev]'
 	touch $@ $(VENV)/.demo
 
 $(BUF): package.json package-lock.json

@@ -21,6 +21,7 @@ from stepstream_server.config import Settings
 
 PREFIX = "STEPSTREAM_"
 CONFIG_VARIABLE = "STEPSTREAM_CONFIG"
+CLIENT_VARIABLES = {"STEPSTREAM_SERVER", "STEPSTREAM_SECRET"}  # of the command `stepstream`, often used from the same shell
 
 # Kubernetes gives every pod such variables for each Service of its namespace; one named `stepstream` or `stepstream-metrics`
 # would otherwise keep the server from starting.
@@ -90,7 +91,7 @@ def _from_file(path: Path | None, faults: list[str]) -> dict[str, Given]:
 def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Given]:
     known = {variable(key) for key, _ in fields()}
     ours = [name for name in environment if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
-    ours = [name for name in ours if name != CONFIG_VARIABLE]
+    ours = [name for name in ours if name not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}]
     faults += [f"environment: unknown variable {name}{_nearest(_key(name), variable)}" for name in ours if name not in known]
     return {_key(name): Given(environment[name], f"environment {name}") for name in ours if name in known}
 

@@ -142,6 +142,12 @@ def test_what_kubernetes_makes_of_services_is_passed_over(name: str) -> None:
     assert load({}, {name: "tcp://10.0.0.1:8101"}) == Settings()
 
 
+@pytest.mark.parametrize("name", ["STEPSTREAM_SERVER", "STEPSTREAM_SECRET"])
+def test_what_the_client_command_reads_is_passed_over(name: str) -> None:
+    """A shell in which `stepstream` is used can start a server too."""
+    assert load({}, {name: "127.0.0.1:8101"}) == Settings()
+
+
 def test_variables_are_named_after_keys() -> None:
     """Two underscores stand for the dot, since names of settings contain single ones."""
     assert variable("engine.idle_ttl_seconds") == "STEPSTREAM_ENGINE__IDLE_TTL_SECONDS"

@@ -1,0 +1,15 @@
+"""The `stepstream` command: sessions from a shell, over the client library and nothing below it.
+
+It comes with the extra `cli`; `import stepstream` never brings it along.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        from stepstream.cli.app import app
+    except ModuleNotFoundError as missing:
+        raise SystemExit(f"stepstream needs {missing.name}: pip install 'stepstream[cli]'") from None
+    app()

@@ -1,0 +1,86 @@
+"""The commands put together: each function becomes a command that takes the common options as well and ends with an exit code."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+import typer
+
+from stepstream.cli.options import Options, parameters
+from stepstream.cli.running import run
+from stepstream.cli.sessions import close, export, fork, import_, models, open_, sessions, step
+from stepstream.cli.streaming import stream
+from stepstream.cli.top import top
+
+Command = Callable[..., Coroutine[Any, Any, None]]
+
+# Plain help, as that of stepstream-server: the framed kind cuts off long names and swallows square brackets.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_COMMON = parameters()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stepstream {importlib.metadata.version('stepstream')}")
+        raise typer.Exit
+
+
+def _with_signature(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
+    """typer reads a command's arguments from its signature."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {each.name: each.annotation for each in parameters}
+    return function
+
+
+def _context() -> inspect.Parameter:
+    return inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+
+def _root(*, context: typer.Context, version: bool = False, **common: Any) -> None:
+    """Sessions of recurrent models from a shell: open them, stream readings through them, look at them.
+
+    Exit codes: 0 fine; 1 the server refused; 2 wrong usage or a bad input line; 3 no connection; 130 Ctrl-C; 141 whoever read
+    the output has gone. What goes wrong is told on stderr, with --json as a JSON object.
+    """
+    context.obj = common
+
+
+def _as_command(work: Command) -> Callable[..., None]:
+    """`async def work(options, ...)` as typer wants it: the options become flags, the outcome an exit code."""
+    own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+    by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+
+    @functools.wraps(work)
+    def command(*, context: typer.Context, **values: Any) -> None:
+        after = {each.name: values.pop(each.name) for each in _COMMON}
+        as_json = bool(after["json"] or context.obj["json"])
+
+        async def worked() -> None:
+            await work(Options.merged(context.obj, after), **values)
+
+        raise typer.Exit(run(worked, as_json=as_json))
+
+    return _with_signature(command, [_context(), *by_keyword, *_COMMON])
+
+
+def _help(work: Command) -> str:
+    """The docstring, in whose examples lines are kept as they are."""
+    return (inspect.getdoc(work) or "").replace("\n\nExamples:", "\n\n\b\nExamples:")
+
+
+def _register() -> None:
+    version = typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    flag = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[bool, version], default=False)
+    app.callback()(_with_signature(_root, [_context(), flag, *_COMMON]))
+    for work in (models, sessions, open_, step, stream, fork, export, import_, close, top):
+        name = work.__name__.rstrip("_")
+        # VALUES may be negative numbers, which would otherwise be taken for flags.
+        settings = {"ignore_unknown_options": True} if work is step else {}
+        app.command(name, context_settings=settings, help=_help(work))(_as_command(work))
+
+
+_register()
