@@ -167,6 +167,12 @@ class DoorSettings(Section):
         gt=0,
         description="Streams at once over all connections: a stream each for ten thousand devices, at some 10 KB each.",
     )
+    max_calls: int = Field(
+        default=4096,
+        gt=0,
+        description="Calls other than streams at once, health apart. Half a second of them: who would wait longer is told to "
+        "come back.",
+    )
     step_timeout_seconds: float = Field(
         default=30.0,
         gt=0,

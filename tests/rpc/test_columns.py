@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepstream_proto.v1 import inference_pb2
+from stepstream_proto.v1 import common_pb2, inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Keep
 from stepstream_server.errors import CallerError, Reason
@@ -34,7 +34,7 @@ def rows_of(message: inference_pb2.Block) -> Rows:
 
 def content_of(message: inference_pb2.Block, **settings: int) -> Content:
     """What it holds for the model."""
-    return decode_content(message, SPEC, rows_of(message), DoorSettings(**settings), arrival=100.0)  # type: ignore[arg-type]
+    return decode_content(message, SPEC, rows_of(message), DoorSettings.model_validate(settings), arrival=100.0)
 
 
 @given(
@@ -170,5 +170,5 @@ def test_answers_that_no_message_can_carry_are_not_begun() -> None:
     with pytest.raises(CallerError, match="one step gives 1200") as caught:
         decode_content(message, spec, rows_of(message), settings, 0.0)
     assert caught.value.reason is Reason.BLOCK_TOO_LARGE
-    message.outputs = 3  # NONE
+    message.outputs = common_pb2.OUTPUTS_NONE
     assert decode_content(message, spec, rows_of(message), settings, 0.0).keep is Keep.NONE

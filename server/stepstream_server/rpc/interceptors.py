@@ -1,15 +1,15 @@
-"""Around every call of our services: errors become statuses, unknown ones without their text, and calls are counted."""
+"""Around every call of our services: errors become statuses, unknown ones without their text; calls are counted and bounded."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 
-from stepstream_server.errors import Reason, ServerFault, StepStreamError
+from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.status import DOMAIN, call_status
 
 # Generic in their stubs only, hence the quotes.
@@ -23,8 +23,10 @@ OnCall = Callable[[str, str, str], None]  # service, method, name of the status 
 class Boundary(grpc.aio.ServerInterceptor):
     """The last place that sees an exception before gRPC does."""
 
-    def __init__(self, on_call: OnCall) -> None:
+    def __init__(self, on_call: OnCall, max_calls: int) -> None:
         self._on_call = on_call
+        self._max_calls = max_calls  # other than streams, which have a limit of their own
+        self._calls = 0
 
     async def intercept_service(
         self,
@@ -45,7 +47,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _unary(self, inner: Unary, service: str, method: str) -> Unary:
         async def call(request: Any, context: Context) -> Any:
             async with self._guard(service, method, context):
-                return await inner(request, context)
+                with self._place():
+                    return await inner(request, context)
 
         return call
 
@@ -56,6 +59,17 @@ class Boundary(grpc.aio.ServerInterceptor):
                     yield response
 
         return call
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the calls that may be open at once. Raises CallerError(QUEUE_FULL)."""
+        if self._calls >= self._max_calls:
+            raise CallerError(Reason.QUEUE_FULL, f"all {self._max_calls} calls are in use")
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
     @contextlib.asynccontextmanager
     async def _guard(self, service: str, method: str, context: Context) -> AsyncIterator[None]:

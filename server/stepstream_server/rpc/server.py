@@ -42,7 +42,8 @@ class RpcServer:
 
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
-        server = grpc.aio.server(interceptors=[Boundary(self._on_call)], options=server_options(self._settings))
+        boundary = Boundary(self._on_call, self._settings.max_calls)
+        server = grpc.aio.server(interceptors=[boundary], options=server_options(self._settings))
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), server)

@@ -47,13 +47,13 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         most = sessions.decode_page_size(request.page_size)
         doors, start = self._to_list(request)
         listed: list[session_pb2.Session] = []
-        for door, following in zip(doors, [*doors[1:], None], strict=True):
+        for following, door in enumerate(doors, 1):
             page = await _page(door, start, most - len(listed))
             listed += [sessions.encode_session(door, info) for info in page.sessions]
             if page.next is not None:
                 return _listing(listed, door, page.next)
-            if len(listed) == most and following is not None:
-                return _listing(listed, following, 0)
+            if len(listed) == most and following < len(doors):
+                return _listing(listed, doors[following], 0)
             start = 0
         return session_pb2.ListSessionsResponse(sessions=listed)
 
@@ -144,5 +144,5 @@ def _listing(listed: list[session_pb2.Session], door: ModelDoor, start: int) -> 
 
 def _overhead(spec: ModelSpec) -> int:
     """Bytes of a snapshot beside its tensors, at most: its fields, and each tensor's entry in the header."""
-    names = [tensor.name for tensor in (*spec.states, *spec.outputs)]
+    names = [*(state.name for state in spec.states), *(output.name for output in spec.outputs)]
     return 4096 + sum(len(name.encode()) + 256 for name in names)
