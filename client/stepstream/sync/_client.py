@@ -1,0 +1,184 @@
+"""`stepstream.Client`, blocking."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar, overload
+
+import stepstream
+from stepstream._calls import Outputs
+from stepstream._models import ModelInfo
+from stepstream._options import ClientOptions
+from stepstream._session_info import SessionInfo
+from stepstream._tensors import Values
+from stepstream.sync._group import SessionGroup
+from stepstream.sync._session import Session
+from stepstream.sync._thread import LoopThread
+
+EXIT_SECONDS = 5.0  # that a client which was never closed may hold the interpreter's exit up; closing takes milliseconds
+
+Result = TypeVar("Result")
+
+
+class Client:
+    """A connection to one server: as `stepstream.Client`, blocking. All methods may be called from any thread.
+
+    It connects with its first call, so a notebook may use it without `with`. It is closed by `with`, by `close`, when nothing
+    refers to it any more, or at the interpreter's exit.
+    """
+
+    def __init__(self, address: str, options: ClientOptions | None = None) -> None:
+        self._client = stepstream.Client(address, options)
+        self._thread = LoopThread(self._client)
+        weakref.finalize(self, self._thread.stop, EXIT_SECONDS)  # also at the interpreter's exit
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As `stepstream.Client.close`; for good. Calls of other threads that still wait raise ConnectionLost."""
+        self._thread.stop()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server that the stream leads to is about to stop: finish what is under way."""
+        return self._client.draining.is_set()
+
+    # Models ----------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[ModelInfo]:
+        """As `stepstream.Client.models`."""
+        return self._run(self._client.models())
+
+    def model(self, name: str, version: int | None = None) -> ModelInfo:
+        """As `stepstream.Client.model`."""
+        return self._run(self._client.model(name, version))
+
+    # Sessions that are held ------------------------------------------------------------------------------------------
+
+    def open_session(
+        self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
+    ) -> Session:
+        """As `stepstream.Client.open_session`: `with client.open_session("ecg") as session` closes it in the end."""
+        return Session(self, self._run(self._client.open_session(model, version=version, id=id, idle_ttl=idle_ttl)))
+
+    def open_sessions(
+        self,
+        model: str,
+        count: int,
+        *,
+        version: int | None = None,
+        ids: Sequence[str] | None = None,
+        idle_ttl: float | None = None,
+    ) -> SessionGroup:
+        """As `stepstream.Client.open_sessions`."""
+        return self._group(self._client.open_sessions(model, count, version=version, ids=ids, idle_ttl=idle_ttl))
+
+    def attach_session(
+        self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
+    ) -> Session:
+        """As `stepstream.Client.attach_session`."""
+        return Session(self, self._run(self._client.attach_session(model, id, secret, version=version, acked=acked)))
+
+    # Sessions as things ----------------------------------------------------------------------------------------------
+
+    def get_session(self, model: str, id: str, *, version: int | None = None) -> SessionInfo:
+        """As `stepstream.Client.get_session`."""
+        return self._run(self._client.get_session(model, id, version=version))
+
+    def list_sessions(
+        self, model: str | None = None, *, version: int | None = None, page_size: int = 1000
+    ) -> Generator[SessionInfo, None, None]:
+        """As `stepstream.Client.list_sessions`."""
+        return self._iterate(self._client.list_sessions(model, version=version, page_size=page_size))
+
+    def close_session(self, model: str, id: str, *, secret: bytes | None = None, version: int | None = None) -> int:
+        """As `stepstream.Client.close_session`."""
+        return self._run(self._client.close_session(model, id, secret=secret, version=version))
+
+    def step(
+        self,
+        model: str,
+        id: str,
+        values: Values,
+        *,
+        seq: int | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+    ) -> Outputs:
+        """As `stepstream.Client.step`."""
+        return self._run(self._client.step(model, id, values, seq=seq, secret=secret, version=version))
+
+    @overload
+    def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: None = None,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> Session: ...
+    @overload
+    def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: int,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> SessionGroup: ...
+    def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: int | None = None,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> Session | SessionGroup:
+        """As `stepstream.Client.fork_session`."""
+        if count is None:
+            fork = self._client.fork_session(model, id, secret=secret, at=at, ids=ids, version=version)
+            return Session(self, self._run(fork))
+        return self._group(self._client.fork_session(model, id, count, secret=secret, at=at, ids=ids, version=version))
+
+    def export_session(
+        self,
+        model: str,
+        id: str,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        close: bool = False,
+        version: int | None = None,
+    ) -> bytes:
+        """As `stepstream.Client.export_session`."""
+        return self._run(self._client.export_session(model, id, secret=secret, at=at, close=close, version=version))
+
+    def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Session:
+        """As `stepstream.Client.import_session`."""
+        return Session(self, self._run(self._client.import_session(snapshot, id=id, acked=acked)))
+
+    # The thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self, work: Awaitable[Result]) -> Result:
+        return self._thread.run(work)
+
+    def _iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
+        return self._thread.iterate(source)
+
+    def _group(self, opening: Awaitable[stepstream.SessionGroup]) -> SessionGroup:
+        return SessionGroup(self, self._run(opening))

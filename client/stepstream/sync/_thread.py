@@ -1,0 +1,156 @@
+"""A background thread with an event loop, on which other threads have things done. Knows nothing of sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
+from concurrent.futures import Future, wait
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Generic, TypeVar
+
+from stepstream._errors import ConnectionLost
+
+Result = TypeVar("Result")
+
+
+class LoopThread:
+    """Keeps an async context open on a thread of its own, from the first `run` to `stop`.
+
+    The thread is a daemon: it never keeps the interpreter from ending.
+    """
+
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        self._context = context
+        self._lock = threading.Lock()  # of what follows
+        self._process = 0  # where the thread runs; 0: it was not started
+        self._stopped = False
+        self._thread = threading.Thread(target=self._main, name="stepstream client", daemon=True)
+        self._started: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def run(self, work: Awaitable[Result]) -> Result:
+        """Has it awaited on the loop and waits for its result. Interrupted (Ctrl-C), it cancels the work and waits for its end.
+
+        Raises ConnectionLost after `stop`, and RuntimeError where it would wait for ever: on the loop's own thread and in a
+        forked process.
+        """
+        job = _Job(work)
+        try:
+            self._submit(job)
+        except BaseException:
+            job.drop()
+            raise
+        try:
+            return job.outcome.result()
+        except BaseException:
+            if not job.outcome.done():
+                with suppress(RuntimeError):  # the loop has ended meanwhile, and the work with it
+                    self._running().call_soon_threadsafe(job.cancel)
+                wait([job.outcome])
+            raise
+
+    def iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
+        """The items of an async generator, each asked for when it is wanted."""
+        try:
+            while (item := self.run(anext(source, None))) is not None:
+                yield item
+        finally:
+            self._finish(source)
+
+    def stop(self, patience_seconds: float | None = None) -> None:
+        """Leaves the context and ends the thread. Calls that still wait end with an error. Waits for the thread's end."""
+        with self._lock:
+            first, self._stopped = not self._stopped, True
+            if self._process != os.getpid():
+                return
+            with suppress(Exception):  # it never got so far, as whoever started it was told
+                self._started.result()
+                if first and self._stop is not None:
+                    self._running().call_soon_threadsafe(self._stop.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(patience_seconds)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _submit(self, job: _Job[Any]) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("called on the client's own thread, which would wait for itself")
+        with self._lock:
+            if self._stopped:
+                raise ConnectionLost("the client was closed")
+            if self._process == 0:
+                self._process = os.getpid()
+                self._thread.start()
+            if self._process != os.getpid():
+                raise RuntimeError("the client belongs to the process that this one was forked from; make another one here")
+            self._started.result()
+            self._running().call_soon_threadsafe(job.start)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("the thread has not been started")
+        return self._loop
+
+    def _finish(self, source: AsyncGenerator[Any, None]) -> None:
+        """Ends a generator that is not wanted any more."""
+        if threading.current_thread() is self._thread:
+            return  # the garbage collector came upon it there, and so will it upon the source, which asyncio then ends
+        with suppress(ConnectionLost, RuntimeError):  # it has ended with the loop, or was left behind by a fork
+            self.run(_end(source))
+
+    def _main(self) -> None:
+        with asyncio.Runner() as runner:  # cancels on leaving what is still under way
+            try:
+                runner.run(self._serve())
+            except BaseException as error:
+                if not self._started.done():
+                    self._started.set_exception(error)
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        async with self._context:
+            self._started.set_result(None)
+            await self._stop.wait()
+
+
+class _Job(Generic[Result]):
+    """Something to be awaited on the loop, and its outcome for another thread."""
+
+    def __init__(self, work: Awaitable[Result]) -> None:
+        self._work = work
+        self._task: asyncio.Task[Result] | None = None
+        self.outcome: Future[Result] = Future()
+
+    def start(self) -> None:
+        """On the loop's thread."""
+        self._task = asyncio.ensure_future(_await(self._work))
+        self._task.add_done_callback(self._settle)
+
+    def cancel(self) -> None:
+        """On the loop's thread."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def drop(self) -> None:
+        """It will not be started."""
+        if isinstance(self._work, Coroutine):
+            self._work.close()
+
+    def _settle(self, task: asyncio.Task[Result]) -> None:
+        if task.cancelled():
+            self.outcome.set_exception(ConnectionLost("the client was closed"))
+        elif (error := task.exception()) is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
+
+
+async def _await(work: Awaitable[Result]) -> Result:
+    return await work
+
+
+async def _end(source: AsyncGenerator[Any, None]) -> None:
+    await source.aclose()
