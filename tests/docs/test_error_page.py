@@ -1,33 +1,55 @@
-"""The page on errors says what server and client do."""
+"""The page on errors, as a page: whole, in form, and in accord with both tables of the code.
+
+Whether it is true is tried over the wire, in `tests/promises/test_errors_over_the_wire.py`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import stepstream
+from stepstream._translation import BY_CODE, BY_REASON
 from stepstream_server.errors import Reason
 from stepstream_server.rpc.status import STATUS
+from support.errors import page
 
-PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
-ROWS = {
-    cells[0]: cells[1:]
-    for cells in ([cell.strip(" `") for cell in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines())
-    if len(cells) == 4 and cells[0].isupper()
-}
+ROWS = page.rows()
+WITH_REASON = [row for row in ROWS if row.reason]
 
 
-def test_every_reason_is_there_with_its_status() -> None:
-    """One row per reason, in their order, with the status that the server gives it."""
-    assert [(reason, status) for reason, (status, _, _) in ROWS.items()] == [(each.name, STATUS[each].name) for each in Reason]
+def test_every_line_of_the_table_is_read() -> None:
+    """None is passed over for its form."""
+    table = page.PAGE.read_text().partition("| reason |")[2].partition("\n\n")[0]
+    assert len(ROWS) == len(table.splitlines()) - 2  # the header and the line below it
 
 
-def test_every_exception_is_the_one_the_client_raises() -> None:
-    """The class named stands for the reason, and for no other."""
-    assert {reason: getattr(stepstream, name).default_reason for reason, (_, name, _) in ROWS.items()} == {
-        reason: reason for reason in ROWS
-    }
+def test_every_reason_has_its_status() -> None:
+    """The server's table says the same; what only ever ends a session has no place in it."""
+    names = {reason.name: status.name for reason, status in STATUS.items()}
+    assert {(row.reason, row.code) for row in WITH_REASON if row.reason in names} == set(names.items())
+    assert {row.reason for row in WITH_REASON} - {reason.name for reason in Reason} == {"SESSION_TAKEN", "SESSION_DETACHED"}
 
 
-def test_every_reason_is_explained() -> None:
-    """In a sentence at least."""
-    assert all(meaning.endswith(".") for _, _, meaning in ROWS.values())
+def test_every_reason_has_its_exception() -> None:
+    """The client's table says the same, and so does the class."""
+    for row in WITH_REASON:
+        kind = getattr(stepstream, row.exception)
+        assert (kind.default_reason, kind.default_code.name) == (row.reason, row.code)
+        assert BY_REASON.get(row.reason, kind) is kind
+
+
+def test_what_an_unknown_reason_becomes_is_listed() -> None:
+    """Exception by code, as the client has it."""
+    assert page.codes() == {code.name: kind.__name__ for code, kind in BY_CODE.items()}
+
+
+def test_every_situation_is_told_once_and_has_advice() -> None:
+    """In sentences."""
+    assert len({row.situation for row in ROWS}) == len(ROWS)
+    assert all(row.situation.endswith(".") and row.advice.endswith(".") for row in ROWS)
+
+
+def test_roots_are_roots() -> None:
+    """Each class that the page names is there."""
+    words = page.PAGE.read_text().split("## Beside the table")[1].split("`")[1::2]
+    classes = [word for word in words if word[0].isupper() and not word.isupper()]
+    assert len(classes) > 20
+    assert set(classes) <= set(stepstream.__all__)

@@ -1,0 +1,59 @@
+"""docs/errors.md is true: each of its rows is provoked over the wire, and nothing is provoked that is not there.
+
+A scenario belongs to the row whose situation is its docstring, word for word.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import stepstream
+from stepstream_server.errors import Reason
+from support.errors import connection, copies, page, server, sessions, steps
+from support.errors.heard import Failure, Heard
+from support.errors.page import Row
+
+ROWS = {row.situation: row for row in page.rows()}
+SCENARIOS = {scenario.__doc__: scenario for room in (steps, sessions, copies, server, connection) for scenario in room.SCENARIOS}
+NOT_GIVEN_YET = {"SESSION_EVICTED"}
+
+
+@pytest.mark.parametrize("situation", SCENARIOS, ids=lambda situation: SCENARIOS[situation].__name__)
+async def test_a_situation_is_answered_as_the_page_says(situation: str) -> None:
+    """On every way that the page names and on no other: code, reason, details, and what the Python client raises."""
+    row, heard = ROWS[situation], Heard()
+    await SCENARIOS[situation](heard)
+    assert {each.way for each in heard.failures} - {"client"} == row.carried_by
+    for failure in heard.failures:
+        error = failure.error
+        assert (error.reason, error.code.name, type(error).__name__) == (row.reason, row.code, row.exception)
+        assert failure.details == expected_details(row, failure), failure.way
+        assert error.message
+
+
+def test_every_situation_has_a_scenario() -> None:
+    """But for those that no server of today gives."""
+    assert {row.situation for row in ROWS.values() if row.reason not in NOT_GIVEN_YET} == set(SCENARIOS)
+
+
+def test_every_reason_is_on_the_page() -> None:
+    """A new one cannot be forgotten here."""
+    assert {row.reason for row in ROWS.values()} >= {reason.name for reason in Reason}
+
+
+def test_every_exception_is_public() -> None:
+    """It can be caught by its name."""
+    assert {row.exception for row in ROWS.values()} <= set(stepstream.__all__)
+
+
+def expected_details(row: Row, failure: Failure) -> frozenset[str]:
+    """What of a row's details the way of a failure carries."""
+    match failure.way:
+        case "call" | "client":
+            return row.details
+        case "row" if row.reason != "HANDLE_UNKNOWN":
+            return row.details - {"field"} | {"expectedSeq"}
+        case "ended":
+            return frozenset()
+        case _:
+            return row.details - {"field"}

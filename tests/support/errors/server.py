@@ -1,0 +1,170 @@
+"""What is wrong with the request as such, or with the server. Each scenario's docstring is the situation in docs/errors.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import grpc
+import numpy as np
+
+from stepstream_proto.v1 import common_pb2, inference_pb2, model_pb2
+from stepstream_server.bundles import write
+from stepstream_server.config import DoorSettings
+from stepstream_server.engine.ports import Drain
+from support.errors.desk import Desk, desk
+from support.errors.heard import Heard
+from support.front_door import CountingStream, front_door
+from support.models import random_model
+from support.server import serving
+from support.wire import StreamRequest, WireStream, block
+
+
+async def no_such_model(heard: Heard) -> None:
+    """No model of this name and version is served."""
+    async with desk() as at:
+        await heard.call(at.get("a", model="nothing"))
+        await heard.call(at.front.catalogue.GetModel(model_pb2.GetModelRequest(name="counter", version=9)))
+        await at.send_open([1], model="nothing")
+        await heard.attached(at.stream)
+
+
+async def warming_up(heard: Heard) -> None:
+    """The server is warming its models up."""
+    async with front_door(publish=False) as front, CountingStream(front.channel) as stream:
+        at = Desk(front, stream)
+        await heard.call(at.open())
+        await at.send_open([0])
+        await heard.attached(stream)
+
+
+async def malformed(heard: Heard) -> None:
+    """A field is not as it must be."""
+    async with desk() as at:
+        await heard.call(at.open("no spaces"))
+        await heard.call(at.step(1, []))
+        await at.send_open([1], ["no spaces"])
+        await heard.attached(at.stream)
+        await at.stream.send(block([0], [1], [2], np.zeros(1, np.float32)))
+        await heard.row(at.stream)
+
+
+async def unreadable(heard: Heard) -> None:
+    """A message of a stream cannot be read so far that its rows could be answered one by one: the stream ends."""
+    async with desk() as at:
+        await at.stream.send(StreamRequest())
+        await heard.call(at.stream.all_read())
+
+
+async def too_large(heard: Heard) -> None:
+    """More steps than `door.max_block_steps`, or more sessions than 10,000, in one message."""
+    async with desk(DoorSettings(max_block_steps=4)) as at:
+        await heard.call(at.step(1, [1.0] * 5))
+        await at.stream.step([0], [1], [1.0] * 5)
+        await heard.row(at.stream)
+    async with desk() as at:
+        await at.send_open(range(1, 10_002))
+        attached = (await at.stream.receive()).attached
+        heard.session(attached.sessions[0].error)
+
+
+async def answer_too_large(heard: Heard) -> None:
+    """The answer to one step, all answers of a `Step`, or a snapshot would be larger than `door.max_message_bytes`."""
+    small = DoorSettings(max_message_bytes=4096)
+    async with desk(small) as at:
+        await heard.call(at.step(1, [1.0] * 400))
+        await heard.call(at.export())
+    with TemporaryDirectory() as folder:
+        write(Path(folder) / "wide", *random_model(inputs=1, outputs=1200, name="wide"))
+        async with (
+            serving(Path(folder), door=small) as bound,
+            grpc.aio.insecure_channel(bound.listen) as channel,
+            WireStream(channel) as stream,
+        ):
+            await stream.open("wide", [0])
+            request = block([0], [0], [1], np.zeros(1, np.float32))
+            request.block.outputs = common_pb2.OUTPUTS_NONE
+            await stream.send(request)
+            await stream.receive()
+            await stream.send(block([0], [1], [1], np.zeros(1, np.float32)))
+            await heard.row(stream)
+
+
+async def not_yet(heard: Heard) -> None:
+    """The call is part of the contract and not implemented yet."""
+    async with desk() as at:
+        await heard.call(at.front.inference.Generate(inference_pb2.GenerateRequest(model="counter")).read())
+
+
+async def durable(heard: Heard) -> None:
+    """A durable session is asked for, which is part of the contract and not implemented yet."""
+    async with desk() as at:
+        await heard.call(at.open(durable=True))
+        await at.send_open([1], durable=True)
+        await heard.attached(at.stream)
+
+
+async def no_more_steps(heard: Heard) -> None:
+    """The server is about to stop: it finishes what was admitted and takes no more steps."""
+    async with desk() as at:
+        await drain(at)
+        await at.stream.step([0], [1], [1.0])
+        await heard.row(at.stream)
+        await heard.call(at.step(1, [1.0]))
+
+
+async def no_more_sessions(heard: Heard) -> None:
+    """The server is about to stop: no sessions are opened or attached, and no streams."""
+    async with desk() as at:
+        await drain(at)
+        await heard.call(at.open())
+        await at.send_open([1])
+        await heard.attached(at.stream)
+        async with CountingStream(at.front.channel) as late:
+            await heard.call(late.receive())
+
+
+async def too_many_streams(heard: Heard) -> None:
+    """All `door.max_streams` streams are in use."""
+    async with desk(DoorSettings(max_streams=1)) as at, CountingStream(at.front.channel) as another:
+        await heard.call(another.receive())
+
+
+async def unread(heard: Heard) -> None:
+    """More than `door.max_unread_bytes` wait to be read by clients, and most of them on this stream, which ends."""
+    async with front_door(settings=DoorSettings(max_unread_bytes=1)) as front, CountingStream(front.channel) as stream:
+        await heard.call(stream.open("counter", [0]))
+
+
+async def broken(heard: Heard) -> None:
+    """What computes the model has failed: every call and stream of it ends, and then the server."""
+    async with desk() as at:
+        at.front.models["counter"].backend.broken = True
+        await heard.call(at.step(1, [1.0]))
+        await heard.call(at.stream.receive())
+        await heard.call(at.open())
+
+
+async def drain(at: Desk) -> None:
+    """As the server does it: engines first, then the streams are told."""
+    for model in at.front.models.values():
+        await model.door.ask(Drain)
+    at.front.rpc.streams.drain(30.0)
+    assert (await at.stream.receive()).HasField("drain")
+
+
+SCENARIOS = (
+    no_such_model,
+    warming_up,
+    malformed,
+    unreadable,
+    too_large,
+    answer_too_large,
+    not_yet,
+    durable,
+    no_more_steps,
+    no_more_sessions,
+    too_many_streams,
+    unread,
+    broken,
+)
