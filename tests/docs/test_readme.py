@@ -1,8 +1,7 @@
-"""What the README shows works: its Python, its shell commands, its calls, its links."""
+"""What the README shows works: its shell commands, its calls; and the links of all pages."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import sys
@@ -16,23 +15,15 @@ from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
 
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
+from support.pages import PAGES, README, ROOT, blocks, name, output_of
 from support.server import serving
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "deploy" / "README.md", ROOT / "CONTRIBUTING.md"]
-ADDRESS = "127.0.0.1:8101"  # where the README's server listens
 PROTOS = (inference_pb2, model_pb2, session_pb2)
-
-
-def blocks(language: str) -> list[str]:
-    """The README's code blocks in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[list[str]]:
     """The README's shell commands, in words."""
-    return [shlex.split(line) for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line) for block in blocks(README, "sh") for line in block.replace("\\\n", " ").splitlines()]
 
 
 @pytest.fixture
@@ -42,30 +33,9 @@ async def address() -> AsyncIterator[str]:
         yield bound.listen
 
 
-async def output_of(*command: str, folder: Path) -> str:
-    """What a command prints, on either stream; fails if the command does."""
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    printed, _ = await process.communicate()
-    assert process.returncode == 0, printed.decode()
-    return printed.decode()
-
-
-@pytest.mark.parametrize("block", [block for block in blocks("python") if ADDRESS in block])
-async def test_python_of_clients_runs(block: str, address: str, tmp_path: Path) -> None:
-    """Each client block is a whole program that works against a server and prints something."""
-    assert await output_of(sys.executable, "-W", "error", "-c", block.replace(ADDRESS, address), folder=tmp_path)
-
-
-def test_there_are_clients_to_run() -> None:
-    """The test above does not pass for want of blocks."""
-    assert sum(ADDRESS in block for block in blocks("python")) == 2
-
-
 async def test_a_trained_module_is_saved_and_inspected_as_shown(tmp_path: Path) -> None:
     """The block that saves a module writes the bundle that the commands after it name."""
-    (block,) = (block for block in blocks("python") if "bundles import save" in block)
+    (block,) = (block for block in blocks(README, "python") if "bundles import save" in block)
     await output_of(sys.executable, "-c", block, folder=tmp_path)
     (inspect,) = (words for words in commands() if words[:2] == ["stepstream-server", "inspect"])
     described = await output_of(sys.executable, "-m", "stepstream_server", *inspect[1:], folder=tmp_path)
@@ -88,7 +58,7 @@ async def test_the_grpcurl_calls_succeed(address: str) -> None:
     assert len(answers[1].outputs["ahead_9"].numbers) == 21
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     """Every link to a file of the project names one that is there."""
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
@@ -98,8 +68,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_anchors_are_headings() -> None:
     """Links within the README lead to one of its headings."""
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README.read_text(), re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README.read_text())) <= headings
 
 
 async def _call(channel: grpc.aio.Channel, path: str, body: str) -> Any:
