@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
+from uuid import uuid4
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 
 from stepstream._arguments import at_least_one, duration, step_count, version_number
+from stepstream._backoff import Backoff
 from stepstream._connection import Connection
 from stepstream._errors import InvalidArgument
 from stepstream._group import SessionGroup
@@ -35,8 +37,9 @@ Response = TypeVar("Response")
 class Client(SessionCalls):
     """A connection to one server, to be used as a context manager. All methods raise errors of this package only.
 
-    The stream is opened with the first session. When it breaks, its sessions end with ConnectionLost and the next session that
-    is opened or attached opens a new one.
+    The stream is opened with the first session. When it breaks, another takes its place: sessions are attached anew, what had
+    no answer is sent again, and nobody notices but by the delay. Only after `ClientOptions.reconnect_seconds` without a server
+    do the sessions end with ConnectionLost; the next one that is opened or attached begins anew.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
@@ -143,14 +146,15 @@ class Client(SessionCalls):
     async def _open_group(
         self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
     ) -> SessionGroup:
-        connection = self._connected()
-        ledgers = connection.new_ledgers(count)
-        handles = uint32s([each.handle for each in ledgers])
-        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), handles=handles, ids=ids)
+        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), ids=ids)
         if idle_ttl is not None:
             opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
-        request = Request(ledgers, opens=True)
-        return await self._join(connection, request, inference_pb2.StreamRequest(open=opening), model)
+        connection = self._connected()
+        ledgers = connection.new_ledgers(count)
+        opening.handles = uint32s([each.handle for each in ledgers])
+        opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
+        request = Request(ledgers, inference_pb2.StreamRequest(open=opening), opens=True)
+        return await self._join(connection, request, model)
 
     async def _attach_group(
         self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
@@ -162,13 +166,11 @@ class Client(SessionCalls):
         for ledger, (id, secret) in zip(ledgers, keys, strict=True):
             ledger.secret = secret
             attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
-        request = Request(ledgers, opens=made, acked=count)
-        return await self._join(connection, request, inference_pb2.StreamRequest(attach=attach), model)
+        request = Request(ledgers, inference_pb2.StreamRequest(attach=attach), opens=made, acked=count)
+        return await self._join(connection, request, model)
 
-    async def _join(
-        self, connection: Connection, request: Request, message: inference_pb2.StreamRequest, model: str
-    ) -> SessionGroup:
-        await connection.join(request, message)
+    async def _join(self, connection: Connection, request: Request, model: str) -> SessionGroup:
+        await connection.join(request)
         ledgers = request.ledgers
         errors = {index: each.ended for index, each in enumerate(ledgers) if each.ended is not None}
         if errors:
@@ -200,7 +202,7 @@ class Client(SessionCalls):
         channel = self._open()
         if self._connection is None or self._connection.ended is not None:
             self.draining.clear()
-            self._connection = Connection(self._options, self.draining.set)
+            self._connection = Connection(self._options, self.draining)
             self._connection.start(inference_pb2_grpc.InferenceServiceStub(channel).Stream)
         return self._connection
 
@@ -216,6 +218,8 @@ class Client(SessionCalls):
             ("grpc.max_receive_message_length", options.max_answer_bytes),
             ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
             ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_seconds * 1000)),
+            ("grpc.initial_reconnect_backoff_ms", round(options.reconnect_first_seconds * 1000)),
+            ("grpc.max_reconnect_backoff_ms", round(options.reconnect_most_seconds * 1000)),
             ("grpc.enable_retries", 0),  # a stream's messages are numbered here and must never be replayed below
         ]
         if options.tls is None:
@@ -224,8 +228,17 @@ class Client(SessionCalls):
         credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
         return grpc.aio.secure_channel(self._address, credentials, settings)
 
-    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message) -> Response:
-        try:
-            return await method(message, timeout=self._options.call_timeout_seconds)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
+        """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
+        backoff = Backoff(self._options)
+        until = asyncio.get_running_loop().time() + self._options.call_timeout_seconds
+        while True:
+            left = until - asyncio.get_running_loop().time()
+            try:
+                return await method(message, timeout=left)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error)
+            delay = backoff.delay(failure.retry_delay)
+            if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
+                raise failure
+            await asyncio.sleep(delay)

@@ -104,10 +104,12 @@ class Ledger:
         """Another stream stands for the session, attached with all that was answered. The server has applied `applied` steps
         and sends the answers of those by itself; the rest of what is in flight is sent again.
 
-        Raises ProtocolError if the server has forgotten steps that it had answered.
+        If the server has forgotten steps that it had answered, the session ends with ProtocolError.
         """
         if applied < self.answered:
-            raise ProtocolError(f"session {self.id!r}: expected at least {self.answered} steps applied, got {applied}")
+            error = ProtocolError(f"session {self.id!r}: expected at least {self.answered} steps applied, got {applied}")
+            self.end(error)
+            return
         if not self._flight:
             self.next_seq = self.answered = max(self.next_seq, applied)
         self.acknowledged = self.answered
@@ -120,6 +122,11 @@ class Ledger:
     def in_flight(self) -> bool:
         """Whether something that was sent has no outcome yet, on this stream."""
         return bool(self._flight) and not self.refused
+
+    @property
+    def refused_some(self) -> bool:
+        """Whether something in flight has been refused for want of room; all behind it is refused as well."""
+        return self._again_from is not None
 
     @property
     def refused(self) -> bool:

@@ -41,6 +41,17 @@ class ClientOptions:
     call_timeout_seconds: float = 30.0
     """Time for opening, attaching, detaching, closing and for looking at models; steps themselves may take any time."""
 
+    reconnect_seconds: float = 60.0
+    """How long to do without a server, and to be turned away for want of room, before those who wait are told. A minute
+    outlasts a network's hiccup and a restart; a server that is gone for longer is somebody's business. 0: never try again."""
+
+    reconnect_first_seconds: float = 0.1
+    """Bound of the first wait before trying again, doubled with each failure; the wait is random below it. gRPC itself waits no
+    less than 0.1 s."""
+
+    reconnect_most_seconds: float = 5.0
+    """Bound of all later waits: a server that comes back is found within 5 s, and a thousand clients are 400 tries a second."""
+
     acknowledge_after_seconds: float = 1.0
     """Time after which answers of a session that went quiet are acknowledged by a message of their own, so that the server need
     not keep them. Busy sessions acknowledge with their next input, which costs nothing."""
@@ -51,5 +62,8 @@ class ClientOptions:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name != "tls" and not value > 0:
+            if each.name == "reconnect_seconds":
+                if not value >= 0:
+                    raise ValueError(f"{each.name}: expected 0 or a positive number, got {value!r}")
+            elif each.name != "tls" and not value > 0:
                 raise ValueError(f"{each.name}: expected a positive number, got {value!r}")

@@ -6,7 +6,7 @@ Copies are made by calls of their own and then attached to the stream. What know
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar, overload
 from uuid import uuid4
 
@@ -44,7 +44,7 @@ class SessionCalls(ABC):
 
     async def list_sessions(
         self, model: str | None = None, *, version: int | None = None, page_size: int = 1000
-    ) -> AsyncIterator[SessionInfo]:
+    ) -> AsyncGenerator[SessionInfo, None]:
         """Every open session, of one model or of all (None), of one version or of all (None), in no particular order.
 
         page_size: sessions per call to the server, which sends at most 1,000 at once; the next call is made when they are used
@@ -96,7 +96,8 @@ class SessionCalls(ABC):
         request = inference_pb2.StepRequest(
             model=model, version=info.version, session_id=id, secret=secret or b"", seq=number, inputs=inputs
         )
-        response = await self._call(inference_pb2_grpc.InferenceServiceStub(self._open()).Step, request)
+        method = inference_pb2_grpc.InferenceServiceStub(self._open()).Step
+        response = await self._call(method, request, repeatable=number is not None)
         outputs: dict[str, Array] = {
             spec.name: np.array(response.outputs[spec.name].numbers, spec.dtype).reshape(spec.shape) for spec in info.outputs
         }
@@ -223,7 +224,7 @@ class SessionCalls(ABC):
         """The open channel."""
 
     @abstractmethod
-    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message) -> Response:
+    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
         """One call, whose errors are this package's."""
 
     @abstractmethod

@@ -8,12 +8,25 @@ from typing import Any
 
 import grpc
 
-from stepstream._errors import ConnectionLost, ProtocolError, StepStreamError, Unavailable
+from stepstream._errors import ConnectionLost, ProtocolError, QueueFull, StepStreamError, Unavailable
 from stepstream._translation import from_status
 from stepstream_proto.v1 import inference_pb2
 
 FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended
 PATIENCE_SECONDS = 1.0  # for the true status after a failed write: it is on its way, or gRPC has dropped it
+
+_LASTING = {  # another stream would end the same way; all others may be the network's doing
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.UNAUTHENTICATED,
+}
 
 StreamCall = grpc.aio.StreamStreamCall[inference_pb2.StreamRequest, inference_pb2.StreamResponse]
 
@@ -64,6 +77,11 @@ def defect(error: Exception) -> StepStreamError:
     failure = ProtocolError(f"the stream cannot be read: {error!r}")
     failure.__cause__ = error
     return failure
+
+
+def lasting(reason: StepStreamError) -> bool:
+    """Whether a stream that ended so is not worth another try."""
+    return isinstance(reason, ProtocolError) or (reason.code in _LASTING and not isinstance(reason, QueueFull))
 
 
 def lost(reason: StepStreamError) -> ConnectionLost:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from stepstream import Client
+from stepstream import Client, ClientOptions
 from support.servicer import FakeServicer, serving
 
 
@@ -28,4 +28,11 @@ async def address(servicer: FakeServicer) -> AsyncIterator[str]:
 async def client(address: str) -> AsyncIterator[Client]:
     """A client with default options."""
     async with Client(address) as connected:
+        yield connected
+
+
+@pytest.fixture
+async def frail(address: str) -> AsyncIterator[Client]:
+    """A client that never reconnects: what breaks its stream is told to everybody at once."""
+    async with Client(address, ClientOptions(reconnect_seconds=0)) as connected:
         yield connected

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stepstream import (
     Client,
+    ClientOptions,
     ConnectionLost,
     GroupError,
     InputOutOfRange,
@@ -160,7 +161,7 @@ async def test_a_stopping_server_tells_its_clients(models: Path) -> None:
     stop = asyncio.Event()
     started: asyncio.Future[Bound] = asyncio.get_running_loop().create_future()
     server = asyncio.create_task(serve(Settings.model_validate(options), stop=stop, on_started=started.set_result))
-    async with Client((await started).listen) as client:
+    async with Client((await started).listen, ClientOptions(reconnect_seconds=0)) as client:
         session = await client.open_session("numbers")
         steps = [asyncio.ensure_future(session.step(value)) for value in readings()[0]]
         await steps[0]
@@ -181,7 +182,8 @@ async def test_who_streams_without_pause_hears_that_the_server_has_stopped(model
     server = asyncio.create_task(serve(Settings.model_validate(options), stop=stop, on_started=started.set_result))
     logged: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
-    async with asyncio.timeout(20), Client((await started).listen) as client:
+    address = (await started).listen
+    async with asyncio.timeout(20), Client(address, ClientOptions(reconnect_seconds=0)) as client:
         chunked, streamed = await client.open_session("numbers"), await client.open_session("numbers")
         chunk = asyncio.ensure_future(chunked.chunk(np.zeros((200_000, 3), np.float32), outputs="last"))
         with pytest.raises(StepStreamError):

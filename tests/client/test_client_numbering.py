@@ -149,9 +149,9 @@ async def test_a_failed_step_tells_its_caller_and_those_behind(client: Client, s
     assert (await session.step(1))["count"][0] == 3
 
 
-async def test_a_session_goes_on_only_behind_the_last_outcome(client: Client, servicer: FakeServicer) -> None:
+async def test_a_session_goes_on_only_behind_the_last_outcome(frail: Client, servicer: FakeServicer) -> None:
     """A step begun while outcomes of a failed run are still to come waits for them."""
-    session = await client.open_session("level", id="a")
+    session = await frail.open_session("level", id="a")
     servicer.failures["a", 0] = error(8, "QUEUE_FULL", retry_delay_ms=20)
     first, second = asyncio.ensure_future(session.step(1)), asyncio.ensure_future(outcome(session.step(1)))
     with pytest.raises(QueueFull) as full:

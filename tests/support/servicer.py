@@ -94,6 +94,7 @@ class FakeSession:
     kept: dict[int, Outcome | None] = field(default_factory=dict)
     stream: FakeStream | None = None
     handle: int = 0
+    opened_by: str = ""  # request id
 
     def acknowledge(self, count: int) -> None:
         self.acked = max(self.acked, min(count, self.next_seq))
@@ -135,6 +136,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self.broken_rules: list[str] = []
         self.streams: list[FakeStream] = []
         self.sessions: dict[str, FakeSession] = {}
+        self.opened: dict[str, list[str]] = {}  # ids by request id
         self._jobs: list[Job] = []
         self._attached: list[tuple[FakeStream, StreamResponse]] = []
         self._news = asyncio.Condition()
@@ -249,6 +251,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     def _heed_open(self, stream: FakeStream, request: inference_pb2.OpenOnStream) -> None:
         handles = np.frombuffer(request.handles, "<u4").tolist()
         ids = list(request.ids) or [f"made-{len(self.sessions) + index}" for index in range(len(handles))]
+        ids = self.opened.setdefault(request.request_id, ids) if request.request_id else ids
         model = self.models.get(request.model)
         entries = []
         for handle, id in zip(handles, ids, strict=True):
@@ -257,12 +260,17 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
                 self.broken_rules.append(f"handle {handle} was reused")
             if model is None:
                 entry.error.CopyFrom(error(NOT_FOUND, "MODEL_NOT_FOUND"))
+            elif id in self.sessions and request.request_id and self.sessions[id].opened_by == request.request_id:
+                self._take(self.sessions[id])
+                self._hold(stream, handle, self.sessions[id])
+                entry.secret = self.sessions[id].secret
             elif id in self.sessions:
                 entry.error.CopyFrom(error(6, "SESSION_EXISTS"))
             elif len(self.sessions) >= self.capacity:
                 entry.error.CopyFrom(error(RESOURCE_EXHAUSTED, "SESSION_CAPACITY", retry_delay_ms=1500))
             else:
                 session = self.new_session(id, model)
+                session.opened_by = request.request_id
                 self._hold(stream, handle, session)
                 entry.secret = session.secret
             entries.append(entry)
@@ -279,8 +287,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             elif session.secret != wish.secret:
                 entry.error.CopyFrom(error(7, "SECRET_MISMATCH"))
             else:
-                if session.stream is not None:
-                    self.end_session(session.id, inference_pb2.DETACH_REASON_SESSION_TAKEN)
+                self._take(session)
                 session.acknowledge(wish.acked)
                 self._hold(stream, wish.handle, session)
                 entry.next_seq, entry.acked = session.next_seq, session.acked
@@ -302,6 +309,10 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self._attached.append((stream, StreamResponse(attached=attached)))
         if not self.mute:
             self.speak()
+
+    def _take(self, session: FakeSession) -> None:
+        if session.stream is not None:
+            self.end_session(session.id, inference_pb2.DETACH_REASON_SESSION_TAKEN)
 
     def _hold(self, stream: FakeStream, handle: int, session: FakeSession) -> None:
         stream.sessions[handle] = session
