@@ -138,7 +138,7 @@ async def test_draining_is_told_on_every_stream(front: FrontDoor, stream: Counti
         front.rpc.streams.drain(12.5)
         for each in (stream, other):
             assert (await each.receive()).drain.deadline.ToTimedelta().total_seconds() == 12.5
-        finishing = asyncio.create_task(front.rpc.streams.finish(60))
+        finishing = asyncio.create_task(front.rpc.streams.finish(60, goodbye_seconds=0))
         assert await other.end() == (grpc.StatusCode.OK, "")
         async with CountingStream(front.channel) as late:
             code, _ = await late.end()
@@ -147,6 +147,20 @@ async def test_draining_is_told_on_every_stream(front: FrontDoor, stream: Counti
         assert await stream.sums(1) == {(0, 0): 1}
         assert await stream.end() == (grpc.StatusCode.OK, "")
         assert await finishing
+
+
+async def test_a_client_that_says_goodbye_is_waited_for(front: FrontDoor, stream: CountingStream) -> None:
+    """A stream that is about to be ended is read on until its client half-closes, and so ends as any other."""
+    await stream.open("counter", [0])
+    front.rpc.streams.drain(60)
+    finishing = asyncio.create_task(front.rpc.streams.finish(60, goodbye_seconds=30))
+    assert (await stream.receive()).HasField("drain")
+    for seq in range(3):
+        await stream.step([0], [seq], [1])
+        assert await stream.sums(1) == {(0, seq): seq + 1}
+    await stream.half_close()
+    assert await stream.end() == (grpc.StatusCode.OK, "")
+    assert await finishing
 
 
 async def test_finishing_gives_up_after_its_time(front: FrontDoor, stream: CountingStream) -> None:

@@ -11,6 +11,10 @@ from stepstream_server.rpc.outgoing import Unread
 from stepstream_server.rpc.stream import Stream
 
 
+# For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
+_GOODBYE_SECONDS = 1.0
+
+
 class Streams:
     """On the event loop's thread."""
 
@@ -53,10 +57,20 @@ class Streams:
         for stream in self._open:
             stream.drain(seconds)
 
-    async def finish(self, seconds: float) -> bool:
-        """Ends each stream once all that was read from it is answered. Returns whether all have ended so."""
+    async def finish(self, seconds: float, goodbye_seconds: float = _GOODBYE_SECONDS) -> bool:
+        """Ends each stream once all that was read from it is answered. Returns whether all have ended so.
+
+        Clients may say goodbye first: where a stream is ended while its client writes, gRPC tells it of an internal error.
+        """
+        goodbye_seconds = min(goodbye_seconds, seconds / 2)
+        if await self._all_ended(goodbye_seconds):
+            return True
         for stream in self._open:
             stream.finish()
+        return await self._all_ended(seconds - goodbye_seconds)
+
+    async def _all_ended(self, seconds: float) -> bool:
+        """Waits for it so long."""
         try:
             async with asyncio.timeout(seconds):
                 while self._open:
