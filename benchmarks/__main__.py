@@ -8,17 +8,23 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine
+from benchmarks.cpu import row_9
 from benchmarks.drive import bundle_folder, targets
 from benchmarks.idle import row_10
+from benchmarks.neighbours import row_8, row_15
+from benchmarks.opening import row_16
+from benchmarks.overload import row_6, row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import ROOT
 from benchmarks.report import TITLES, Line, Report, markdown, read
+from benchmarks.soak import plot, row_11
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
 from benchmarks.timing import FULL, QUICK, SMOKE, Effort
@@ -27,10 +33,11 @@ from stepstream_server.bundles import init_model
 
 _RESULTS = Path(__file__).parent / "results"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
-_ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5}
+_ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
+_ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15}
 _FEW_CORES = 4
 _QUIET_LOAD = 0.5  # processes
-_DOCUMENT = ROOT / "docs" / "performance.md"
+_DOCUMENT, _MEMORY = ROOT / "docs" / "performance.md", ROOT / "docs" / "memory.png"
 _BEGIN, _END = "<!-- begin of figures -->", "<!-- end of figures -->"
 
 
@@ -84,16 +91,17 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
         runs.append(lambda: row_1(folder / "turns", effort, tell))
     if set(_ON_TARGETS) & set(rows):
         runs.append(on_targets)
-    if 10 in rows:
-        runs.append(lambda: row_10(bundle, effort, tell))
+    runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell))
     return runs
 
 
 def _adopt(report: Report) -> None:
-    """Writes a result as the reference and into the documentation, between its marks."""
+    """Writes a result as the reference and into the documentation: the table between its marks, and the plot."""
     report.write(_RESULTS / "reference.json")
+    for memory in (each for each in report.lines if each.row == 11):
+        plot(memory, _MEMORY)
     before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
     _DOCUMENT.write_text(f"{before}{_BEGIN}\n{markdown(report)}{_END}{after}")

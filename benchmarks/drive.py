@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.load import Plan, Result
+from benchmarks.paced import PacedPlan, PacedResult
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
 from benchmarks.timing import Effort, interleave
 from stepstream_server.bundles import Bundle
@@ -62,12 +64,39 @@ def plan_for(target: Server, bundle: Bundle, effort: Effort, streams: int, sessi
     )
 
 
+def paced_plan(target: Server, bundle: Bundle, effort: Effort, streams: int, rate: float) -> PacedPlan:
+    """An open loop of so many steps per second without deadlines, with a connection per stream."""
+    return PacedPlan(
+        address=target.address,
+        pid=target.pid,
+        model=bundle.spec.name,
+        input_width=bundle.spec.inputs[0].elements,
+        output_width=bundle.spec.outputs[0].elements,
+        streams=streams,
+        connections=streams,
+        rate=rate,
+        warm_up_seconds=effort.warm_up_seconds,
+        seconds=effort.load_seconds,
+    )
+
+
 def run(plan: Plan) -> Result:
-    """One run of the generator. Raises RuntimeError if an answer was not right."""
-    done = subprocess.run(module_command("load", json.dumps(asdict(plan))), cwd=ROOT, capture_output=True, text=True)
+    """One run of the closed loop. Raises RuntimeError if an answer was not right."""
+    return Result(**generate("load", asdict(plan)))
+
+
+def run_paced(plan: PacedPlan) -> PacedResult:
+    """One run of the open loop. Raises RuntimeError if an answer was not right."""
+    return PacedResult(**generate("paced", asdict(plan)))
+
+
+def generate(module: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generator of this package says of one run, from its plan and to its result as JSON. Raises RuntimeError."""
+    done = subprocess.run(module_command(module, json.dumps(plan)), cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the load generator failed: {done.stderr.strip()[-2000:]}")
-    return Result(**json.loads(done.stdout))
+        raise RuntimeError(f"{module} failed: {done.stderr.strip()[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @contextmanager
@@ -76,6 +105,17 @@ def holding(plan: Plan) -> Iterator[None]:
     with started(module_command("load", json.dumps(asdict(plan)))) as process:
         read_json(process)
         yield
+
+
+@contextmanager
+def beside(kind: str, plan: Plan) -> Iterator[dict[str, float]]:
+    """A client of `misbehave` at work; yields what it says that it did, filled in when it has ended."""
+    counts: dict[str, float] = {}
+    with started(module_command("misbehave", kind, json.dumps(asdict(plan)))) as process:
+        read_json(process)
+        yield counts
+        process.terminate()
+        counts.update(read_json(process))
 
 
 def compare(plans: Mapping[str, Plan], rounds: int) -> dict[str, list[Result]]:
@@ -109,6 +149,26 @@ def warning(results: Mapping[str, Sequence[Result]]) -> str:
     """Says so where the generator may have been the limit."""
     busiest = _busiest(results)
     return f"the generator was busy for {busiest:.0%}: it may be the limit" if busiest > _GENERATOR_BUSY else ""
+
+
+def behind(results: Mapping[str, Sequence[PacedResult]]) -> str:
+    """Says so where the open loop did not keep its schedule: those runs say as much of the generator as of the server."""
+    runs = [each for several in results.values() for each in several]
+    late = sum(each.behind for each in runs)
+    return f"invalid in {late} of {len(runs)} runs: the generator was behind its schedule" if late else ""
+
+
+def paced_details(results: Mapping[str, Sequence[PacedResult]]) -> dict[str, float]:
+    """Medians of what is worth keeping of open loops."""
+    found: dict[str, float] = {}
+    for name, each in results.items():
+        for figure in ("p50", "p99", "lag_p50", "lag_p99"):
+            found[f"{name} {figure.replace('_', ' ')} µs"] = statistics.median(getattr(run, figure) for run in each) * 1e6
+        for fate in ("offered", "in_time", "late", "refused", "given_up"):
+            found[f"{name} {fate.replace('_', ' ')}/s"] = statistics.median(getattr(run, fate) / run.seconds for run in each)
+        found[f"{name} CPU µs/step"] = statistics.median(run.server_cpu / max(run.steps, 1) for run in each) * 1e6
+        found[f"generator's share of a core, {name}"] = statistics.median(run.generator_cpu / run.seconds for run in each)
+    return found
 
 
 def _share(results: Sequence[Result]) -> float:

@@ -15,9 +15,11 @@ from typing import Any
 import grpc
 import uvloop
 
-from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.server import server_options
+
+_ID, _SECRET = "0" * 32, bytes(16)  # as long as the server's
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,12 +53,23 @@ class Echo(inference_pb2_grpc.InferenceServiceServicer):
         return response
 
 
+class SessionEcho(session_pb2_grpc.SessionServiceServicer):
+    """Opens and closes nothing."""
+
+    async def OpenSession(self, request: session_pb2.OpenSessionRequest, context: Context) -> session_pb2.OpenSessionResponse:
+        session = session_pb2.Session(model=request.model, version=1, id=_ID, status=session_pb2.SESSION_STATUS_OPEN)
+        return session_pb2.OpenSessionResponse(session=session, secret=_SECRET)
+
+    async def CloseSession(self, request: session_pb2.CloseSessionRequest, context: Context) -> session_pb2.CloseSessionResponse:
+        return session_pb2.CloseSessionResponse(next_seq=0)
+
+
 def confirm(request: inference_pb2.StreamRequest) -> inference_pb2.StreamResponse:
     """Opening and letting go, which are not measured."""
     if request.HasField("detach"):
         return inference_pb2.StreamResponse(detached=inference_pb2.Detached(handles=request.detach.handles))
     handles = memoryview(request.open.handles).cast("I")
-    sessions = [inference_pb2.AttachedSession(handle=handle) for handle in handles]
+    sessions = [inference_pb2.AttachedSession(handle=handle, id=_ID, secret=_SECRET) for handle in handles]
     return inference_pb2.StreamResponse(attached=inference_pb2.Attached(model=request.open.model, sessions=sessions))
 
 
@@ -66,6 +79,7 @@ async def serve(servicer: inference_pb2_grpc.InferenceServiceServicer) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     server = grpc.aio.server(options=server_options(DoorSettings()))
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(SessionEcho(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"listening 127.0.0.1:{port}", flush=True)

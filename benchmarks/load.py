@@ -81,6 +81,7 @@ class Lane:
         self.blocks = 0  # sent
         self.steps = 0  # answered
         self.attached = 0
+        self.first_id = ""  # of a session, once they are open
 
     @property
     def in_flight(self) -> int:
@@ -92,9 +93,9 @@ class Lane:
         self.stream = self._connection.open_stream(_PATH)
         self._send(inference_pb2.StreamRequest(open=inference_pb2.OpenOnStream(model=self._plan.model, handles=self._handles)))
 
-    def close(self) -> None:
-        """Asks to close the sessions."""
-        self._send(inference_pb2.StreamRequest(detach=inference_pb2.Detach(handles=self._handles, close=True)))
+    def close(self, for_good: bool = True) -> None:
+        """Asks to close the sessions, or only to let them go."""
+        self._send(inference_pb2.StreamRequest(detach=inference_pb2.Detach(handles=self._handles, close=for_good)))
 
     def acknowledge(self) -> None:
         """Says what was received, outside a block."""
@@ -114,6 +115,7 @@ class Lane:
             return self._answers(response.answers, now)
         if kind == "attached" and not any(each.HasField("error") for each in response.attached.sessions):
             self.attached += len(response.attached.sessions)
+            self.first_id = self.first_id or response.attached.sessions[0].id
         elif kind == "detached" and not response.detached.HasField("error"):
             self.attached -= len(response.detached.handles) // 4
         else:

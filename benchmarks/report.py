@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-Unit = Literal["×", "µs", "s", "B"]
+Unit = Literal["×", "µs", "s", "B", "1/s"]
 Bound = Literal["at most", "at least"]
 
 TITLES = {
@@ -21,8 +21,15 @@ TITLES = {
     3: "packed blocks, 4 in flight, against the bare kernel",
     4: "packed 64 × 1, 4 in flight, against min(kernel, echo)",
     5: "a lone session: p50 beyond echo and kernel",
+    6: "goodput of an open loop of twice the peak, against the peak",
+    7: "p99 of an open loop at 70 % of the peak, against the echo's at 70 % of its own",
+    8: "p99 of single steps beside one session that streams chunks without end",
+    9: "CPU time per step against echo + kernel",
     10: "idle sessions beside 64 active ones",
+    11: "memory while sessions come and go",
     14: "from exec to SERVING",
+    15: "p99 of honest clients beside one that misbehaves",
+    16: "sessions opened and closed per second",
 }
 
 
@@ -41,6 +48,7 @@ class Line:
     beside: dict[str, float] = field(default_factory=dict)
     detail: dict[str, float] = field(default_factory=dict)  # for the JSON alone
     note: str = ""
+    series: dict[str, list[float]] = field(default_factory=dict)  # what a plot is drawn from
 
     @property
     def met(self) -> bool | None:

@@ -1,8 +1,9 @@
-"""A gRPC stream over HTTP/2 in as little Python as it takes: the load generator's side of the wire.
+"""gRPC calls over HTTP/2 in as little Python as it takes: the load generators' side of the wire.
 
 gRPC's own Python client needs about as much CPU per message as a server does. Where both share a machine, a generator made of
 it would be what is measured; this one needs a fraction. It knows frames (RFC 9113), the gRPC message prefix and flow control,
-and nothing of the contract. It is not a client: it speaks to servers that it trusts and gives up at the first surprise.
+and nothing of the contract. It is not a client: it speaks to servers that it trusts and, unless told to bear with it, gives up
+at the first surprise.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _SETTING = struct.Struct(">HI")
 _NUMBER = struct.Struct(">I")
 
 _DEFAULT_WINDOW = 65_535
-_LARGEST_WINDOW = (1 << 31) - 1
+LARGEST_WINDOW = (1 << 31) - 1
 _WINDOW_LOW = 1 << 30  # given back when this much has been received, so that nothing waits for it
+_CANCEL = 8  # error code of a stream that is not wanted any more
 _FRAME_LIMIT = 1 << 20  # bytes of one frame that we accept
 _READ_BYTES = 1 << 18
 
@@ -33,41 +35,51 @@ class WireError(Exception):
     """The peer ended a stream or did what this generator does not expect."""
 
 
-class _Sending:
-    """What one stream has still to send, and how much of it the peer will take."""
+class _Stream:
+    """What one stream has still to send, how much of it the peer will take, and what has come so far."""
 
     def __init__(self, window: int) -> None:
         self.window = window
         self.waiting: deque[bytes] = deque()
+        self.half_closed = False  # nothing more is to be sent once `waiting` is
+        self.partial = bytearray()  # the beginning of a message that is not complete
+        self.received = 0  # bytes since its window was last given back
+        self.answered = False  # whether anything has come
 
 
 class Connection:
-    """One HTTP/2 connection with prior knowledge. Blocking: `receive` waits, unless a selector said that there is something."""
+    """One HTTP/2 connection with prior knowledge. Blocking: `receive` waits, unless a selector said that there is something.
 
-    def __init__(self, peer: socket.socket, authority: str) -> None:
+    `window` is what the peer may send on each stream before it must wait; a small one is never widened. With `lenient`, streams
+    that the peer ends are counted in `ended` and forgotten; otherwise only calls that were answered may end.
+    """
+
+    def __init__(self, peer: socket.socket, authority: str, window: int = LARGEST_WINDOW, lenient: bool = False) -> None:
         self._socket = peer
         self._authority = authority
+        self._own_window = window
+        self._lenient = lenient
         self._input = bytearray()
         self._output = bytearray()
-        self._messages: dict[int, bytearray] = {}  # per stream: the beginning of a message that is not complete
-        self._sending: dict[int, _Sending] = {}
+        self._streams: dict[int, _Stream] = {}
+        self.accepted = 0  # streams that the peer has sent headers for
+        self.ended = 0  # streams that the peer has ended
         self._next_stream = 1
         self._window = _DEFAULT_WINDOW  # of the connection
         self._initial_window = _DEFAULT_WINDOW
         self._max_frame = 16_384
         self._received = 0  # bytes since the connection's window was last given back
-        self._received_by: dict[int, int] = {}
 
     def fileno(self) -> int:
         """For selectors."""
         return self._socket.fileno()
 
     def start(self) -> None:
-        """Sends the preface: windows as wide as they can be, so that the generator never holds the server back."""
-        settings = ((_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, _LARGEST_WINDOW), (_MAX_FRAME_SIZE, _FRAME_LIMIT))
+        """Sends the preface: the connection's window as wide as it can be, so that only the streams' may hold the server back."""
+        settings = ((_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, self._own_window), (_MAX_FRAME_SIZE, _FRAME_LIMIT))
         self._output += _PREFACE
         self._frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings))
-        self._frame(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(_LARGEST_WINDOW - _DEFAULT_WINDOW))
+        self._frame(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(LARGEST_WINDOW - _DEFAULT_WINDOW))
         self.flush()
 
     def open_stream(self, path: str) -> int:
@@ -82,15 +94,25 @@ class Connection:
             (b"content-type", b"application/grpc"),
         )
         self._frame(_HEADERS, _END_HEADERS, stream, b"".join(_literal(*each) for each in headers))
-        self._sending[stream] = _Sending(self._initial_window)
-        self._messages[stream] = bytearray()
-        self._received_by[stream] = 0
+        self._streams[stream] = _Stream(self._initial_window)
         return stream
 
-    def send(self, stream: int, message: bytes) -> None:
-        """Queues a message; `flush` writes it as far as the peer's windows allow."""
-        self._sending[stream].waiting.append(_PREFIX.pack(0, len(message)) + message)
-        self._move(stream)
+    def send(self, stream: int, message: bytes, last: bool = False) -> None:
+        """Queues a message; `flush` writes it as far as the peer's windows allow. `last` closes our side behind it."""
+        state = self._streams[stream]
+        state.waiting.append(_PREFIX.pack(0, len(message)) + message)
+        state.half_closed = last
+        self._move(stream, state)
+
+    def takes(self, stream: int) -> bool:
+        """Whether the peer's windows leave room for a message: what is sent then leaves with the next `flush`."""
+        state = self._streams[stream]
+        return not state.waiting and state.window > 0 and self._window > 0
+
+    def reset(self, stream: int) -> None:
+        """Gives a call up, as a client does that goes away."""
+        if self._streams.pop(stream, None) is not None:
+            self._frame(_RST_STREAM, 0, stream, _NUMBER.pack(_CANCEL))
 
     def flush(self) -> None:
         """Writes what is queued, in one system call if the kernel takes it."""
@@ -98,8 +120,20 @@ class Connection:
             self._socket.sendall(self._output)
             self._output.clear()
 
+    def write(self) -> bool:
+        """Like `flush`, but leaves what the kernel does not take at once for later. Returns whether nothing is left."""
+        if self._output:
+            try:
+                del self._output[: self._socket.send(self._output, socket.MSG_DONTWAIT)]
+            except BlockingIOError:
+                return False
+        return not self._output
+
     def receive(self) -> list[tuple[int, bytes]]:
-        """Waits for bytes; returns the messages that they complete as (stream, message). Raises WireError."""
+        """Waits for bytes; returns the messages that they complete as (stream, message). Raises WireError.
+
+        What there is to say to them, windows widened for example, leaves with the next `flush`.
+        """
         data = self._socket.recv(_READ_BYTES)
         if not data:
             raise WireError("the server closed the connection")
@@ -110,7 +144,6 @@ class Connection:
                 self._data(stream, flags, payload, messages)
             else:
                 self._control(kind, flags, stream, payload)
-        self.flush()
         return messages
 
     def close(self) -> None:
@@ -132,8 +165,14 @@ class Connection:
     def _data(self, stream: int, flags: int, payload: bytes, messages: list[tuple[int, bytes]]) -> None:
         if flags & (_END_STREAM | _PADDED):
             raise WireError(f"stream {stream}: a DATA frame with flags {flags:#x}")
-        self._give_back(stream, len(payload))
-        held = self._messages[stream]
+        self._received += len(payload)
+        state = self._streams.get(stream)
+        if state is None:  # given up a moment ago
+            return
+        state.answered = True
+        state.received += len(payload)
+        self._give_back(stream, state)
+        held = state.partial
         if not held and len(payload) >= _PREFIX.size and _PREFIX.unpack_from(payload)[1] == len(payload) - _PREFIX.size:
             messages.append((stream, payload[_PREFIX.size :]))  # the usual case: one frame, one message
             return
@@ -152,54 +191,66 @@ class Connection:
             self._settings(payload)
         elif kind == _PING and not flags & _ACK:
             self._frame(_PING, _ACK, 0, payload)
-        elif kind in (_RST_STREAM, _GOAWAY, _CONTINUATION) or (kind == _HEADERS and flags & _END_STREAM):
+        elif kind in (_GOAWAY, _CONTINUATION):
             raise WireError(f"stream {stream}: the server sent a frame of type {kind}: {payload!r}")
+        elif kind == _RST_STREAM or (kind == _HEADERS and flags & _END_STREAM):
+            self._end(stream, kind, payload)
+        elif kind == _HEADERS:
+            self.accepted += 1
+
+    def _end(self, stream: int, kind: int, payload: bytes) -> None:
+        state = self._streams.pop(stream, None)
+        if state is None:  # given up a moment ago
+            return
+        if not (self._lenient or (state.half_closed and state.answered)):
+            raise WireError(f"stream {stream}: the server ended it with a frame of type {kind}: {payload!r}")
+        self.ended += 1
 
     def _settings(self, payload: bytes) -> None:
         for position in range(0, len(payload), _SETTING.size):
             name, value = _SETTING.unpack_from(payload, position)
             if name == _INITIAL_WINDOW_SIZE:
-                for sending in self._sending.values():
-                    sending.window += value - self._initial_window
+                for state in self._streams.values():
+                    state.window += value - self._initial_window
                 self._initial_window = value
             elif name == _MAX_FRAME_SIZE:
                 self._max_frame = value
         self._frame(_SETTINGS, _ACK, 0, b"")
-        for stream in self._sending:
-            self._move(stream)
+        self._move_all()
 
     def _widen(self, stream: int, bytes_more: int) -> None:
         """The peer takes more, of one stream or of the connection."""
-        if stream:
-            self._sending[stream].window += bytes_more
-            self._move(stream)
-            return
-        self._window += bytes_more
-        for each in self._sending:
-            self._move(each)
+        if not stream:
+            self._window += bytes_more
+            self._move_all()
+        elif (state := self._streams.get(stream)) is not None:
+            state.window += bytes_more
+            self._move(stream, state)
 
-    def _move(self, stream: int) -> None:
+    def _move_all(self) -> None:
+        for stream, state in self._streams.items():
+            self._move(stream, state)
+
+    def _move(self, stream: int, state: _Stream) -> None:
         """Moves what a stream has waiting into frames, as far as both windows allow."""
-        sending = self._sending[stream]
-        while sending.waiting and (room := min(sending.window, self._window, self._max_frame)) > 0:
-            message = sending.waiting.popleft()
+        while state.waiting and (room := min(state.window, self._window, self._max_frame)) > 0:
+            message = state.waiting.popleft()
             if len(message) > room:
-                sending.waiting.appendleft(message[room:])
+                state.waiting.appendleft(message[room:])
                 message = message[:room]
-            self._frame(_DATA, 0, stream, message)
-            sending.window -= len(message)
+            last = state.half_closed and not state.waiting
+            self._frame(_DATA, _END_STREAM if last else 0, stream, message)
+            state.window -= len(message)
             self._window -= len(message)
 
-    def _give_back(self, stream: int, size: int) -> None:
+    def _give_back(self, stream: int, state: _Stream) -> None:
         """Widens our own windows before they run out."""
-        self._received += size
-        self._received_by[stream] += size
         if self._received >= _WINDOW_LOW:
             self._frame(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._received))
             self._received = 0
-        if self._received_by[stream] >= _WINDOW_LOW:
-            self._frame(_WINDOW_UPDATE, 0, stream, _NUMBER.pack(self._received_by[stream]))
-            self._received_by[stream] = 0
+        if state.received >= _WINDOW_LOW:
+            self._frame(_WINDOW_UPDATE, 0, stream, _NUMBER.pack(state.received))
+            state.received = 0
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         size = len(payload)
@@ -207,12 +258,12 @@ class Connection:
         self._output += payload
 
 
-def connect(address: str) -> Connection:
-    """Connects to HOST:PORT. Raises OSError."""
+def connect(address: str, window: int = LARGEST_WINDOW, lenient: bool = False) -> Connection:
+    """Connects to HOST:PORT; the rest as in Connection. Raises OSError."""
     host, _, port = address.rpartition(":")
     peer = socket.create_connection((host, int(port)))
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection = Connection(peer, address)
+    connection = Connection(peer, address, window, lenient)
     connection.start()
     return connection
 

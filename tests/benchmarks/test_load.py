@@ -29,13 +29,6 @@ def lane() -> Iterator[Lane]:
         yield lane
 
 
-@pytest.fixture(scope="module")
-def echo() -> Iterator[Server]:
-    """An echo of the sizes in PLAN."""
-    with running(module_command("echo", "--input-bytes", "8", "--output-bytes", "4")) as server:
-        yield server
-
-
 def _answers(handles: list[int], first_seqs: list[int], lengths: list[int]) -> inference_pb2.Answers:
     return inference_pb2.Answers(
         handles=np.array(handles, "<u4").tobytes(),

@@ -27,7 +27,7 @@ def test_line_is_the_median_of_its_rounds() -> None:
 
 def test_report_survives_writing(tmp_path: Path) -> None:
     """What is written as JSON reads back the same and renders the same."""
-    lines = [Line(1, "B 16", 1.5, 1.25, 2.0, "×", 1.15, "at most", {"turn µs": 12345.6}, {"hidden": 1.0}, "a note")]
+    lines = [Line(1, "B 16", 1.5, 1.25, 2.0, "×", 1.15, "at most", {"turn µs": 12345.6}, {"hidden": 1.0}, "a note", {"x": [1.0]})]
     report = Report("smoke", {"cores": 2, "cpu": "one", "memory_gib": 4, "versions": {"Python": "3"}}, ["said"], lines)
     report.write(tmp_path / "new" / "report.json")
     assert read(tmp_path / "new" / "report.json") == report
