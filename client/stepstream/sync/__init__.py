@@ -9,8 +9,8 @@ Everything else (errors, options, records) is `stepstream`'s own. Each method do
 an event loop in a background thread, one per client; so it works as well where a loop runs already. It may be used from several
 threads at once. A call that Ctrl-C interrupts is cancelled as `asyncio` cancels it.
 
-A client works in the process that made it: after `os.fork()` the child needs one of its own. gRPC itself does not survive a
-fork, so start processes before there is a client, or by the `spawn` method of `multiprocessing`.
+A client works in the process that made it, and a process with a client must not fork: gRPC's threads do not survive it, and the
+child may crash at once. Start processes before there is a client, or by the `spawn` method of `multiprocessing`.
 """
 
 from stepstream.sync._client import Client

@@ -55,7 +55,7 @@ class LoopThread:
     def iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
         """The items of an async generator, each asked for when it is wanted."""
         try:
-            while (item := self.run(anext(source, None))) is not None:
+            while (item := self.run(_next(source))) is not None:
                 yield item
         finally:
             self._finish(source)
@@ -150,6 +150,10 @@ class _Job(Generic[Result]):
 
 async def _await(work: Awaitable[Result]) -> Result:
     return await work
+
+
+async def _next(source: AsyncGenerator[Result, None]) -> Result | None:
+    return await anext(source, None)  # begun on the loop, which then knows the generator and ends it with itself
 
 
 async def _end(source: AsyncGenerator[Any, None]) -> None:
