@@ -21,6 +21,7 @@ from stepstream_server.rpc.convert.models import encode_model
 from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.streams import Streams
+from stepstream_server.rpc.succession import place_of
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -34,7 +35,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Stream(
         self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.StreamResponse]:
-        stream = self._streams.open()
+        stream = self._streams.open(place_of(context.invocation_metadata()))
         context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
         await context.send_initial_metadata(())  # commits the call, so that nothing in between replays what was sent
         async for response in stream.responses(request_iterator):

@@ -61,7 +61,8 @@ class Stream:
         self, requests: AsyncIterator[inference_pb2.StreamRequest]
     ) -> AsyncIterator[inference_pb2.StreamResponse]:
         """What to write, until both sides are done. Raises what makes it impossible to go on."""
-        self._reader = asyncio.create_task(self._read(requests))
+        if self._error is None:  # else it was abandoned before it began
+            self._reader = asyncio.create_task(self._read(requests))
         while True:
             self._ready.clear()
             while (message := self._outgoing.next()) is not None:

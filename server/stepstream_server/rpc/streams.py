@@ -9,7 +9,7 @@ from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Unread
 from stepstream_server.rpc.stream import Stream
-
+from stepstream_server.rpc.succession import Place, Succession
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
@@ -21,7 +21,8 @@ class Streams:
     def __init__(self, models: Models, settings: DoorSettings) -> None:
         self._models = models
         self._settings = settings
-        self._open: set[Stream] = set()
+        self._open: dict[Stream, Place] = {}
+        self._succession = Succession()
         self._unread = Unread()
         self._draining = False
         self._empty = asyncio.Event()
@@ -29,14 +30,16 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self) -> Stream:
+    def open(self, place: Place = Place()) -> Stream:  # noqa: B008  # immutable
         """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
+        self._succession.make_way(place)
         if self._draining:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
         if len(self._open) >= self._settings.max_streams:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
         stream = Stream(self._models.next_stream(), self._models, self._settings, self._unread, self._bound_unread)
-        self._open.add(stream)
+        self._open[stream] = place
+        self._succession.enter(place, stream)
         return stream
 
     @property
@@ -46,7 +49,7 @@ class Streams:
 
     def close(self, stream: Stream) -> None:
         """The stream's call is over."""
-        self._open.discard(stream)
+        self._succession.leave(self._open.pop(stream), stream)
         stream.end()
         if not self._open:
             self._empty.set()
