@@ -23,15 +23,15 @@ async def attach(call: Call, session: inference_pb2.AttachedSession) -> inferenc
     """Takes a session over."""
     wish = inference_pb2.AttachSession(handle=0, id=session.id, secret=session.secret)
     await call.write(inference_pb2.StreamRequest(attach=inference_pb2.Attach(model="counter", sessions=[wish])))
-    session: inference_pb2.AttachedSession = (await call.read()).attached.sessions[0]
-    return session
+    attached: inference_pb2.AttachedSession = (await call.read()).attached.sessions[0]
+    return attached
 
 
 async def open_one(call: Call) -> inference_pb2.AttachedSession:
     """Opens a session under handle 0."""
     await call.write(inference_pb2.StreamRequest(open=inference_pb2.OpenOnStream(model="counter", handles=u32([0]))))
-    session: inference_pb2.AttachedSession = (await call.read()).attached.sessions[0]
-    return session
+    opened: inference_pb2.AttachedSession = (await call.read()).attached.sessions[0]
+    return opened
 
 
 async def test_a_newer_stream_ends_the_older_one(front: FrontDoor) -> None:

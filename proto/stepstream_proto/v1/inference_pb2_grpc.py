@@ -58,7 +58,9 @@ class InferenceServiceServicer:
 
     def Stream(self, request_iterator, context):
         """The main door. One stream carries many sessions; one message carries many steps. The server sends initial metadata at
-        once, so that no transport layer replays what was already sent.
+        once, so that no transport layer replays what was already sent. A client that replaces broken streams best numbers them, in
+        the metadata `stepstream-client` (a random UUID of its own) and `stepstream-stream` (1, 2, ...): a newer stream ends the older
+        ones, so that what was written to one of them and arrives late can do no harm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
