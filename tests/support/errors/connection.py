@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 
 import grpc
 
-from stepstream import Client, ClientOptions
+from stepstream import Client
 from stepstream_proto.v1 import session_pb2, session_pb2_grpc
 from stepstream_server.config import DoorSettings
-from support.errors.desk import desk
+from support.errors.desk import AT_ONCE, desk
 from support.errors.heard import Heard
 from support.front_door import wait_for
-
-AT_ONCE = ClientOptions(reconnect_seconds=0)
 
 
 async def nobody_there(heard: Heard) -> None:
@@ -28,6 +27,18 @@ async def nobody_there(heard: Heard) -> None:
             await heard.client(client.models())
 
 
+async def cut(heard: Heard) -> None:
+    """The stream broke, and there was no server for `reconnect_seconds` of `ClientOptions`."""
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        gate = at.front.models["counter"].gate
+        gate.close()
+        step = asyncio.ensure_future(session.step([1.0]))
+        await wait_for(gate.reached)
+        await at.front.rpc.stop(0)
+        await heard.client(step)
+
+
 async def out_of_time(heard: Heard) -> None:
     """The time that the caller gave the call is over."""
     async with desk() as at:
@@ -39,7 +50,8 @@ async def out_of_time(heard: Heard) -> None:
 
 async def too_many_bytes(heard: Heard) -> None:
     """A message is larger than `door.max_message_bytes`."""
-    async with desk(DoorSettings(max_message_bytes=4096)) as at:
+    async with desk(DoorSettings(max_message_bytes=4096)) as at, at.client() as client:
+        await heard.client(client.import_session(bytes(4096)))
         await heard.call(at.step(1, [1.0] * 600))
 
 
@@ -50,4 +62,4 @@ async def unheard_of(heard: Heard) -> None:
         await heard.call(method(b""))
 
 
-SCENARIOS = (nobody_there, out_of_time, too_many_bytes, unheard_of)
+SCENARIOS = (nobody_there, cut, out_of_time, too_many_bytes, unheard_of)

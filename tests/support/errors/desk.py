@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from stepstream import Client, ClientOptions
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.engine import Clock
@@ -16,6 +17,7 @@ from support.front_door import CountingStream, FrontDoor, front_door
 from support.wire import StreamRequest, u32, u64
 
 HELD, ALONE = "held", "alone"
+AT_ONCE = ClientOptions(reconnect_seconds=0)
 POISON = 13.0  # an input that makes its step non-finite
 
 
@@ -72,6 +74,10 @@ class Desk:
     async def send_attach(self, handle: int, id: str, secret: bytes = b"") -> None:
         """Asks for a session that is open, on the stream."""
         await self.stream.send_attach("counter", handle, id, secret)
+
+    def client(self) -> Client:
+        """A Python client of its own, which does not try again."""
+        return Client(self.front.address, AT_ONCE)
 
     async def acknowledge(self, count: int) -> None:
         """HELD's answers below the count have been received."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,9 +13,9 @@ from stepstream_proto.v1 import common_pb2, inference_pb2, model_pb2
 from stepstream_server.bundles import write
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Drain
-from support.errors.desk import Desk, desk
+from support.errors.desk import ALONE, Desk, desk
 from support.errors.heard import Heard
-from support.front_door import CountingStream, front_door
+from support.front_door import CountingStream, front_door, wait_for
 from support.models import random_model
 from support.server import serving
 from support.wire import StreamRequest, WireStream, block
@@ -22,7 +23,8 @@ from support.wire import StreamRequest, WireStream, block
 
 async def no_such_model(heard: Heard) -> None:
     """No model of this name and version is served."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.open_session("nothing"))
         await heard.call(at.get("a", model="nothing"))
         await heard.call(at.front.catalogue.GetModel(model_pb2.GetModelRequest(name="counter", version=9)))
         await at.send_open([1], model="nothing")
@@ -33,6 +35,8 @@ async def warming_up(heard: Heard) -> None:
     """The server is warming its models up."""
     async with front_door(publish=False) as front, CountingStream(front.channel) as stream:
         at = Desk(front, stream)
+        async with at.client() as client:
+            await heard.client(client.models())
         await heard.call(at.open())
         await at.send_open([0])
         await heard.attached(stream)
@@ -40,7 +44,8 @@ async def warming_up(heard: Heard) -> None:
 
 async def malformed(heard: Heard) -> None:
     """A field is not as it must be."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.open_session("counter", id="no spaces"))
         await heard.call(at.open("no spaces"))
         await heard.call(at.step(1, []))
         await at.send_open([1], ["no spaces"])
@@ -71,7 +76,8 @@ async def too_large(heard: Heard) -> None:
 async def answer_too_large(heard: Heard) -> None:
     """The answer to one step, all answers of a `Step`, or a snapshot would be larger than `door.max_message_bytes`."""
     small = DoorSettings(max_message_bytes=4096)
-    async with desk(small) as at:
+    async with desk(small) as at, at.client() as client:
+        await heard.client(client.export_session("counter", ALONE))
         await heard.call(at.step(1, [1.0] * 400))
         await heard.call(at.export())
     with TemporaryDirectory() as folder:
@@ -111,6 +117,8 @@ async def no_more_steps(heard: Heard) -> None:
         await at.stream.step([0], [1], [1.0])
         await heard.row(at.stream)
         await heard.call(at.step(1, [1.0]))
+        async with at.client() as client:
+            await heard.client(client.step("counter", ALONE, [1.0], seq=1))
 
 
 async def no_more_sessions(heard: Heard) -> None:
@@ -122,12 +130,44 @@ async def no_more_sessions(heard: Heard) -> None:
         await heard.attached(at.stream)
         async with CountingStream(at.front.channel) as late:
             await heard.call(late.receive())
+        async with at.client() as client:
+            await heard.client(client.open_session("counter"))
 
 
 async def too_many_streams(heard: Heard) -> None:
     """All `door.max_streams` streams are in use."""
     async with desk(DoorSettings(max_streams=1)) as at, CountingStream(at.front.channel) as another:
         await heard.call(another.receive())
+        async with at.client() as client:
+            await heard.client(client.open_session("counter"))
+
+
+async def too_many_calls(heard: Heard) -> None:
+    """All `door.max_calls` calls other than streams are in use."""
+    async with desk(DoorSettings(max_calls=1)) as at, at.client() as client:
+        gate = at.front.models["counter"].gate
+        gate.close()
+        waiting = asyncio.ensure_future(at.step(1, [1.0]))
+        await wait_for(gate.reached)
+        await heard.call(at.get(ALONE))
+        await heard.client(client.models())
+        gate.open()
+        await waiting
+
+
+async def replaced(heard: Heard) -> None:
+    """A newer stream of the same client, by the metadata `stepstream-client`, has taken this one's place: it ends."""
+    async with desk() as at:
+        older, newer = (at.front.inference.Stream(metadata=place(number)) for number in "12")
+        await older.initial_metadata()
+        await newer.initial_metadata()
+        await heard.call(older.read())
+        newer.cancel()
+
+
+def place(number: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of one client's stream."""
+    return ("stepstream-client", "somebody"), ("stepstream-stream", number)
 
 
 async def unread(heard: Heard) -> None:
@@ -138,11 +178,13 @@ async def unread(heard: Heard) -> None:
 
 async def broken(heard: Heard) -> None:
     """What computes the model has failed: every call and stream of it ends, and then the server."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await client.model("counter")
         at.front.models["counter"].backend.broken = True
         await heard.call(at.step(1, [1.0]))
         await heard.call(at.stream.receive())
         await heard.call(at.open())
+        await heard.client(client.get_session("counter", ALONE))
 
 
 async def drain(at: Desk) -> None:
@@ -165,6 +207,8 @@ SCENARIOS = (
     no_more_steps,
     no_more_sessions,
     too_many_streams,
+    too_many_calls,
     unread,
+    replaced,
     broken,
 )

@@ -14,7 +14,8 @@ from support.wire import StreamRequest, u32
 
 async def never_there(heard: Heard) -> None:
     """There has been no such session, or it ended longer ago than `engine.tombstone_seconds`."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.attach_session("counter", "nobody", b""))
         await heard.call(at.get("nobody"))
         await at.send_attach(1, "nobody")
         await heard.attached(at.stream)
@@ -22,7 +23,10 @@ async def never_there(heard: Heard) -> None:
 
 async def closed(heard: Heard) -> None:
     """The session was closed, by this caller or another one."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await at.close(session.id, session.secret)
+        await heard.client(session.step([1.0]))
         await at.close(HELD, at.secret)
         await heard.ended(at.stream)
         await at.send_attach(1, HELD, at.secret)
@@ -40,25 +44,34 @@ async def expired(heard: Heard) -> None:
         await at.send_attach(1, ALONE)
         await heard.attached(at.stream)
         await heard.call(at.get(ALONE))
+        async with at.client() as client:
+            await heard.client(client.get_session("counter", ALONE))
 
 
 async def taken(heard: Heard) -> None:
     """Another stream has attached the session with its secret."""
-    async with desk() as at, CountingStream(at.front.channel) as other:
+    async with desk() as at, CountingStream(at.front.channel) as other, at.client() as client:
+        session = await client.open_session("counter")
+        await other.attach("counter", 1, session.id, session.secret)
+        await heard.client(session.step([1.0]))
         await other.send_attach("counter", 0, HELD, at.secret)
         await heard.ended(at.stream)
 
 
 async def let_go(heard: Heard) -> None:
     """The stream has detached the session, as it was asked to."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await session.detach()
+        await heard.client(session.step([1.0]))
         await at.stream.send(StreamRequest(detach=inference_pb2.Detach(handles=u32([0]))))
         await heard.ended(at.stream)
 
 
 async def id_in_use(heard: Heard) -> None:
     """A session of this id is open."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.open_session("counter", id=HELD))
         await heard.call(at.open(HELD))
         await at.send_open([1], [HELD])
         await heard.attached(at.stream)
@@ -66,13 +79,15 @@ async def id_in_use(heard: Heard) -> None:
 
 async def held(heard: Heard) -> None:
     """A stream holds the session, and the call has no secret."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.close_session("counter", HELD))
         await heard.call(at.close(HELD))
 
 
 async def wrong_secret(heard: Heard) -> None:
     """The secret is not this session's."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        await heard.client(client.attach_session("counter", ALONE, b"guessed"))
         await heard.call(at.close(ALONE, b"guessed"))
         await at.send_attach(1, ALONE, b"guessed")
         await heard.attached(at.stream)
@@ -80,7 +95,8 @@ async def wrong_secret(heard: Heard) -> None:
 
 async def no_room(heard: Heard) -> None:
     """As many sessions are open as `engine.capacity`."""
-    async with desk(capacity=2) as at:
+    async with desk(capacity=2) as at, at.client() as client:
+        await heard.client(client.open_session("counter"))
         await heard.call(at.open())
         await at.send_open([1])
         await heard.attached(at.stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,6 +10,7 @@ import grpc
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
+from stepstream import Client
 from stepstream_proto.v1 import common_pb2, inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 from stepstream_server.bundles import write
 from stepstream_server.config import DoorSettings
@@ -31,7 +33,11 @@ async def a_gap(heard: Heard) -> None:
 
 async def behind_a_failure(heard: Heard) -> None:
     """An input that was sent before this one failed."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        failing, behind = asyncio.ensure_future(session.step([POISON])), asyncio.ensure_future(session.step([1.0]))
+        await heard.client(behind)
+        await Heard().client(failing)
         await at.stream.step([0], [1], [np.nan])
         await at.stream.step([0], [2], [1.0])
         await heard.row(at.stream, seq=2)
@@ -39,7 +45,12 @@ async def behind_a_failure(heard: Heard) -> None:
 
 async def acknowledged(heard: Heard) -> None:
     """A step is repeated whose answer has been acknowledged."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await session.step([1.0])
+        await session.step([1.0])  # acknowledges the first
+        again = await client.attach_session("counter", session.id, session.secret, acked=0)
+        await heard.client(again.step([1.0]))
         await at.acknowledge(1)
         await at.stream.step([0], [0], [1.0])
         await heard.row(at.stream)
@@ -49,7 +60,11 @@ async def acknowledged(heard: Heard) -> None:
 
 async def not_kept(heard: Heard) -> None:
     """A step is repeated that asks for more outputs than it did when it was applied."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await session.chunk([[1.0]], outputs="none")
+        again = await client.attach_session("counter", session.id, session.secret, acked=0)
+        await heard.client(again.step([1.0]))
         await at.stream.step([0], [1], [1.0], outputs=NONE)
         await at.stream.step([0], [1], [1.0])
         await heard.row(at.stream)
@@ -67,7 +82,9 @@ async def window_full(heard: Heard) -> None:
 
 async def queue_full(heard: Heard) -> None:
     """`engine.max_pending_steps` are waiting, or the answers kept for repeats fill `engine.cache_bytes`."""
-    async with desk(max_pending_steps=1) as at:
+    async with desk(max_pending_steps=1) as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(session.chunk([[1.0], [1.0]]))
         await at.stream.step([0], [1], [1.0, 1.0])
         await heard.row(at.stream)
         await heard.call(at.step(1, [1.0, 1.0]))
@@ -83,7 +100,9 @@ async def too_late(heard: Heard) -> None:
 
 async def not_a_number(heard: Heard) -> None:
     """An input holds NaN or infinity."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(session.step([np.nan]))
         await at.stream.step([0], [1], [np.nan])
         await heard.row(at.stream)
         await heard.call(at.step(1, [np.inf]))
@@ -107,11 +126,15 @@ async def no_such_token(heard: Heard) -> None:
             await inference.Step(request)
             request.inputs["x"].numbers[:] = [-1]
             await heard.call(inference.Step(request))
+            async with Client(bound.listen) as client:
+                await heard.client(client.step("text", "a", 8))
 
 
 async def leaving_the_numbers(heard: Heard) -> None:
     """The step would have made the state or an output infinite or not a number."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(session.step([POISON]))
         await at.stream.step([0], [1], [POISON])
         await heard.row(at.stream)
         await heard.call(at.step(1, [POISON]))
@@ -119,7 +142,10 @@ async def leaving_the_numbers(heard: Heard) -> None:
 
 async def quarantined(heard: Heard) -> None:
     """A step is sent to a session that is quarantined."""
-    async with desk() as at:
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await Heard().client(session.step([POISON]))
+        await heard.client(session.step([1.0]))
         await at.stream.step([0], [1], [POISON])
         await at.stream.errors(1)
         await at.stream.step([0], [1], [1.0])
