@@ -13,8 +13,10 @@ class StepStreamError(Exception):
     """The root of all errors of this package.
 
     code: what kind of failure, in gRPC's words. reason: the stable name that the contract gives it, "" if it gives none.
-    retry_delay: seconds to wait before trying again, None without advice. metadata: further facts by name, such as
-    `expectedSeq`. outputs: of a chunk that failed halfway, the steps that were answered before, [steps, ...] by name; else None.
+    retry_delay: seconds to wait before trying again, None without advice. metadata: further facts by name: `expectedSeq`,
+    the number of the next step that the session accepts, and `field`, what of a call is to blame. docs/errors.md tells which
+    situation raises what. outputs: of a chunk that failed halfway, the steps that were answered before, [steps, ...] by name;
+    else None.
     """
 
     code: StatusCode
@@ -64,7 +66,7 @@ class ModelNotFound(ModelError):
 
 
 class ModelNotReady(ModelError):
-    """The model is still being loaded."""
+    """The server is warming its models up."""
 
     default_code, default_reason = StatusCode.UNAVAILABLE, "MODEL_NOT_READY"
 
@@ -96,7 +98,7 @@ class SessionClosed(SessionEnded):
 
 
 class SessionExpired(SessionEnded):
-    """The session was idle or alive for too long."""
+    """The session was idle for longer than its `idle_ttl`, or alive for too long."""
 
     default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_EXPIRED"
 
@@ -108,13 +110,13 @@ class SessionEvicted(SessionEnded):
 
 
 class SessionMoved(SessionEnded):
-    """The session lives on at another replica."""
+    """The session was exported with `close`, to live on elsewhere."""
 
     default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_MOVED"
 
 
 class SessionTaken(SessionEnded):
-    """Another client attached the session with its secret. Whether outstanding inputs were applied, that client can tell."""
+    """Another stream has attached the session with its secret. Whether outstanding inputs were applied, its owner can tell."""
 
     default_code, default_reason = StatusCode.ABORTED, "SESSION_TAKEN"
 
@@ -132,7 +134,7 @@ class SessionExists(SessionError):
 
 
 class SessionInUse(SessionError):
-    """Another stream holds the session."""
+    """A stream holds the session, and no secret was given."""
 
     default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SESSION_IN_USE"
 
@@ -166,7 +168,7 @@ class SequenceMismatch(SequenceError):
 
 
 class SequencePassed(SequenceError):
-    """The session has moved on beyond the step at which it was to be forked or exported."""
+    """More steps are applied than the fork or export was to have: the session has moved on."""
 
     default_code, default_reason = StatusCode.FAILED_PRECONDITION, "SEQUENCE_PASSED"
 
@@ -194,7 +196,7 @@ class SessionCapacity(Overloaded):
 
 
 class QueueFull(Overloaded):
-    """As many steps wait as the server admits."""
+    """As many steps, calls or streams wait as the server admits."""
 
     default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"
 
@@ -234,7 +236,7 @@ class SnapshotCorrupt(InvalidArgument):
 
 
 class BlockTooLarge(InvalidArgument):
-    """More at once than one message may carry."""
+    """More at once than one message may carry, one way or the other."""
 
     default_code, default_reason = StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE"
 
@@ -270,8 +272,9 @@ class Unavailable(StepStreamError):
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke. Inputs without an answer may or may not have been applied; `Client.attach_session` and the same
-    inputs again give the answers without moving the state twice."""
+    """The connection broke and could not be had again in time, or the client was closed. Inputs without an answer may or may not
+    have been applied: `Client.attach_session` with the session's `acked`, and the same inputs again, give the answers without
+    moving the state twice."""
 
 
 class ServerDraining(Unavailable):
@@ -281,7 +284,7 @@ class ServerDraining(Unavailable):
 
 
 class DeadlineExceeded(StepStreamError):
-    """It took longer than was allowed."""
+    """It took longer than was allowed. What was sent may yet be applied, unless the server says this itself."""
 
     default_code, default_reason = StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
 
