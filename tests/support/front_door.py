@@ -18,6 +18,7 @@ from stepstream_server.engine.engine import Clock, Engine
 from stepstream_server.engine.ports import Command
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
+from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
 from support.observer import Unobserved
 from support.wire import WireStream, block, steps_of, u32
@@ -84,6 +85,7 @@ async def front_door(
     publish: bool = True,
     backend: Callable[[], FakeBackend] = FakeBackend,
     clock: Clock = time.monotonic,
+    spec: Callable[[str], ModelSpec] = counter_spec,
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ."""
@@ -92,7 +94,7 @@ async def front_door(
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call))
     served, threads = {}, []
     for name in names or ("counter",):
-        model, thread = _model(name, EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock)
+        model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock)
         served[name] = model
         threads.append(thread)
     port = await rpc.start("127.0.0.1:0")
@@ -113,10 +115,10 @@ async def front_door(
             await asyncio.to_thread(thread.stop)
 
 
-def _model(name: str, settings: EngineSettings, backend: FakeBackend, clock: Clock) -> tuple[CountingModel, EngineThread]:
+def _model(spec: ModelSpec, settings: EngineSettings, backend: FakeBackend, clock: Clock) -> tuple[CountingModel, EngineThread]:
     gate, crashes = Gate(), list[BaseException]()
     backend.before_collect = gate
-    engine = Engine(counter_spec(name), backend, settings, Unobserved(), clock)
+    engine = Engine(spec, backend, settings, Unobserved(), clock)
     door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
     door.open(engine.connect(door))
     return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
