@@ -9,10 +9,10 @@ MODELS ?= models
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve lint proto bench clean
+.PHONY: help demo test serve lint proto bench bench-quick clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server and plot what it predicted
 	$(BIN)/python examples/demo.py
@@ -37,8 +37,11 @@ lint: $(VENV)/.dev $(BUF) ## check style, types, import directions and the contr
 proto: $(VENV)/.dev ## generate the Python modules of the contract from proto/
 	scripts/generate-proto
 
-bench: $(VENV)/.dev ## measure the server against its kernel and a bare echo
+bench: $(VENV)/.dev ## measure the server against its kernel and a bare echo (a quarter of an hour, on a quiet machine)
 	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev ## the same in two minutes, rougher
+	$(BIN)/python -m benchmarks --quick
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -100,11 +100,13 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
 def _adopt(report: Report) -> None:
     """Writes a result as the reference and into the documentation: the table between its marks, and the plot."""
     report.write(_RESULTS / "reference.json")
-    for memory in (each for each in report.lines if each.row == 11):
+    figures = markdown(report)
+    for memory in (each for each in report.lines if each.series):
         plot(memory, _MEMORY)
+        figures += f"\n![{memory.case}]({_MEMORY.name})\n"
     before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    _DOCUMENT.write_text(f"{before}{_BEGIN}\n{markdown(report)}{_END}{after}")
+    _DOCUMENT.write_text(f"{before}{_BEGIN}\n{figures}{_END}{after}")
 
 
 def _rows(text: str) -> tuple[int, ...]:
