@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from stepstream import (
     Client,
+    ClientOptions,
     GroupError,
     InvalidArgument,
     SecretMismatch,
@@ -22,6 +23,7 @@ from stepstream import (
     SessionMoved,
     SessionNotFound,
     SnapshotCorrupt,
+    Unavailable,
 )
 from stepstream_proto.v1 import session_pb2
 from support.servicer import FakeServicer, error
@@ -234,16 +236,41 @@ async def test_export_by_id_may_be_of_an_earlier_holder(client: Client) -> None:
         await client.import_session(b"not a snapshot")
 
 
-async def test_whatever_makes_or_moves_sessions_can_be_repeated(client: Client, servicer: FakeServicer) -> None:
-    """Each such call has a name of its own, by which the server knows a repeat."""
-    session = await client.open_session("level", id="a")
-    await session.fork()
-    await session.fork()
-    snapshot = await session.export(close=True)
-    await client.import_session(snapshot)
+# Answers that are lost -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def hasty(address: str) -> AsyncIterator[Client]:
+    """A client that tries again without much of a pause."""
+    async with Client(address, ClientOptions(reconnect_first_seconds=0.001)) as connected:
+        yield connected
+
+
+async def test_copies_whose_answer_was_lost_are_made_once(hasty: Client, servicer: FakeServicer) -> None:
+    """The call is made again under its name, and answered as the first time."""
+    session = await hasty.open_session("level", id="a")
+    await session.step(1.0)
+    for calls, copy in enumerate((session.fork(), session.fork(ids=["b"]), session.export(close=True)), 1):
+        servicer.unary.lose_answers = 2
+        made = await copy
+        assert len(servicer.unary.calls) == 3 * calls
+    assert isinstance(made, bytes)
+    servicer.unary.lose_answers = 1
+    moved = await hasty.import_session(made)
+    assert (moved.id, moved.next_seq, len(servicer.sessions)) == ("a", 1, 3)
     names = [call.request_id for call in servicer.unary.calls if hasattr(call, "request_id")]
-    assert len(set(names)) == 4
-    assert all(len(name) == 32 for name in names)
+    assert (len(names), len(set(names))) == (11, 4)
+
+
+async def test_a_step_whose_answer_was_lost_is_repeated_by_number_only(hasty: Client, servicer: FakeServicer) -> None:
+    """With a number the call is made again and the state moves once; without one, the caller hears of it."""
+    await (await hasty.open_session("level", id="a")).detach()
+    servicer.unary.lose_answers = 1
+    assert (await hasty.step("level", "a", 1.0, seq=0))["count"] == [1]
+    servicer.unary.lose_answers = 1
+    with pytest.raises(Unavailable):
+        await hasty.step("level", "a", 1.0)
+    assert (await hasty.get_session("level", "a")).next_seq == 2
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------

@@ -61,7 +61,9 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         return await self._once(request.request_id, fork, context)
 
     async def ExportSession(self, request: session_pb2.ExportSessionRequest, context: Any) -> session_pb2.ExportSessionResponse:
-        if request.request_id in self._remembered:
+        if request.request_id in self._remembered:  # the session may be gone by now
+            self.calls.append(request)
+            await self._lose(context)
             return cast(session_pb2.ExportSessionResponse, self._remembered[request.request_id])
         session = await self._find(request, context, owned=True)
 
@@ -108,6 +110,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             session.count += 1
             session.next_seq += 1
             session.kept[seq] = np.array([session.total, -session.total, session.count], np.float32)
+        await self._lose(context)
         outcome = session.kept[seq]
         numbers = [] if outcome is None else outcome.tolist()
         outputs = {"total": inference_pb2.Values(numbers=numbers[:2]), "count": inference_pb2.Values(numbers=numbers[2:])}
@@ -145,10 +148,13 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             answer = do()
             if request_id:
                 self._remembered[request_id] = answer
+        await self._lose(context)
+        return answer
+
+    async def _lose(self, context: Any) -> None:
         if self.lose_answers:
             self.lose_answers -= 1
             await abort(context, status_pb2.Status(code=14, message="lost on the way"))
-        return answer
 
     def _make(self, id: str, original: FakeSession) -> session_pb2.OpenedSession:
         if id in self._server.sessions:
