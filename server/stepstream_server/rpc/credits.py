@@ -18,6 +18,11 @@ def step_credits(spec: ModelSpec) -> int:
     return max(1, -(-spec.output_step_bytes // _CREDIT_BYTES))
 
 
+def window_credits(spec: ModelSpec, steps: int, bytes: int) -> int:
+    """Credits of all answers that one session may have unacknowledged, which an attach can bring."""
+    return min(steps, max(1, bytes // max(1, spec.output_step_bytes))) * step_credits(spec)
+
+
 class Credits:
     """Counts outcomes in flight, in steps. A message that exceeds what is left passes; the next one waits."""
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from stepstream_server.engine.ports import Command, Delivery, Detached, Door, RowErrors, StreamEnded
 from stepstream_server.errors import ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
-from stepstream_server.rpc.credits import step_credits
+from stepstream_server.rpc.credits import step_credits, window_credits
 from stepstream_server.spec import ModelSpec
 
 
@@ -46,6 +46,7 @@ class ModelDoor:
         self.window_steps = window_steps
         self.window_bytes = window_bytes
         self.step_credits = step_credits(spec)
+        self.window_credits = window_credits(spec, window_steps, window_bytes)
         self._loop = loop
         self._inbox: deque[Delivery] = deque()
         self._awake = False  # whether the loop has been told of the inbox

@@ -129,6 +129,8 @@ class Intake:
     def _reset(self, message: inference_pb2.Reset) -> None:
         arrival = self._clock()
         handles = columns.handles_column(message.handles, self._settings.max_block_steps)
+        if not len(handles):
+            return
         try:
             seqs = columns.seqs_column("seqs", message.seqs, len(handles))
         except CallerError as error:

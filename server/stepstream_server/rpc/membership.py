@@ -25,7 +25,7 @@ from stepstream_server.rpc.outgoing import Outgoing
 
 _LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
 _ROWS_AHEAD = 1024  # acknowledgements that an engine is given before it must be heard of: a tick of a gateway
-_ID_SHOWN = 128  # characters of an id that an answer repeats: what a valid one may have
+_SHOWN = 128  # characters of an id or a model's name that an answer repeats: what a valid id may have
 
 
 @dataclass(slots=True)
@@ -85,7 +85,9 @@ class Membership:
         wanted = [each for each in wanted if each.error is None]
         tags = np.array([each.handle for each in wanted], np.uint32)
         ids = [each.id for each in wanted]
-        self._ask(door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id))
+        self._ask(
+            door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id), new=not request_id
+        )
 
     def attach(self, message: inference_pb2.Attach) -> None:
         """Answered by Attached. Raises CallerError for sessions that are too many to answer each."""
@@ -102,7 +104,7 @@ class Membership:
         tags = np.array([each.handle for each in wanted], np.uint32)
         acked = np.array([each.acked for each in wanted], np.int64)
         ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
-        self._ask(door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked))
+        self._ask(door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked), new=False)
 
     def pace(self, door: ModelDoor, rows: int) -> None:
         """Acknowledgements have no answer. So that nobody sends them faster than the engine takes them in, the engine is asked
@@ -156,12 +158,20 @@ class Membership:
                 Reason.HANDLE_IN_USE, "handles: with a request_id, expected all of them to be free", field="handles"
             )
 
-    def _ask(self, door: ModelDoor, asked: list[_Asked], command: Callable[[int], ports.Command]) -> None:
+    def _ask(self, door: ModelDoor, asked: list[_Asked], command: Callable[[int], ports.Command], *, new: bool) -> None:
         """Submits Open or Attach; what was refused here is answered with the reply, or at once if nothing else is left."""
         if all(each.error for each in asked):
             self._attached(door, asked, [])
         else:
-            self._question(door, command, lambda value: self._attached(door, asked, value))
+            # Sessions that exist already bring up to a window of answers, which nobody has paid for: so many at once.
+            ahead = 0 if new else len(asked) * door.window_credits
+
+            def answer(value: Any) -> None:
+                self._credits.give(ahead)
+                self._attached(door, asked, value)
+
+            self._credits.take(ahead)
+            self._question(door, command, answer)
 
     def _question(self, door: ModelDoor, command: Callable[[int], ports.Command], answer: Callable[[Any], None]) -> None:
         """Submits a command whose reply, or the error of an engine that has crashed, goes to `answer`."""
@@ -200,7 +210,7 @@ class Membership:
         for start in range(0, _price(asked), fields.MAX_SESSIONS_PER_MESSAGE):
             part = asked[start : start + fields.MAX_SESSIONS_PER_MESSAGE]
             sessions = [streams.encode_attached_session(each.handle, each.id, error) for each in part]
-            self._write(streams.encode_attached(message.model, message.version, sessions), _price(part))
+            self._write(streams.encode_attached(message.model[:_SHOWN], message.version, sessions), _price(part))
 
     def _write(self, response: inference_pb2.StreamResponse, credits: int) -> None:
         self._outgoing.control(response, credits)
@@ -213,7 +223,7 @@ def _price(asked: list[_Asked]) -> int:
 
 
 def _to_attach(wanted: inference_pb2.AttachSession) -> _Asked:
-    asked = _Asked(wanted.handle, wanted.id[:_ID_SHOWN], wanted.secret, min(wanted.acked, _LARGEST))
+    asked = _Asked(wanted.handle, wanted.id[:_SHOWN], wanted.secret, min(wanted.acked, _LARGEST))
     try:
         fields.check_id("id", wanted.id)
     except CallerError as error:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.door import ModelDoor
 
+_SHOWN = 128  # characters of a wrong name that its error repeats
+
 
 class Models:
     """Empty until `publish`, which happens once every model is warm."""
@@ -34,7 +36,7 @@ class Models:
         versions = self._doors.get(name)
         if versions is None:
             served = ", ".join(sorted(self._doors)) or "none"
-            raise CallerError(Reason.MODEL_NOT_FOUND, f"model: {name!r} is not served; served: {served}", field="model")
+            raise CallerError(Reason.MODEL_NOT_FOUND, f"model: {name[:_SHOWN]!r} is not served; served: {served}", field="model")
         door = versions.get(version or max(versions))
         if door is None:
             served = ", ".join(map(str, sorted(versions)))
