@@ -9,8 +9,6 @@ from itertools import pairwise
 from typing import Any
 from urllib.request import urlopen
 
-from prometheus_client.parser import text_string_to_metric_families
-
 TIMEOUT_SECONDS = 10.0  # of a server that is there and does not answer
 Key = tuple[str, str]
 """Model and version."""
@@ -112,6 +110,8 @@ def scrape(url: str, seconds: float) -> Scrape:
 
 def parsed(text: str, seconds: float) -> Scrape:
     """Prometheus' text format."""
+    from prometheus_client.parser import text_string_to_metric_families  # other commands start sooner without it
+
     numbers: dict[tuple[str, Key], float] = {}
     buckets: dict[tuple[str, Key], dict[float, float]] = {}
     for family in text_string_to_metric_families(text):

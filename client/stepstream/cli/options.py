@@ -44,9 +44,10 @@ class Options:
             given.setdefault("server", server)
         return cls(**given)
 
-    def client(self) -> Client:
-        """A client of the server, to be entered."""
-        return Client(self.server, ClientOptions(tls=self._tls()))
+    def client(self, reconnect_seconds: float = 0.0) -> Client:
+        """A client of the server, to be entered. People at a shell would rather know at once than wait for a server that is
+        not there; only what is under way is worth waiting for, `reconnect_seconds` long."""
+        return Client(self.server, ClientOptions(tls=self._tls(), reconnect_seconds=reconnect_seconds))
 
     def _tls(self) -> TLS | None:
         if not (self.tls or self.tls_ca or self.tls_cert):

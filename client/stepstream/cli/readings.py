@@ -55,7 +55,7 @@ class Table:
         expected = ",".join(column.name for column in columns)
         if names:
             if len(names) != width:
-                raise Misuse(f"columns: expected a name for each of the {width} columns, got {','.join(names)}")
+                raise Misuse(f"--columns: expected {width} names, as many as there are columns, got {len(names)}")
             self._picked = [(column, _place(column.name, names)) for column in columns]
         elif width == len(columns):
             self._picked = [(column, place) for place, column in enumerate(columns)]

@@ -69,7 +69,7 @@ async def open_(
 
     Examples:
         stepstream open ecg --id bed-7
-        export STEPSTREAM_SECRET=$(stepstream open ecg --id bed-8 --json | jq -r .secret)
+        secret=$(stepstream open ecg --id bed-8 --json | jq -r .secret)
     """
     async with options.client() as client:
         session = await client.open_session(model, version=model_version, id=id, idle_ttl=idle_ttl)
@@ -167,7 +167,7 @@ async def export(
             snapshot = await client.export_session(model, session, secret=proof, at=at_seq, close=move, version=model_version)
         target.write(snapshot)
     told = {"model": model, "id": session, "bytes": len(snapshot), "file": file, "moved": move}
-    text = f"{session}: {len(snapshot)} bytes to {file}{', and ended here' if move else ''}"
+    text = f"wrote {session}, {len(snapshot)} bytes{', and ended it here' if move else ''}"
     typer.echo(show.document(told) if options.json else text, err=file == "-")
 
 
@@ -203,7 +203,7 @@ async def close(
     async with options.client() as client:
         steps = await client.close_session(model, session, secret=proof, version=model_version)
     told = {"model": model, "id": session, "next_seq": steps}
-    typer.echo(show.document(told) if options.json else f"closed {session} after {steps} steps")
+    typer.echo(show.document(told) if options.json else f"closed {session}{f' after {steps} steps' if steps else ''}")
 
 
 async def _snapshot(name: str) -> bytes:
@@ -236,7 +236,7 @@ class Replacing:
         if self._path.is_dir():
             raise Misuse(f"FILE: expected a file, got the folder {self._name}")
         try:
-            self._beside.touch(exist_ok=False)
+            self._beside.touch(0o600, exist_ok=False)  # a state can tell what was streamed
         except OSError as error:
             raise Misuse(f"FILE: expected one that can be written, got {self._name}: {error.strerror}") from None
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from stepstream import Client, ModelInfo, Session, StepStreamError
+from stepstream import Client, ClientOptions, ModelInfo, Session, StepStreamError
 from stepstream.cli import show
 from stepstream.cli.arguments import IdleTtl, Model, ModelVersion, Secret, Wanted, list_of, secret_of
 from stepstream.cli.columns import chosen, input_columns
@@ -21,6 +22,7 @@ from stepstream.cli.predictions import Lines
 from stepstream.cli.readings import Format, Reader
 
 STDIN, STDOUT = 0, 1
+LEAVE_SECONDS = 5.0  # after Ctrl-C or an error: a server that is away is not waited for, and ends the session as idle
 
 
 async def stream(
@@ -38,6 +40,9 @@ async def stream(
     secret: Secret = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the new session open; its id and secret go to stderr.")] = False,
     idle_ttl: IdleTtl = None,
+    reconnect: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to look for a server that has gone away meanwhile.")
+    ] = ClientOptions().reconnect_seconds,
     model_version: ModelVersion = None,
 ) -> None:
     """Steps a session with each line of stdin and prints what the model answers.
@@ -56,17 +61,16 @@ async def stream(
     key = _key(session, secret)
     async with options.client() as client:
         served = await client.model(model, model_version)
-        reader = Reader(served, format, list_of(columns))
-        lines = Lines(chosen(served, list_of(outputs)), as_json=options.json)
-        async with _session(client, served, key, idle_ttl, keep=keep) as held:
-            if keep:
-                typer.echo(show.owned(held, as_json=options.json), err=True)
-            if os.isatty(STDIN) and sys.stderr.isatty():
-                names = ",".join(column.name for column in input_columns(served))
-                typer.echo(f"One reading a line ({names}), then Enter; Ctrl-D ends.", err=True)
-            header = "" if options.json or no_header else lines.header
-            flow = Flow(held, reader, lines, header, _report if skip_bad else None)
-            await flow.run(STDIN, STDOUT)
+    reader = Reader(served, format, list_of(columns))
+    lines = Lines(chosen(served, list_of(outputs)), as_json=options.json)
+    header = "" if options.json or no_header else lines.header
+    async with options.client(reconnect) as client, _session(client, served, key, idle_ttl, keep=keep) as held:
+        if keep:
+            typer.echo(show.owned(held, as_json=options.json), err=True)
+        if os.isatty(STDIN) and sys.stderr.isatty():
+            names = ",".join(column.name for column in input_columns(served))
+            typer.echo(f"One reading a line ({names}), then Enter; Ctrl-D ends.", err=True)
+        await Flow(held, reader, lines, header, _report if skip_bad else None).run(STDIN, STDOUT)
 
 
 def _key(session: str | None, secret: str | None) -> tuple[str, bytes] | None:
@@ -92,8 +96,9 @@ async def _session(
     try:
         yield session
     except BaseException:
-        with suppress(StepStreamError):  # what went wrong first is what counts
-            await leave()
+        with suppress(StepStreamError, TimeoutError):  # what went wrong first is what counts
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await leave()
         raise
     await leave()
 

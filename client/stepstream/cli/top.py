@@ -12,9 +12,6 @@ from http.client import HTTPException
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from stepstream.cli import show
 from stepstream.cli.blocking import Worker
@@ -52,10 +49,21 @@ async def top(
             typer.echo(_json(look) if options.json else _text(look))
             if once:
                 return
-        return
-    with Live(console=Console(), screen=True, auto_refresh=False) as live:
+    else:
+        await _live(looks)
+
+
+async def _live(looks: AsyncIterator[Sequence[Activity]]) -> None:
+    """On the terminal's other screen, which gives the first one back in the end."""
+    from rich.live import Live  # other commands start sooner without it
+    from rich.table import Table
+
+    with Live(screen=True, auto_refresh=False) as screen:
         async for look in looks:
-            live.update(_table(look), refresh=True)
+            table = Table(*NAMES, title="stepstream top", caption="milliseconds: p50 / p99. Ctrl-C ends.")
+            for each in look:
+                table.add_row(*_cells(each))
+            screen.update(table, refresh=True)
 
 
 async def _looks(url: str, interval: float) -> AsyncIterator[list[Activity]]:
@@ -84,13 +92,6 @@ def _json(look: Sequence[Activity]) -> str:
 
 def _text(look: Sequence[Activity]) -> str:
     return show.table(NAMES, map(_cells, look))
-
-
-def _table(look: Sequence[Activity]) -> Table:
-    columns = Table(*NAMES, title="stepstream top", caption="milliseconds: p50 / p99. Ctrl-C ends.")
-    for each in look:
-        columns.add_row(*_cells(each))
-    return columns
 
 
 def _cells(each: Activity) -> tuple[str, ...]:

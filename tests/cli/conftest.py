@@ -1,0 +1,47 @@
+"""A whole server in this process, for every test of the command: the shipped model, one of several columns, one of tokens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from stepstream import Client
+from stepstream_server.app import Bound
+from stepstream_server.bundles import write
+from support.models import random_model
+from support.server import serving
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ecg`: mv -> next, ahead_9, ahead_27. `pair`: x[2] -> y. `tokens`: a token x below 5 -> y[5]."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(ROOT / "models" / "ecg", folder / "ecg")
+    write(folder / "pair", *random_model("gru", inputs=2, name="pair"))
+    write(folder / "tokens", *random_model("lstm", inputs=3, outputs=5, tokens=5, name="tokens"))
+    return folder
+
+
+@pytest.fixture
+async def bound(models: Path) -> AsyncIterator[Bound]:
+    """Where the models are served, and their metrics."""
+    async with serving(models) as bound:
+        yield bound
+
+
+@pytest.fixture
+def server(bound: Bound) -> str:
+    """Where the models are served."""
+    return bound.listen
+
+
+@pytest.fixture
+async def client(server: str) -> AsyncIterator[Client]:
+    """A client beside the command."""
+    async with Client(server) as client:
+        yield client
