@@ -66,10 +66,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_anchors_are_headings() -> None:
-    """Links within the README lead to one of its headings."""
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README.read_text(), re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README.read_text())) <= headings
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_anchors_are_headings(page: Path) -> None:
+    """Links to a place within a page, the same or another one, lead to one of its headings."""
+    for path, anchor in re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", page.read_text()):
+        assert anchor in _anchors(page.parent / path if path else page)
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings: no punctuation, no capitals, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 async def _call(channel: grpc.aio.Channel, path: str, body: str) -> Any:
