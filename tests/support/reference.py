@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from stepstream_server.engine.ports import Keep
@@ -30,27 +30,21 @@ class ReferenceSession:
     acked: int = 0
     quarantined: bool = False
     kept: dict[int, float | None] = field(default_factory=dict)  # by seq from acked on; None: applied without keeping outputs
-    sums: dict[int, float] = field(default_factory=dict)  # by next_seq: the sum after so many steps
+    sums: dict[int, float] = field(default_factory=lambda: {0: 0.0})  # by next_seq: the sum after so many steps
 
     def copy(self) -> Self:
         """Another session that stands where this one does, with the same kept answers."""
-        numbers = (self.sum, self.next_seq, self.acked, self.quarantined)
-        return type(self)(self.window_steps, self.window_kept, self.poison, *numbers, dict(self.kept), dict(self.sums))
+        return replace(self, kept=dict(self.kept), sums=dict(self.sums))
 
     def fork(self, at_seq: int) -> Self:
         """A session that begins where this one stood after so many steps, with nothing kept."""
-        return type(self)(self.window_steps, self.window_kept, self.poison, self.sum_at(at_seq), at_seq, at_seq)
+        total = self.sums[at_seq]
+        return replace(self, sum=total, next_seq=at_seq, acked=at_seq, quarantined=False, kept={}, sums={at_seq: total})
 
     def moved(self, at_seq: int) -> Self:
         """What a snapshot taken after so many steps becomes: answers that were not acknowledged go along."""
         kept = {seq: value for seq, value in self.kept.items() if self.acked <= seq < at_seq}
-        return type(self)(
-            self.window_steps, self.window_kept, self.poison, self.sum_at(at_seq), at_seq, min(self.acked, at_seq), False, kept
-        )
-
-    def sum_at(self, at_seq: int) -> float:
-        """The sum after so many steps."""
-        return self.sum if at_seq == self.next_seq else self.sums[at_seq]
+        return replace(self.fork(at_seq), acked=self.acked, kept=kept)
 
     def send(
         self, first: int, values: Sequence[float], keep: Keep, *, cached: bool = True, failed_from: int | None = None
@@ -74,7 +68,7 @@ class ReferenceSession:
             yield from self._refuse(new, end, refusal)
             return
         poisoned = next((new + at for at, value in enumerate(values[new - first :]) if value == self.poison), end)
-        failed = poisoned if failed_from is None or poisoned == end else failed_from
+        failed = poisoned if failed_from is None or poisoned == end else min(max(new, failed_from), poisoned)
         for seq in range(new, failed):
             wanted = keep == Keep.ALL or (keep == Keep.LAST and seq == end - 1)
             yield self._apply(self.sum + values[seq - first], wanted, cached)
