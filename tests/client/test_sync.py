@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 import stepstream
-from stepstream import ConnectionLost, GroupError, InvalidInput, Outputs, SessionClosed, SessionExists, SessionInfo, sync
+from stepstream import (
+    ConnectionLost,
+    GroupError,
+    InvalidInput,
+    NonFiniteState,
+    Outputs,
+    SessionClosed,
+    SessionExists,
+    SessionInfo,
+    sync,
+)
+from stepstream.sync._ahead import AHEAD
 from support.background import Background, in_background
 from support.servicer import FakeServicer, error, serving
 
@@ -124,13 +135,28 @@ def test_a_reading_that_must_be_waited_for_holds_no_answer_up(client: sync.Clien
     assert order == ["reading 0", "answer 0", "reading 1", "answer 1", "reading 2", "answer 2"]
 
 
-def test_leaving_a_stream_early_leaves_the_session_usable(client: sync.Client, servicer: FakeServicer) -> None:
-    """Numbering goes on behind what was sent, and no more is taken."""
-    with client.open_session("level") as session:
-        for _ in session.stream(np.ones(100)):
-            break
+def test_leaving_a_stream_early_leaves_the_session_usable(
+    client: sync.Client, server: Background[str], servicer: FakeServicer
+) -> None:
+    """Numbering goes on behind what was sent, and no more is taken, however long the answers were not."""
+    with client.open_session("level", id="a") as session:
+        answers = session.stream(np.ones(1000))
+        next(answers)
+        server.wait(servicer.until(lambda: servicer.sessions["a"].next_seq > AHEAD))
+        answers.close()
         sent = session.next_seq
-        assert session.step(1.0)["count"][0] == sent + 1 < 30
+        assert session.step(1.0)["count"][0] == sent + 1 < 2 * AHEAD
+
+
+def test_a_stream_ends_with_an_error_after_the_answers_before(client: sync.Client, servicer: FakeServicer) -> None:
+    """Every answer that came is given before the error is raised."""
+    with client.open_session("level", id="a") as session:
+        servicer.failures["a", 5] = error(9, "NON_FINITE_STATE")
+        counts = []
+        with pytest.raises(NonFiniteState):
+            for outputs in session.stream(np.ones(100)):
+                counts.append(outputs["count"][0])
+        assert counts == [1, 2, 3, 4, 5]
 
 
 async def test_it_works_where_a_loop_runs_already(server: Background[str]) -> None:

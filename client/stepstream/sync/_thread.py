@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 from stepstream._errors import ConnectionLost
+from stepstream.sync._ahead import Ahead
 
 Result = TypeVar("Result")
 
@@ -53,12 +54,13 @@ class LoopThread:
             raise
 
     def iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
-        """The items of an async generator, each asked for when it is wanted."""
+        """The items of an async generator, taken ahead of their use by a few."""
+        ahead = Ahead(source)
         try:
-            while (item := self.run(_next(source))) is not None:
-                yield item
+            while items := self.run(ahead.take()):
+                yield from items
         finally:
-            self._finish(source)
+            self._finish(ahead)
 
     def stop(self, patience_seconds: float | None = None) -> None:
         """Leaves the context and ends the thread. Calls that still wait end with an error. Waits for the thread's end."""
@@ -94,12 +96,13 @@ class LoopThread:
             raise RuntimeError("the thread has not been started")
         return self._loop
 
-    def _finish(self, source: AsyncGenerator[Any, None]) -> None:
+    def _finish(self, ahead: Ahead[Any]) -> None:
         """Ends a generator that is not wanted any more."""
-        if threading.current_thread() is self._thread:
-            return  # the garbage collector came upon it there, and so will it upon the source, which asyncio then ends
+        if threading.current_thread() is self._thread:  # the garbage collector came upon it there
+            ahead.cancel()
+            return
         with suppress(ConnectionLost, RuntimeError):  # it has ended with the loop, or was left behind by a fork
-            self.run(_end(source))
+            self.run(ahead.close())
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:  # cancels on leaving what is still under way
@@ -150,11 +153,3 @@ class _Job(Generic[Result]):
 
 async def _await(work: Awaitable[Result]) -> Result:
     return await work
-
-
-async def _next(source: AsyncGenerator[Result, None]) -> Result | None:
-    return await anext(source, None)  # begun on the loop, which then knows the generator and ends it with itself
-
-
-async def _end(source: AsyncGenerator[Any, None]) -> None:
-    await source.aclose()
