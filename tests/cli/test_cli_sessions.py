@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from stepstream import Client
-from support.command import Done, shell, stepstream
+from support.command import SCRIPT, Done, environment, shell, stepstream
 
 MODEL_FIELDS = {
     "name", "version", "cell", "inputs", "outputs", "states", "fingerprint", "time_step_seconds", "window_steps", "window_bytes",
@@ -245,3 +246,15 @@ async def test_no_server_is_3(command: tuple[str, ...]) -> None:
     assert "127.0.0.1:1" in done.stderr
     assert "Is the server running there?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_whoever_read_the_output_has_gone_is_141(server: str) -> None:
+    """Quietly, as other programs in a pipe."""
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        SCRIPT, "models", stdout=write, stderr=asyncio.subprocess.PIPE, env=environment(server)
+    )
+    os.close(write)
+    _, stderr = await process.communicate()
+    assert (process.returncode, stderr) == (141, b"")

@@ -44,7 +44,7 @@ def _root(*, context: typer.Context, version: bool = False, **common: Any) -> No
     """Sessions of recurrent models from a shell: open them, stream readings through them, look at them.
 
     Exit codes: 0 fine; 1 the server refused; 2 wrong usage or a bad input line; 3 no connection; 130 Ctrl-C; 141 whoever read
-    the output has gone. What goes wrong is told on stderr, with --json as a JSON object.
+    the output has gone; 143 SIGTERM. What goes wrong is told on stderr, with --json as a JSON object.
     """
     context.obj = common
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,7 @@ class Options:
     tls_key: Path | None = None
 
     def __post_init__(self) -> None:
-        host, _, port = self.server.rpartition(":")
-        if not self.server.startswith(("unix:", "dns:")) and not (host and port.isdecimal()):
+        if not re.fullmatch(r"[^/]+:\d+|(unix|dns):.+", self.server):
             raise Misuse(f"--server: expected HOST:PORT, got {self.server!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Misuse("--tls-cert and --tls-key: expected both or neither, got one")

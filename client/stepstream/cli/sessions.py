@@ -122,7 +122,9 @@ async def fork(
     secret: Secret = None,
     model_version: ModelVersion = None,
 ) -> None:
-    """Makes new sessions that go on from where one stands, which does not notice.
+    """Makes new sessions that go on from an open one.
+
+    They begin where it stands and have secrets of their own; it does not notice.
 
     Examples:
         stepstream fork ecg bed-7 --ids bed-7-what-if
@@ -177,7 +179,9 @@ async def import_(
     *,
     id: Annotated[str | None, typer.Option(metavar="ID", help="Its id. [default: the one in the snapshot]")] = None,
 ) -> None:
-    """Makes a session of a snapshot and prints its id and its new secret.
+    """Makes a session of a snapshot.
+
+    Prints its id and its new secret.
 
     Examples:
         stepstream import bed-7.snapshot --id bed-7-again

@@ -45,11 +45,12 @@ async def stream(
     ] = ClientOptions().reconnect_seconds,
     model_version: ModelVersion = None,
 ) -> None:
-    """Steps a session with each line of stdin and prints what the model answers.
+    """Streams lines of text through a session.
 
-    A line is CSV or JSON. Columns are found by the names of the model's inputs in the first line; without such a line, they
-    are the inputs in order. Other columns are passed over. Answers are CSV, with --json one JSON object a line, and come as
-    soon as they are there. The session is closed in the end, also by Ctrl-C, unless --keep or --session asks otherwise.
+    Each line of stdin, CSV or JSON, is a step, and what the model answers is printed as soon as it is there: as CSV, with
+    --json as one JSON object a line. Columns are found by the names of the model's inputs in the first line; without such a
+    line, they are the inputs in order. Other columns are passed over. The session is closed in the end, also by Ctrl-C, unless
+    --keep or --session asks otherwise.
 
     Examples:
         stepstream stream ecg < examples/ecg/held_out.csv | head

@@ -31,11 +31,12 @@ async def top(
     interval: Annotated[float, typer.Option(min=0.05, metavar="SECONDS", help="Between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look for one interval, print that and end.")] = False,
 ) -> None:
-    """Shows live what each model is doing: sessions, steps per second, batches, and where a step's time goes.
+    """Shows live what each model is doing.
 
-    Batch is the mean number of rows computed together. Times are median and 99th percentile of the interval: queue, from a
-    step's arrival to the launch that computes it; compute, of that launch; total, from arrival to answer. Ctrl-C ends it.
-    Without a terminal, and with --json, each interval is printed below the one before.
+    Sessions, steps per second, batches, and where a step's time goes. Batch is the mean number of rows computed together. Times
+    are median and 99th percentile of the interval: queue, from a step's arrival to the launch that computes it; compute, of
+    that launch; total, from arrival to answer. Ctrl-C ends it. Without a terminal, and with --json, each interval is printed
+    below the one before.
 
     Examples:
         stepstream top --metrics 127.0.0.1:8102
