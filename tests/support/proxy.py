@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 CHUNK_BYTES = 16 << 10  # read at once: several messages, or a part of a large one
 HELD_BACK = 0.1  # share of reads that are held back
 MOST_TURNS = 40  # of the event loop, for which bytes are held back while nothing else passes
+HAUNTED = 0.3  # chance of a ghost to be raised by what the server says on a newer connection
 GHOST_TURNS = 200  # for which the server's side of a cut connection outlives the delivery of what was held back
 
 
@@ -108,8 +109,8 @@ class Proxy:
         self._ghosts.append(ghost)
 
     async def raise_ghosts(self) -> None:
-        """A new connection is up: now the server gets what was held back on former ones."""
-        while self._ghosts:
+        """A new connection is up, and has said something or a lot: now the server gets what was held back on former ones."""
+        while self._ghosts and self._random.random() < HAUNTED:
             ghost = self._ghosts.pop(0)
             self._mischief.haunted += bool(ghost.held)
             await ghost.haunt()
