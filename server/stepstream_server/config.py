@@ -165,7 +165,7 @@ class DoorSettings(Section):
     max_streams: int = Field(
         default=10_000,
         gt=0,
-        description="Streams at once over all connections: a stream each for ten thousand devices, at some 10 KB each.",
+        description="Streams at once over all connections: a stream each for ten thousand devices, at some 35 KB each.",
     )
     max_calls: int = Field(
         default=4096,

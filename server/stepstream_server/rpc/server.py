@@ -68,8 +68,13 @@ class RpcServer:
 
 def server_options(settings: DoorSettings) -> list[tuple[str, int]]:
     """gRPC channel arguments of a server; benchmarks give the echo the same."""
+    pending = max(1000, settings.max_streams)
     return [
         ("grpc.so_reuseport", 0),  # else a second server would silently share the port
+        # As many clients as there may be come back at once after a restart: beyond 1,000 calls that nobody has taken yet gRPC
+        # refuses some, beyond 3,000 all, without telling a reason.
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", 3 * pending),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", _ms(settings.keepalive_seconds)),
