@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from stepstream._calls import Harvest, Row
 from stepstream._errors import AnswerDiscarded, AnswerNotKept, ProtocolError, SequenceMismatch, SessionEnded, StepStreamError
+from stepstream._flight import Flight
 from stepstream._models import ModelInfo
 
 
@@ -58,7 +58,6 @@ class Ledger:
         self.window_steps = 0
         self.window_bytes = 0
         self.next_seq = 0  # of the next row sent
-        self.answered = 0  # answers below have been received
         self.acknowledged = 0  # answers below have been acknowledged
         self.ended: StepStreamError | None = None  # why no more can be sent
         self.page = -1  # the message that the session's last row went into
@@ -66,20 +65,23 @@ class Ledger:
         self._resume_at = 0
         self._halted = True  # nothing can be sent: there is no stream, or none for long
         self._foreign_below = 0  # lower steps were applied before this ledger began, perhaps with other outputs
-        self._resent_below = 0  # answers of lower steps come by themselves
         self._again_from: int | None = None  # what the server had no room for, and all behind it, is to be sent again
         self._refusals_due = 0  # steps of these whose refusal has not come
         self._waiting: deque[Row | Pause] = deque()
         self._pause: Pause | None = None  # that has been reached
-        self._flight: deque[Row] = deque()
-        self._flight_bytes = 0  # of outputs that rows in flight may bring
+        self._flight = Flight()
         self._unacknowledged_bytes = 0
+
+    @property
+    def answered(self) -> int:
+        """Answers below this count have been received."""
+        return self._flight.answered
 
     def begin(self, position: int, applied: int, window_steps: int, window_bytes: int) -> None:
         """The server knows the session from now on. The next row gets the number `position`; the server has applied `applied`
         steps, and sends kept answers of those from `position` on without being asked."""
-        self.next_seq = self.answered = self.acknowledged = position
-        self._foreign_below = self._resent_below = applied
+        self.next_seq = self._flight.answered = self.acknowledged = position
+        self._foreign_below = self._flight.resent_below = applied
         self.window_steps, self.window_bytes = window_steps, window_bytes
         self._halted = False
 
@@ -95,9 +97,7 @@ class Ledger:
         self._again_from = None
         if self._fault is not None:
             fault, self._fault = self._fault, None
-            while self._flight:
-                self._flight.popleft().fail(self._behind(fault))
-            self._flight_bytes = 0
+            self._flight.fail_all(lambda: self._behind(fault))
             self.next_seq = max(self._resume_at, self.answered)
 
     def rejoin(self, applied: int) -> None:
@@ -111,10 +111,10 @@ class Ledger:
             self.end(error)
             return
         if not self._flight:
-            self.next_seq = self.answered = max(self.next_seq, applied)
+            self.next_seq = self._flight.answered = max(self.next_seq, applied)
         self.acknowledged = self.answered
         self._unacknowledged_bytes = 0
-        self._resent_below = applied
+        self._flight.resent_below = applied
         self._halted = False
         self._send_from(applied)
 
@@ -172,8 +172,7 @@ class Ledger:
         """Gives the row its number and counts it as sent."""
         row.first_seq = self.next_seq
         self.next_seq += row.length
-        self._flight.append(row)
-        self._flight_bytes += row.output_bytes
+        self._flight.add(row)
         return row.first_seq
 
     def acknowledge(self) -> int:
@@ -208,7 +207,7 @@ class Ledger:
         # Every row but a reset acknowledges all that was answered, so the window holds what is in flight; `put_row` of a reset
         # acknowledges first.
         steps = self.next_seq - self.answered + row.length
-        return steps <= self.window_steps and self._flight_bytes + row.output_bytes <= self.window_bytes
+        return steps <= self.window_steps and self._flight.bytes + row.output_bytes <= self.window_bytes
 
     # Outcomes --------------------------------------------------------------------------------------------------------
 
@@ -218,42 +217,17 @@ class Ledger:
         What was answered before is passed over, and so is what is sent again after attaching before it is asked for here.
         Raises ProtocolError if an input before these is still without an outcome.
         """
-        oldest = self._flight[0] if self._flight else None
-        if oldest and oldest.first_seq == first_seq == self.answered and oldest.length == length and oldest.kept == kept:
-            oldest.missing = 0  # the usual case: just what was asked for
-            self.answered += length
-            if kept:
-                harvest.add(oldest.call, oldest.place, source, kept)
-        else:
-            self._answer_in_pieces(first_seq, first_seq + length, first_seq + length - kept, source, harvest)
-        self._close_rows(harvest)
+        self._flight.answer(first_seq, length, kept, source, harvest)
+        self._unacknowledged_bytes += self._flight.close(harvest)
         self._go_on()
-
-    def _answer_in_pieces(self, first_seq: int, end: int, with_outputs: int, source: int, harvest: Harvest) -> None:
-        if first_seq > self.answered and self._flight and end > self._resent_below:
-            raise ProtocolError(f"answers of session {self.id!r}: expected step {self.answered}, got {first_seq}")
-        for row in self._flight:
-            start, stop = max(first_seq, self.answered), min(end, row.end)
-            if start > self.answered or row.first_seq >= end:
-                break
-            if start >= stop:
-                continue
-            wanted = row.first_kept(start)
-            if wanted < min(stop, with_outputs) and stop <= self._resent_below:
-                break  # sent again, with fewer outputs than are asked for now: not the outcome of this row
-            row.missing -= stop - start
-            self.answered = stop
-            wanted = max(wanted, with_outputs)
-            if wanted < stop:
-                harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
 
     def refuse(
         self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest, *, again: bool = False
     ) -> None:
         """Steps [first_seq, first_seq + length) have failed; `again`: they are to be sent once more, with all behind them."""
         if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
-            self._fail_flight(first_seq, length, error, error.again)
-            self.answered = max(self.answered, first_seq + length)
+            self._flight.fail(first_seq, length, error, error.again)
+            self._flight.answered = max(self.answered, first_seq + length)
         elif self._fault is None and (again or self._again_from is not None):
             if self._again_from is None:
                 self._again_from, self._refusals_due = first_seq, self.next_seq - first_seq
@@ -261,14 +235,14 @@ class Ledger:
         elif self._fault is None:
             self._fault = error
             self._resume_at = self._after_failure(first_seq, expected_seq)
-            self._fail_flight(first_seq, length, error, lambda: self._behind(error))
+            self._flight.fail(first_seq, length, error, lambda: self._behind(error))
             while self._waiting:
                 self._waiting.popleft().fail(self._behind(error))
         else:
             self._resume_at = self._after_failure(self._resume_at, expected_seq)
             fault = self._fault
-            self._fail_flight(first_seq, length, self._behind(fault), lambda: self._behind(fault))
-        self._close_rows(harvest)
+            self._flight.fail(first_seq, length, self._behind(fault), lambda: self._behind(fault))
+        self._unacknowledged_bytes += self._flight.close(harvest)
         self._go_on()
 
     def leave(self, reason: StepStreamError) -> None:
@@ -280,17 +254,7 @@ class Ledger:
     def end(self, reason: StepStreamError) -> None:
         """The session is gone from this stream: whoever waits is told so."""
         self.leave(reason)
-        while self._flight:
-            self._flight.popleft().fail(reason.again())
-
-    def _fail_flight(self, first_seq: int, length: int, error: StepStreamError, following: Callable[[], StepStreamError]) -> None:
-        """Gives `error` to the first row of [first_seq, first_seq + length), and what `following` makes to the others."""
-        for row in self._flight:
-            overlap = min(first_seq + length, row.end) - max(first_seq, row.first_seq)
-            if overlap > 0 and row.missing > 0:
-                row.missing = max(row.missing - overlap, 0)
-                row.call.fail(row.session, error)
-                error = following()
+        self._flight.fail_all(reason.again)
 
     def _after_failure(self, first_seq: int, expected_seq: int) -> int:
         # Never beyond what failed, or the caller's next input would count as a later one; never below what was answered,
@@ -304,13 +268,6 @@ class Ledger:
         )
         error.__cause__ = fault
         return error
-
-    def _close_rows(self, harvest: Harvest) -> None:
-        while self._flight and self._flight[0].missing == 0:
-            row = self._flight.popleft()
-            self._flight_bytes -= row.output_bytes
-            self._unacknowledged_bytes += row.output_bytes
-            harvest.row_done(row)
 
     def _go_on(self) -> None:
         if self._fault is not None and not self._flight:
