@@ -87,7 +87,7 @@ def decode(data: bytes) -> Snapshot:
         fields = json.loads(_metadata(payload)[_FIELDS])
         values: dict[str, Any] = {name: _typed(fields, name) for name in _TYPES}
         held = tensors.pop(_HELD)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _corrupt(f"it cannot be read: {error}") from None
     if held.dtype != np.bool_ or held.shape != (values["next_seq"] - values["acked"],):
         raise _corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")

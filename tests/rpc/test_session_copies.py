@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import hashlib
+import json
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
@@ -346,6 +348,30 @@ async def test_what_is_not_a_snapshot_is_refused(front: FrontDoor, stream: Count
         call = front.sessions.ImportSession(ImportSessionRequest(snapshot=snapshot, id="new"))
         assert await refusal(call) == (grpc.StatusCode.DATA_LOSS, "SNAPSHOT_CORRUPT", "snapshot")
     assert len(front.models["counter"].backend.free) == free
+
+
+def sealed(good: bytes, session: str) -> bytes:
+    """A snapshot with other fields, whose checksum is right."""
+    prefix = len(good) - len(good.partition(b"\n")[2])
+    payload = good[prefix + 32 :]
+    length = int.from_bytes(payload[:8], "little")
+    header = json.loads(payload[8 : 8 + length])
+    header["__metadata__"]["session"] = session
+    changed = json.dumps(header).encode()
+    payload = len(changed).to_bytes(8, "little") + changed + payload[8 + length :]
+    return good[:prefix] + hashlib.sha256(payload).digest() + payload
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ["", "null", "[]", "[" * 100_000, json.dumps({"model": list(range(100_000))}), "9" * 10_000],
+    ids=["nothing", "null", "list", "deep", "long", "large"],
+)
+async def test_a_checksum_makes_no_snapshot(front: FrontDoor, stream: CountingStream, fields: str) -> None:
+    """Anybody can make one that is right: what it seals is looked at all the same, and is told of in short."""
+    good = (await export(front, await stepped(stream, 1))).snapshot
+    call = front.sessions.ImportSession(ImportSessionRequest(snapshot=sealed(good, fields), id="new"))
+    assert await refusal(call) == (grpc.StatusCode.DATA_LOSS, "SNAPSHOT_CORRUPT", "snapshot")
 
 
 async def test_a_snapshot_is_for_its_model(front: FrontDoor, stream: CountingStream) -> None:

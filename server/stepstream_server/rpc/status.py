@@ -56,6 +56,9 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
 
 STATUS: dict[Reason, grpc.StatusCode] = {reason: code for code, reasons in _CODES.items() for reason in reasons}
 
+# Of a message. Trailers have it three times, and clients take 8 KiB of trailers; what came from a caller may be of any length.
+_MOST_CHARACTERS = 1000
+
 # Milliseconds, where the error itself gives no advice: what usually makes the refusal go away.
 RETRY_DELAY_MS: dict[Reason, int] = {
     Reason.QUEUE_FULL: 20,  # ten turns of the engine
@@ -75,22 +78,23 @@ def row_error(reason: Reason, message: str, retry_delay_seconds: float = 0.0) ->
     return common_pb2.Error(
         code=STATUS[reason].value[0],
         reason=reason.name,
-        message=message,
+        message=message[:_MOST_CHARACTERS],
         retry_delay_ms=_retry_delay_ms(reason, retry_delay_seconds),
     )
 
 
 def call_status(error: StepStreamError) -> grpc.Status:
     """An error that ends a call: google.rpc.Status with ErrorInfo, RetryInfo and BadRequest, as trailers."""
+    message = error.message[:_MOST_CHARACTERS]
     details: list[Message] = [ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata=_metadata(error))]
     if delay := _retry_delay_ms(error.reason, error.retry_delay_seconds):
         retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(delay)
         details.append(retry)
     if error.field:
-        violation = BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = BadRequest.FieldViolation(field=error.field, description=message)
         details.append(BadRequest(field_violations=[violation]))
-    status = Status(code=STATUS[error.reason].value[0], message=error.message, details=[_packed(each) for each in details])
+    status = Status(code=STATUS[error.reason].value[0], message=message, details=[_packed(each) for each in details])
     return rpc_status.to_status(status)
 
 
