@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stepstream._arguments import duration
 from stepstream._errors import DeadlineExceeded, ProtocolError, StepStreamError
 from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo
@@ -65,14 +66,12 @@ class Call:
         """Lets the call fail with DeadlineExceeded unless it has its outcome in time; None: it may take any time.
 
         What was sent by then keeps its place among the session's steps: whether it was applied, its outcome tells, which
-        nobody hears any more. Raises ValueError unless positive.
+        nobody hears any more. Raises InvalidArgument unless positive.
         """
         if seconds is None:
             return
-        if not seconds > 0:
-            raise ValueError(f"timeout: expected a positive number of seconds, got {seconds!r}")
         loop = asyncio.get_running_loop()
-        self._deadline = loop.time() + seconds
+        self._deadline = loop.time() + duration("timeout", seconds).total_seconds()
         timer = loop.call_at(self._deadline, self._expire, seconds)
         self.future.add_done_callback(lambda _: timer.cancel())
 

@@ -28,7 +28,7 @@ from stepstream_proto.v1.inference_pb2 import StreamRequest, StreamResponse
 from support.status import abort, failed_call
 from support.unary import FakeSessionService
 
-ABORTED, OUT_OF_RANGE, RESOURCE_EXHAUSTED, NOT_FOUND = 10, 11, 8, 5
+ABORTED, OUT_OF_RANGE, RESOURCE_EXHAUSTED, NOT_FOUND, UNAVAILABLE = 10, 11, 8, 5, 14
 
 FLOAT, INT = common_pb2.DATA_TYPE_FLOAT32, common_pb2.DATA_TYPE_INT64
 
@@ -128,10 +128,16 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self.capacity = capacity
         self.pieces = 0  # answers are sent in pieces of so many steps; 0: as they were asked
         self.paused = False  # rows are admitted and not run
+        self.pause_at: dict[str, int] = {}  # by session id: rows from this number on are admitted and not run
         self.losing = False  # answers are not sent
         self.mute = False  # opening and attaching are not answered
         self.failures: dict[tuple[str, int], common_pb2.Error] = {}  # by session id and seq; each happens once
+        self.always_full = False  # no step is admitted
+        self.not_ready = 0  # so many openings and attachings are put off
         self.refusal: status_pb2.Status | None = None  # what every unary call and stream is refused with
+        self.refusals: list[status_pb2.Status] = []  # what the next ones are refused with, one after the other
+        self.refused = 0  # calls and streams so far
+        self.metadata: list[Any] = []  # of each stream
         self.received: list[StreamRequest] = []
         self.broken_rules: list[str] = []
         self.streams: list[FakeStream] = []
@@ -161,6 +167,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     def release(self) -> None:
         """Runs what was held back, and from now on everything at once."""
         self.paused = False
+        self.pause_at.clear()
         self._run()
 
     def speak(self) -> None:
@@ -212,12 +219,16 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         return await self.unary.step(request, context)
 
     async def _refuse(self, context: Any) -> None:
-        if self.refusal is not None:
-            await abort(context, self.refusal)
+        refusal = self.refusals.pop(0) if self.refusals else self.refusal
+        if refusal is not None:
+            self.refused += 1
+            await self.tell()
+            await abort(context, refusal)
 
     # The stream ------------------------------------------------------------------------------------------------------
 
     async def Stream(self, requests: AsyncIterator[StreamRequest], context: Any) -> AsyncIterator[StreamResponse]:
+        self.metadata.append(context.invocation_metadata())
         await self._refuse(context)
         await context.send_initial_metadata(())
         stream = FakeStream()
@@ -305,10 +316,20 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         entries: list[inference_pb2.AttachedSession],
     ) -> None:
         version = model.version if model else 0
+        if self.not_ready:
+            self.not_ready -= 1
+            self._put_off(stream, entries)
         attached = inference_pb2.Attached(model=name, version=version, sessions=entries, window=self.window)
         self._attached.append((stream, StreamResponse(attached=attached)))
         if not self.mute:
             self.speak()
+
+    def _put_off(self, stream: FakeStream, entries: list[inference_pb2.AttachedSession]) -> None:
+        """Takes back what was opened or attached."""
+        for entry in entries:
+            if (session := stream.sessions.pop(entry.handle, None)) is not None:
+                session.stream = None
+            entry.error.CopyFrom(error(UNAVAILABLE, "MODEL_NOT_READY", retry_delay_ms=1))
 
     def _take(self, session: FakeSession) -> None:
         if session.stream is not None:
@@ -394,6 +415,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
             self._repeat(Job(session, stream, seq, known, None, keep))
             if known < length:
                 self._admit(stream, handle, seq + known, length - known, sums and sums[known:], keep)
+        elif self.always_full:
+            self._say_error(stream, handle, seq, length, error(RESOURCE_EXHAUSTED, "QUEUE_FULL"), expected)
         elif expected + length - session.acked > self.window.steps or self._bytes(session, job) > self.window.bytes:
             self.broken_rules.append(f"window of {session.id} exceeded at {seq}")
             self._say_error(stream, handle, seq, length, error(RESOURCE_EXHAUSTED, "WINDOW_FULL"), expected)
@@ -418,7 +441,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     def _run(self) -> None:
         if self.paused:
             return
-        jobs, self._jobs = self._jobs, []
+        jobs = [job for job in self._jobs if job.seq < self.pause_at.get(job.session.id, job.seq + 1)]
+        self._jobs = [job for job in self._jobs if job not in jobs]
         answers: dict[FakeStream, list[tuple[int, int, list[Outcome | None]]]] = {}
         problems: list[tuple[FakeStream, int, int, int, common_pb2.Error, int]] = []
         failed: set[str] = set()

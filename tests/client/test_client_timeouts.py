@@ -1,0 +1,80 @@
+"""Calls with a time limit: what the server is told, what the caller hears, and what becomes of the session."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from stepstream import Client, DeadlineExceeded, GroupError, InvalidArgument, SequenceMismatch
+from support.servicer import FakeServicer, error
+
+
+async def test_the_server_is_told_what_is_left(client: Client, servicer: FakeServicer) -> None:
+    """Rows share a message only if they have the same time left."""
+    session, other = await client.open_session("level"), await client.open_session("level")
+    await asyncio.gather(
+        session.step(1, timeout=50), other.chunk([1, 2], timeout=70), session.step(1), other.chunk([1, 2], "last", timeout=50)
+    )
+    limits = [block.timeout.ToMilliseconds() for block in servicer.seen("block")]
+    assert sorted(-(-each // 1000) for each in limits) == [0, 50, 50, 70]
+    assert [block.HasField("timeout") for block in servicer.seen("block")].count(False) == 1
+
+
+async def test_a_call_ends_in_time(client: Client, servicer: FakeServicer) -> None:
+    """Whether its step waits for its answer or for the window; what was sent is applied, what was not never was."""
+    servicer.paused = True
+    session = await client.open_session("level")
+    steps = [asyncio.ensure_future(session.step(1, timeout=0.05)) for _ in range(10)]
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    assert {type(each) for each in outcomes} == {DeadlineExceeded}
+    servicer.release()
+    assert (await session.step(1))["count"] == [9]
+    assert session.next_seq == 9
+
+
+async def test_a_chunk_out_of_time_gives_what_was_answered(client: Client, servicer: FakeServicer) -> None:
+    """These steps have been applied, and nobody else has their outputs."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 8
+    with pytest.raises(DeadlineExceeded) as late:
+        await session.chunk(np.ones(20), timeout=0.05)
+    assert late.value.outputs is not None
+    assert late.value.outputs["count"][:, 0].tolist() == list(range(1, 9))
+    servicer.release()
+
+
+async def test_a_step_that_the_server_drops_takes_those_behind_it_along(client: Client, servicer: FakeServicer) -> None:
+    """It was not applied, so nothing sent behind it is."""
+    session = await client.open_session("level", id="a")
+    servicer.failures["a", 0] = error(4, "DEADLINE_EXCEEDED")
+    late, behind = asyncio.ensure_future(session.step(1, timeout=50)), asyncio.ensure_future(session.step(1))
+    with pytest.raises(DeadlineExceeded):
+        await late
+    with pytest.raises(SequenceMismatch):
+        await behind
+    assert (await session.step(1))["count"] == [1]
+
+
+async def test_a_group_tells_whose_time_is_over(client: Client, servicer: FakeServicer) -> None:
+    """The others' outputs are there, and stay as they are when late answers come."""
+    async with client.open_sessions("level", 3, ids=["a", "b", "c"]) as group:
+        servicer.pause_at["b"] = 0
+        with pytest.raises(GroupError) as late:
+            await group.step(np.ones(3), timeout=0.05)
+        assert late.value.ok.tolist() == [True, False, True]
+        assert {index: type(each) for index, each in late.value.errors.items()} == {1: DeadlineExceeded}
+        assert late.value.outputs is not None
+        servicer.release()
+        assert (await group.step(np.ones(3)))["count"][:, 0].tolist() == [2, 2, 2]
+        assert np.isnan(late.value.outputs["count"]).ravel().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
+async def test_a_limit_is_positive(client: Client, timeout: float) -> None:
+    """And nothing is sent otherwise."""
+    async with client.open_session("level") as session:
+        with pytest.raises(InvalidArgument, match="timeout: expected a positive number"):
+            await session.step(1, timeout=timeout)
+        assert session.next_seq == 0
