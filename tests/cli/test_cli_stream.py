@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stepstream import Client
+from stepstream.cli.flow import LINE_BYTES
 from support.command import Done, ended, shell, start, stepstream
 from support.process import server_process
 
@@ -149,6 +150,13 @@ async def test_columns_that_do_not_fit_end_it_at_once(
     done = await stepstream(server, "stream", model, *flags, "--skip-bad", stdin=lines)
     assert (done.code, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+async def test_what_has_no_line_ends_is_refused(server: str) -> None:
+    """Rather than read into memory for ever."""
+    done = await stepstream(server, "stream", "ecg", *MEDIAN, stdin="-1.5\n" + "1" * (LINE_BYTES + 1))
+    assert done.code == 2
+    assert done.stderr == f"stepstream: line 2: expected at most {LINE_BYTES} bytes, got more\n"
 
 
 async def test_bad_lines_can_be_left_out(server: str, client: Client) -> None:
@@ -287,6 +295,7 @@ async def test_a_new_session_can_be_kept(server: str, client: Client) -> None:
         (("--session", "bed-7", "--secret", "00", "--keep"), "--keep: "),
         (("--outputs", "next[21]"), "--outputs: expected names among next[21], ahead_9[21], ahead_27[21], got 'next[21]'"),
         (("--idle-ttl", "0"), "--idle-ttl"),
+        (("--reconnect", "nan"), "--reconnect"),
         (("--format", "xml"), "--format"),
     ],
 )

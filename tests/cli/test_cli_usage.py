@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
@@ -14,7 +13,7 @@ import stepstream
 from stepstream import StepStreamError
 from stepstream.cli import faults
 from stepstream.cli.app import app
-from stepstream.cli.faults import ExitCode, Misuse
+from stepstream.cli.faults import ExitCode
 from stepstream.cli.options import Options
 from stepstream.cli.running import run
 
@@ -86,12 +85,6 @@ def test_flags_stand_before_a_command_or_after_it(monkeypatch: pytest.MonkeyPatc
     assert Options.merged({"server": "before:1"}, {"server": "after:1"}) == Options(server="after:1")
     monkeypatch.delenv("STEPSTREAM_SERVER")
     assert Options.merged({}, {}) == Options(server="127.0.0.1:8101")
-
-
-def test_a_key_needs_its_certificate(tmp_path: Path) -> None:
-    """One of them alone is a mistake."""
-    with pytest.raises(Misuse, match="--tls-cert and --tls-key: expected both or neither"):
-        Options(tls_key=tmp_path)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

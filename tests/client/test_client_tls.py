@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +9,12 @@ import grpc
 import pytest
 
 from stepstream import TLS, Client, ClientOptions, Unavailable
+from support.certificates import OPENSSL, certificate
 from support.servicer import FakeServicer, serving
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
 
 IMPATIENT = ClientOptions(call_timeout_seconds=5.0, reconnect_seconds=0.0)
-
-
-def certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
-    """A new key and a certificate that it vouches for itself, of a server at 127.0.0.1 or of a client."""
-    key, chain = folder / f"{name}.key", folder / f"{name}.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    said = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)]
-    subprocess.run([*make, *said], check=True, capture_output=True)
-    return key.read_bytes(), chain.read_bytes()
 
 
 async def test_a_server_is_known_by_its_certificate(tmp_path: Path) -> None:

@@ -87,6 +87,6 @@ def told(error: StepStreamError, line: int | None, *, as_json: bool) -> str:
     return "\n".join(each for each in lines if each)
 
 
-def told_misuse(message: str, *, as_json: bool) -> str:
-    """The same for what the command itself does not accept."""
-    return json.dumps({"error": {"reason": "USAGE", "message": message}}) if as_json else f"stepstream: {message}"
+def told_plainly(message: str, reason: str, *, as_json: bool) -> str:
+    """The same for what the command itself does not accept, or cannot do."""
+    return json.dumps({"error": {"reason": reason, "message": message}}) if as_json else f"stepstream: {message}"

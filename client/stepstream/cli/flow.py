@@ -57,7 +57,7 @@ class Flow:
             feeder = asyncio.create_task(self._feed(_lines(reading, source)))
             try:
                 await self._answer(writing, target)
-                await writing.call(_write, target, self._header)  # there was nothing to answer
+                await writing.call(_write, target, self._header)  # if there was nothing to answer
             finally:
                 await self._drop(feeder)
 
@@ -135,11 +135,12 @@ class Flow:
 
 async def _lines(reading: Worker, source: int) -> AsyncIterator[list[bytes]]:
     """Whole lines, as many at a time as have come, without their ends."""
-    rest = b""
+    number, rest = 0, b""
     while data := await reading.call(os.read, source, READ_BYTES):
         *whole, rest = (rest + data).split(b"\n")
         if len(rest) > LINE_BYTES:
-            raise Misuse(f"lines: expected at most {LINE_BYTES} bytes each, got a longer one")
+            raise Misuse(f"line {number + len(whole) + 1}: expected at most {LINE_BYTES} bytes, got more")
+        number += len(whole)
         if whole:
             yield whole
     if rest:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from stepstream import StepStreamError
-from stepstream.cli.faults import AtLine, ExitCode, Misuse, exit_code, told, told_misuse
+from stepstream.cli.faults import AtLine, ExitCode, Misuse, exit_code, told, told_plainly
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -28,14 +28,14 @@ def run(work: Work, *, as_json: bool) -> ExitCode:
         _forget_stdout()
         return ExitCode.PIPE_CLOSED
     except Misuse as error:
-        typer.echo(told_misuse(str(error), as_json=as_json), err=True)
+        typer.echo(told_plainly(str(error), "USAGE", as_json=as_json), err=True)
         return ExitCode.MISUSE
     except (StepStreamError, AtLine) as error:
         line, cause = (error.line, error.error) if isinstance(error, AtLine) else (None, error)
         typer.echo(told(cause, line, as_json=as_json), err=True)
         return exit_code(cause)
     except OSError as error:
-        typer.echo(told_misuse(str(error), as_json=as_json), err=True)
+        typer.echo(told_plainly(str(error), "FILE", as_json=as_json), err=True)
         return ExitCode.REFUSED
 
 
