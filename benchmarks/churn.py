@@ -96,6 +96,7 @@ class Life:
 
     def _left(self) -> None:
         """All sessions are let go. Nobody holds those that will expire, so that their id is all that a fork takes."""
+        self._connection.finish(self._lane.stream)
         if _WAYS[self._way] == "closed" or not self._plan.forks:
             self.begin()
             return
@@ -106,7 +107,7 @@ class Life:
     def _forked(self, message: bytes) -> None:
         sessions = session_pb2.ForkSessionResponse.FromString(message).sessions
         if len(sessions) != self._plan.forks or any(each.HasField("error") for each in sessions):
-            raise WireError(f"expected {self._plan.forks} forks, got {sessions}")
+            raise WireError(f"expected {self._plan.forks} forks, got {str(sessions)[:500]}")
         self.counts["forks"] += len(sessions)
         self._forking = 0
         self.begin()

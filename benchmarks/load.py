@@ -26,6 +26,7 @@ from stepstream_proto.v1 import inference_pb2
 
 _PATH = "/stepstream.v1.InferenceService/Stream"
 _VARIETY = 8  # different inputs per stream, prepared before the clock runs
+_SHOWN = 500  # characters of a message that should not have come
 _STALLED_SECONDS = 60.0  # without a single answer for this long, something is wrong
 
 Seqs = NDArray[np.uint64]
@@ -119,7 +120,7 @@ class Lane:
         elif kind == "detached" and not response.detached.HasField("error"):
             self.attached -= len(response.detached.handles) // 4
         else:
-            raise WireError(f"stream {self.stream}: expected answers, got {response}")
+            raise WireError(f"stream {self.stream}: expected answers, got {str(response)[:_SHOWN]}")
         return ()
 
     def _send(self, request: inference_pb2.StreamRequest) -> None:

@@ -110,7 +110,7 @@ class StreamCaller:
                 self._connection.send(self._stream, self._close)
             return 0
         if kind != "detached" or response.detached.HasField("error"):
-            raise WireError(f"expected sessions opened or closed, got {response}")
+            raise WireError(f"expected sessions opened or closed, got {str(response)[:500]}")
         closed = len(response.detached.handles) // 4
         self._attached -= closed
         if not self._attached:

@@ -139,7 +139,7 @@ class PacedLane:
         elif kind == "detached" and not response.detached.HasField("error"):
             self.attached = False
         else:
-            raise WireError(f"stream {self.stream}: expected answers, got {response}")
+            raise WireError(f"stream {self.stream}: expected answers, got {str(response)[:500]}")
 
     def _send(self, request: inference_pb2.StreamRequest) -> None:
         self.connection.send(self.stream, request.SerializeToString())

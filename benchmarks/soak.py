@@ -16,7 +16,7 @@ from benchmarks.timing import Effort
 from stepstream_server.bundles import Bundle
 
 # Sessions that nobody closes end, and ends are forgotten, within seconds: half of the run must see as much go as come.
-_FLAGS = ("--engine.idle_ttl_seconds", "2", "--engine.tombstone_seconds", "4")
+_FLAGS = ("--engine.idle_ttl_seconds", "1", "--engine.tombstone_seconds", "1")
 _STREAMS, _SESSIONS, _LENGTH, _BLOCKS = 4, 250, 8, 4  # at once, of each stream, steps per row, blocks in a stream's life
 _SAMPLES = 100
 

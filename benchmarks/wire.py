@@ -104,6 +104,11 @@ class Connection:
         state.half_closed = last
         self._move(stream, state)
 
+    def finish(self, stream: int) -> None:
+        """Closes our side of a stream that has nothing more to send; the peer is then expected to end it."""
+        self._streams[stream].half_closed = True
+        self._frame(_DATA, _END_STREAM, stream, b"")
+
     def takes(self, stream: int) -> bool:
         """Whether the peer's windows leave room for a message: what is sent then leaves with the next `flush`."""
         state = self._streams[stream]

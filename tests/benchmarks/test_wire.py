@@ -95,6 +95,21 @@ def test_pushed_back_message_waits_for_the_window(ends: Ends) -> None:
     assert _frames(theirs.recv(1 << 20)) == [(_DATA, 0, stream, 70_005 - 65_535)]
 
 
+def test_finished_stream_ends_on_both_sides(ends: Ends) -> None:
+    """A stream that was answered and has nothing more to say is closed, and the server's end of it is expected."""
+    ours, theirs = ends
+    connection = Connection(ours, "nobody")
+    stream = connection.open_stream("/service/Method")
+    theirs.sendall(_frame(_HEADERS, _END_HEADERS, stream) + _frame(_DATA, 0, stream, _message(b"answer")))
+    connection.receive()
+    connection.finish(stream)
+    connection.flush()
+    assert _frames(theirs.recv(1 << 16))[-1] == (_DATA, _END_STREAM, stream, 0)
+    theirs.sendall(_frame(_HEADERS, _END_HEADERS | _END_STREAM, stream))
+    assert connection.receive() == []
+    assert connection.ended == 1
+
+
 def test_stream_given_up_is_forgotten(ends: Ends) -> None:
     """What still comes for it is ignored."""
     ours, theirs = ends
