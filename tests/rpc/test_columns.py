@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepstream_proto.v1 import common_pb2, inference_pb2
-from stepstream_server.config import DoorSettings
+from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
-from stepstream_server.rpc.content import Content, decode_content
+from stepstream_server.rpc.content import Content, check_answer, decode_content
 from support.models import random_model
 from support.wire import u32, u64
 
@@ -32,9 +31,9 @@ def rows_of(message: inference_pb2.Block) -> Rows:
     return columns.decode_rows(message, columns.handles_column(message.handles, 20))
 
 
-def content_of(message: inference_pb2.Block, **settings: int) -> Content:
+def content_of(message: inference_pb2.Block) -> Content:
     """What it holds for the model."""
-    return decode_content(message, SPEC, rows_of(message), DoorSettings.model_validate(settings), arrival=100.0)
+    return decode_content(message, SPEC, rows_of(message), max_steps=1000, arrival=100.0)
 
 
 @given(
@@ -164,11 +163,9 @@ def test_what_is_not_said_has_its_default() -> None:
 
 def test_answers_that_no_message_can_carry_are_not_begun() -> None:
     """Outputs of one step beyond the message limit are refused before the step runs, unless they are not asked for."""
-    spec, _ = random_model(inputs=2, outputs=300)  # 1,200 bytes per step
-    message = block(inputs=[bytes(16)])
-    settings = DoorSettings(max_message_bytes=1024)
-    with pytest.raises(CallerError, match="one step gives 1200") as caught:
-        decode_content(message, spec, rows_of(message), settings, 0.0)
-    assert caught.value.reason is Reason.BLOCK_TOO_LARGE
-    message.outputs = common_pb2.OUTPUTS_NONE
-    assert decode_content(message, spec, rows_of(message), settings, 0.0).keep is Keep.NONE
+    for keep in (Keep.ALL, Keep.LAST):
+        with pytest.raises(CallerError, match="one step gives 1200") as caught:
+            check_answer(keep, step_bytes=1200, most=1024)
+        assert caught.value.reason is Reason.BLOCK_TOO_LARGE
+    check_answer(Keep.NONE, step_bytes=1200, most=1024)
+    check_answer(Keep.ALL, step_bytes=700, most=1024)

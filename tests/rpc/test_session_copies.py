@@ -34,9 +34,9 @@ from stepstream_proto.v1.session_pb2 import (
 )
 from stepstream_server import snapshots
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine import ports
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door, wait_for
+from support.submissions import submissions
 from support.wire import u32
 
 
@@ -188,19 +188,6 @@ async def test_forks_go_on_where_the_original_stands(front: FrontDoor, stream: C
     assert await stream.sums(2) == {(0, 2): 13, (1, 2): 103}
 
 
-def submissions(front: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[ports.Command]:
-    """What the front door tells the engine from now on."""
-    door, told = front.models["counter"].door, asyncio.Queue[ports.Command]()
-    submit = door.submit
-
-    def spy(command: ports.Command) -> None:
-        submit(command)
-        told.put_nowait(command)
-
-    monkeypatch.setattr(door, "submit", spy)
-    return told
-
-
 async def test_a_fork_waits_for_its_step(front: FrontDoor, stream: CountingStream, monkeypatch: pytest.MonkeyPatch) -> None:
     """With steps pending it begins after the one asked for, or after all that are admitted."""
     gate = front.models["counter"].gate
@@ -210,7 +197,7 @@ async def test_a_fork_waits_for_its_step(front: FrontDoor, stream: CountingStrea
     await wait_for(gate.reached)
     await stream.step([0], [1], [2, 3])
     await stream.all_read()
-    submitted = submissions(front, monkeypatch)
+    submitted = submissions(front.models["counter"].door, monkeypatch)
     calls = []
     for at_seq in (None, 2):
         request = ForkSessionRequest(model="counter", id=session.id, secret=session.secret, at_seq=at_seq)

@@ -14,6 +14,7 @@ from stepstream_proto.v1 import common_pb2, session_pb2
 from stepstream_proto.v1.inference_pb2 import GenerateRequest, StepRequest, StepResponse, Values
 from stepstream_server.config import DoorSettings
 from support.front_door import CountingStream, FrontDoor, front_door, wait_for
+from support.submissions import submissions
 
 
 async def opened(front: FrontDoor) -> tuple[str, bytes]:
@@ -145,7 +146,9 @@ async def test_a_step_without_a_deadline_has_the_servers() -> None:
     assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
 
-async def test_closing_fails_the_steps_that_wait(front: FrontDoor, stream: CountingStream) -> None:
+async def test_closing_fails_the_steps_that_wait(
+    front: FrontDoor, stream: CountingStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step whose session is closed under it hears that."""
     gate = front.models["counter"].gate
     session_id, secret = await opened(front)
@@ -153,9 +156,12 @@ async def test_closing_fails_the_steps_that_wait(front: FrontDoor, stream: Count
     gate.close()
     await stream.step([0], [0], [1])
     await wait_for(gate.reached)
-    waiting = front.inference.Step(request(session_id, 1))
-    closing = front.sessions.CloseSession(session_pb2.CloseSessionRequest(model="counter", id=session_id, secret=secret))
-    outcome = asyncio.create_task(failure(waiting))
+    submitted = submissions(front.models["counter"].door, monkeypatch)
+    outcome = asyncio.create_task(failure(front.inference.Step(request(session_id, 1))))
+    await submitted.get()
+    request_ = session_pb2.CloseSessionRequest(model="counter", id=session_id, secret=secret)
+    closing = asyncio.ensure_future(front.sessions.CloseSession(request_))
+    await submitted.get()
     gate.open()
     await closing
     code, info, _ = await outcome

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Ints, Keep, Tensor
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
@@ -35,25 +34,23 @@ class Content(NamedTuple):
         return self._replace(inputs=tuple(values[steps] for values in self.inputs), acked=acked)
 
 
-def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, settings: DoorSettings, arrival: float) -> Content:
+def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, max_steps: int, arrival: float) -> Content:
     """Raises CallerError: rows that can be read are then refused in their order."""
-    columns.check_steps("lengths", rows.steps, settings.max_block_steps)
-    keep = columns.decode_keep(message.outputs)
-    check_answer(spec, keep, settings.max_message_bytes)
+    columns.check_steps("lengths", rows.steps, max_steps)
     timeout = decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
     return Content(
         inputs=columns.decode_inputs(message.inputs, spec, rows.steps),
-        keep=keep,
+        keep=columns.decode_keep(message.outputs),
         deadline=arrival + timeout,
         acked=columns.counts_column("acked", message.acked, len(rows.handles)) if message.acked else None,
     )
 
 
-def check_answer(spec: ModelSpec, keep: Keep, most: int) -> None:
+def check_answer(keep: Keep, step_bytes: int, most: int) -> None:
     """Raises CallerError(BLOCK_TOO_LARGE) where the outputs of one step are more than a message can carry: never run it."""
-    if keep is not Keep.NONE and spec.output_step_bytes + _MESSAGE_BYTES > most:
+    if step_bytes + _MESSAGE_BYTES > most and keep is not Keep.NONE:
         raise CallerError(
             Reason.BLOCK_TOO_LARGE,
-            f"outputs: expected answers of at most {most - _MESSAGE_BYTES} bytes, one step gives {spec.output_step_bytes}",
+            f"outputs: expected answers of at most {most - _MESSAGE_BYTES} bytes, one step gives {step_bytes}",
             field="outputs",
         )

@@ -45,6 +45,7 @@ class ModelDoor:
         self.spec = spec
         self.window_steps = window_steps
         self.window_bytes = window_bytes
+        self.step_bytes = spec.output_step_bytes
         self.step_credits = step_credits(spec)
         self.window_credits = window_credits(spec, window_steps, window_bytes)
         self._loop = loop

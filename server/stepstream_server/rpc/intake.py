@@ -18,7 +18,7 @@ from stepstream_server.engine.ports import Ints
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
-from stepstream_server.rpc.content import Content, decode_content
+from stepstream_server.rpc.content import Content, check_answer, decode_content
 from stepstream_server.rpc.convert.streams import encode_detached, encode_refused
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import ModelDoor
@@ -87,7 +87,7 @@ class Intake:
     def _even_block(self, message: inference_pb2.Block, rows: Rows, door: ModelDoor, arrival: float) -> None:
         """Every row stands for a session of one model: the hot path."""
         try:
-            content = decode_content(message, door.spec, rows, self._settings, arrival)
+            content = self._decode(message, door, rows, arrival)
         except CallerError as error:
             self._refuse(door, rows, error)
         else:
@@ -106,11 +106,17 @@ class Intake:
         elif doors:
             ((door, _),) = doors
             try:
-                content = decode_content(message, door.spec, rows, self._settings, arrival).only(known, rows.lengths)
+                content = self._decode(message, door, rows, arrival).only(known, rows.lengths)
             except CallerError as error:
                 self._refuse(door, rows.only(known), error)
             else:
                 self._submit(door, rows.only(known), content, arrival)
+
+    def _decode(self, message: inference_pb2.Block, door: ModelDoor, rows: Rows, arrival: float) -> Content:
+        """Raises CallerError."""
+        content = decode_content(message, door.spec, rows, self._settings.max_block_steps, arrival)
+        check_answer(content.keep, door.step_bytes, self._settings.max_message_bytes)
+        return content
 
     def _submit(self, door: ModelDoor, rows: Rows, content: Content, arrival: float) -> None:
         sessions, generations = self._expect(door, rows)

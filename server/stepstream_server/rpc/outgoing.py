@@ -46,10 +46,11 @@ class Message:
 
 
 class Unread:
-    """What all streams hold for their clients to read."""
+    """What all streams hold for their clients to read, and how much that may be."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.bytes = 0  # in memory, nearly
+        self.limit = limit
 
 
 class Outgoing:
@@ -103,7 +104,7 @@ class Outgoing:
         if not self._queue:
             return None
         message = self._queue.popleft()
-        self._count(-message.held_bytes)
+        self._let_go(message.held_bytes)
         if self._growing.get(message.door) is message:
             del self._growing[message.door]
         return message
@@ -112,16 +113,18 @@ class Outgoing:
         """Drops everything: nobody is left to read it."""
         self._queue.clear()
         self._growing.clear()
-        self._count(-self.bytes)
+        self._let_go(self.bytes)
 
     def _hold(self, message: Message, size: int) -> None:
         message.bytes += size
-        message.held_bytes += size + _OBJECT_BYTES
-        self._count(size + _OBJECT_BYTES)
+        held = size + _OBJECT_BYTES
+        message.held_bytes += held
+        self.bytes += held
+        self._unread.bytes += held
 
-    def _count(self, size: int) -> None:
-        self.bytes += size
-        self._unread.bytes += size
+    def _let_go(self, size: int) -> None:
+        self.bytes -= size
+        self._unread.bytes -= size
 
     def _grow(self, door: ModelDoor | None) -> Message:
         message = Message(door, None, None)

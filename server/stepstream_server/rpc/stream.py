@@ -27,7 +27,7 @@ from stepstream_server.rpc.outgoing import Outgoing, Unread
 class Stream:
     """On the event loop's thread. A `Listener` of every model whose sessions it carries.
 
-    `on_growth` is called when there is more to be read by the client than before.
+    `on_full` is called when clients leave more unread than they may.
     """
 
     def __init__(
@@ -36,14 +36,15 @@ class Stream:
         models: Models,
         settings: DoorSettings,
         unread: Unread,
-        on_growth: Callable[[], None],
+        on_full: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._handles = Handles(settings.max_handles_per_stream)
         self._credits = Credits(settings.stream_credit_steps)
         self._outgoing = Outgoing(settings.max_message_bytes, unread)
         self._ready = asyncio.Event()  # something to write, or a reason to end
-        self._on_growth = on_growth
+        self._unread = unread
+        self._on_full = on_full
         self._membership = Membership(
             number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._grown
         )
@@ -124,7 +125,8 @@ class Stream:
 
     def _grown(self) -> None:
         self._ready.set()
-        self._on_growth()
+        if self._unread.bytes > self._unread.limit:
+            self._on_full()
 
     def _stop_reading(self) -> None:
         if self._reader is not None:

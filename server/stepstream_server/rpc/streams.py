@@ -23,7 +23,7 @@ class Streams:
         self._settings = settings
         self._open: dict[Stream, Place] = {}
         self._succession = Succession()
-        self._unread = Unread()
+        self._unread = Unread(settings.max_unread_bytes)
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -85,7 +85,7 @@ class Streams:
 
     def _bound_unread(self) -> None:
         """Beyond the limit, who has left most unread is let go of. Nothing is lost: its sessions keep their answers."""
-        while self._unread.bytes > self._settings.max_unread_bytes:
+        while self._unread.bytes > self._unread.limit:
             slowest = max(self._open, key=lambda stream: stream.unread_bytes)
             message = f"{self._unread.bytes} bytes wait for clients to read them, most of them on this stream"
             slowest.abandon(CallerError(Reason.QUEUE_FULL, message))

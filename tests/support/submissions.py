@@ -1,0 +1,22 @@
+"""What a front door tells its engine, as it does: for tests that must know what has arrived before they go on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from stepstream_server.engine.ports import Command
+from stepstream_server.rpc import ModelDoor
+
+
+def submissions(door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Command]:
+    """The commands submitted from now on."""
+    told, submit = asyncio.Queue[Command](), door.submit
+
+    def spy(command: Command) -> None:
+        submit(command)
+        told.put_nowait(command)
+
+    monkeypatch.setattr(door, "submit", spy)
+    return told
