@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Plan, Result
-from benchmarks.paced import PacedPlan, PacedResult
+from benchmarks.paced import PacedResult
+from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
 from benchmarks.timing import Effort, interleave
 from stepstream_server.bundles import Bundle

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from benchmarks.paced import PacedLane, PacedPlan, measure
+from benchmarks.paced import measure
+from benchmarks.paced_lane import PacedLane, PacedPlan
 from benchmarks.process import Server
 from benchmarks.schedule import Log, Schedule
 from benchmarks.wire import Connection, WireError
