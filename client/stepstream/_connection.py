@@ -122,12 +122,13 @@ class Connection:
         self.outbox.clear()
         self._members.interrupt()
         self._outcomes.interrupt()
-        if not self._members:
-            self._wanted.clear()
         delay = None if lasting(reason) else self._backoff.delay(reason.retry_delay)
         if delay is None:
             refused = not wire.heard and type(reason) is not Unavailable  # the stream as such, with a reason of its own
             self._end(reason if refused else lost(reason))
+        elif not self._members:  # nobody waits: the next one to join finds all patience
+            self._wanted.clear()
+            self._backoff.worked()
         return delay
 
     async def _guarded(self, wire: Wire) -> StepStreamError:

@@ -382,3 +382,15 @@ async def test_streams_of_a_client_are_numbered(client: Client, servicer: FakeSe
     places = [dict(each) for each in servicer.metadata]
     assert [each["stepstream-stream"] for each in places] == ["1", "2"]
     assert len({each["stepstream-client"] for each in places}) == 1
+
+
+async def test_a_client_without_sessions_leaves_the_server_alone(address: str, servicer: FakeServicer) -> None:
+    """It makes another stream when there is a use for one, and has all its patience then."""
+    async with Client(address, ClientOptions(reconnect_seconds=10, reconnect_first_seconds=0.001)) as client:
+        await open_level(client)
+        servicer.cut_streams()
+        for _ in range(20):
+            await client.models()  # time enough to reconnect
+        assert (servicer.streams, len(servicer.metadata)) == ([], 1)
+        assert await open_level(client) == 1
+        assert len(servicer.metadata) == 2
