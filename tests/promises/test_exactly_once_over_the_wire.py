@@ -24,15 +24,21 @@ from support.world import POISON, Served, World
 _HANG_SECONDS = 30  # an outcome that never comes is a failure, not a wait for ever
 _MOST_SESSIONS = 6
 Found = TypeVar("Found")
+Rows = list[list[float]]
 
 which = st.integers(0, _MOST_SESSIONS - 1)
 place = st.integers(0, 2)
 offset = st.sampled_from([0, 0, 0, 0, 0, 1, 2, -1, -2, -3, -5, -9])
 # Small whole numbers: their sums are exact in float32, so that equality is meant literally.
-numbers = st.one_of(*[st.integers(-8, 8).map(float)] * 7, st.just(POISON), st.just(math.nan))
-values = st.lists(st.integers(-8, 8).map(float), min_size=1, max_size=4) | st.lists(numbers, min_size=1, max_size=5)
+number = st.integers(-8, 8).map(float)
+sound = st.lists(number, min_size=1, max_size=4)
+spoilt = st.tuples(number, number, st.sampled_from([POISON, POISON, math.nan]), number).map(list) | st.just([POISON])
+values = st.one_of(*[sound] * 11, spoilt)
+queued = st.lists(values, max_size=3)  # what is still queued when something happens
+copied = st.sampled_from([None, None, 0, -1, -2, -3, -4, -9, 1])
 keep = st.sampled_from([Keep.ALL, Keep.ALL, Keep.LAST, Keep.NONE])
 secret = st.sampled_from(["right", "right", "right", "none", "wrong"])
+key = st.sampled_from(["right", "right", "right", "wrong"])
 fate = st.sampled_from(["sent", "sent", "sent", "twice", "lost"])
 
 
@@ -55,6 +61,12 @@ class ExactlyOnce(RuleBasedStateMachine):
         self.servers.run(doing)
         self.sound = True
 
+    def queue(self, live: Live, rows: Rows) -> None:
+        """Steps that wait behind a launch that goes on until somebody needs the engine."""
+        if rows:
+            self.world.hold()
+            self.run(self.world.pipeline(live, rows, Keep.ALL))
+
     def held(self, index: int) -> tuple[int, list[Live]]:
         """A stream that holds sessions, and these, a chosen one first; none if no stream does."""
         held = [(place, live) for place in self.world.streams for live in self.world.at(place).values()]
@@ -63,13 +75,14 @@ class ExactlyOnce(RuleBasedStateMachine):
         place, chosen = held[index % len(held)]
         return place, [chosen, *(each for each in self.world.at(place).values() if each is not chosen)]
 
-    @initialize(counts=st.tuples(st.integers(1, 2), st.integers(0, 1)))
-    def begin(self, counts: tuple[int, int]) -> None:
+    @initialize(counts=st.sampled_from([(1, 0), (1, 1), (2, 0), (2, 1)]), rows=st.lists(sound, max_size=2), keep=keep)
+    def begin(self, counts: tuple[int, int], rows: list[list[float]], keep: Keep) -> None:
         for at, count in enumerate(counts):
             if count:
                 self.run(self.world.open(at, count, None))
+        self.run(self.world.pipeline(self.world.sessions[0], rows, keep))
 
-    @rule(at=place, count=st.integers(1, 2), idle_ttl=st.sampled_from([None, 3.0, 100.0]))
+    @rule(at=place, count=st.integers(1, 2), idle_ttl=st.sampled_from([None, None, 3.0, 100.0]))
     def open(self, at: int, count: int, idle_ttl: float | None) -> None:
         if len(self.world.sessions) < _MOST_SESSIONS:
             self.run(self.world.open(at, count, idle_ttl))
@@ -91,6 +104,11 @@ class ExactlyOnce(RuleBasedStateMachine):
             self.world.messages.append(message)
             for _ in range({"sent": 1, "twice": 2, "lost": 0}[fate]):
                 self.run(self.world.send(message))
+
+    @rule(index=which, rows=st.lists(values, min_size=1, max_size=4), keep=keep)
+    def pipeline(self, index: int, rows: list[list[float]], keep: Keep) -> None:
+        for live in self.held(index)[1][:1]:
+            self.run(self.world.pipeline(live, rows, keep))
 
     @rule(index=which, offsets=st.lists(offset, min_size=1, max_size=2))
     def reset(self, index: int, offsets: list[int]) -> None:
@@ -116,43 +134,52 @@ class ExactlyOnce(RuleBasedStateMachine):
         for live in self.held(index)[1][:1]:
             self.run(self.world.hear(live))
 
-    @rule(index=which, at=place, back=st.integers(0, 9), secret=st.sampled_from(["right", "right", "right", "wrong"]))
-    def attach(self, index: int, at: int, back: int, secret: str) -> None:
+    @rule(
+        index=which, queued=queued, at=place, back=st.integers(0, 9), secret=st.sampled_from(["right", "right", "right", "wrong"])
+    )
+    def attach(self, index: int, queued: Rows, at: int, back: int, secret: str) -> None:
         for live in one_of(self.world.sessions, index):
+            self.queue(live, queued)
             self.run(self.world.attach(live, at, back, secret))
 
-    @rule(index=which, back=st.integers(0, 9))
-    def cut(self, index: int, back: int) -> None:
+    @rule(index=which, queued=queued, back=st.integers(0, 9))
+    def cut(self, index: int, queued: Rows, back: int) -> None:
         at, lives = self.held(index)
         if lives:
+            self.queue(lives[0], queued)
             self.run(self.world.cut(at, back))
 
-    @rule(index=which, count=st.integers(1, 2), close=st.booleans())
-    def detach(self, index: int, count: int, close: bool) -> None:
+    @rule(index=which, queued=queued, count=st.integers(1, 2), close=st.booleans())
+    def detach(self, index: int, queued: Rows, count: int, close: bool) -> None:
         at, lives = self.held(index)
         if lives:
+            self.queue(lives[0], queued)
             self.run(self.world.detach(at, lives[:count], close))
 
-    @rule(index=which, offset=st.none() | offset, values=values, keep=keep, secret=secret)
-    def step(self, index: int, offset: int | None, values: list[float], keep: Keep, secret: str) -> None:
+    @rule(index=which, queued=queued, offset=st.none() | offset, values=values, keep=keep, secret=secret)
+    def step(self, index: int, queued: Rows, offset: int | None, values: list[float], keep: Keep, secret: str) -> None:
         for live in one_of(self.world.sessions, index):
+            self.queue(live, queued)
             seq = NO_SEQ if offset is None else max(0, live.point + offset)
             self.run(self.world.step(live, seq, values, keep, secret))
 
-    @rule(index=which, secret=secret)
-    def close(self, index: int, secret: str) -> None:
+    @rule(index=which, queued=queued, secret=secret)
+    def close(self, index: int, queued: Rows, secret: str) -> None:
         for live in one_of(self.world.sessions, index):
+            self.queue(live, queued)
             self.run(self.world.close(live, secret))
 
-    @rule(index=which, offset=st.none() | offset, count=st.integers(1, 2), secret=secret)
-    def fork(self, index: int, offset: int | None, count: int, secret: str) -> None:
+    @rule(index=which, queued=queued, offset=copied, count=st.integers(1, 2), secret=secret)
+    def fork(self, index: int, queued: Rows, offset: int | None, count: int, secret: str) -> None:
         for live in one_of(self.world.sessions[:_MOST_SESSIONS], index):
+            self.queue(live, queued)
             at_seq = None if offset is None else max(0, live.point + offset)
             self.run(self.world.fork(live, at_seq, count, secret))
 
-    @rule(index=which, offset=st.none() | offset, close=st.booleans(), secret=secret)
-    def export(self, index: int, offset: int | None, close: bool, secret: str) -> None:
+    @rule(index=which, queued=queued, offset=copied, close=st.booleans(), secret=secret)
+    def export(self, index: int, queued: Rows, offset: int | None, close: bool, secret: str) -> None:
         for live in one_of(self.world.sessions, index):
+            self.queue(live, queued)
             at_seq = None if offset is None else max(0, live.point + offset)
             self.run(self.world.export(live, at_seq, close, secret))
 
@@ -161,7 +188,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         for snapshot in one_of(self.world.snapshots, index):
             self.run(self.world.bring(snapshot, new_id, spoil))
 
-    @rule(seconds=st.sampled_from([1.0, 2.0, 4.0, 11.0]))
+    @rule(seconds=st.sampled_from([1.0, 1.0, 2.0, 4.0, 11.0]))
     def wait(self, seconds: float) -> None:
         self.run(self.world.wait(seconds))
 

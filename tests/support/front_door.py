@@ -15,7 +15,7 @@ import numpy as np
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
 from stepstream_server.config import DoorSettings, EngineSettings
 from stepstream_server.engine.engine import Clock, Engine
-from stepstream_server.engine.ports import Command
+from stepstream_server.engine.ports import Command, Door
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
 from stepstream_server.spec import ModelSpec
@@ -85,16 +85,20 @@ async def front_door(
     publish: bool = True,
     backend: Callable[[], FakeBackend] = FakeBackend,
     clock: Clock = time.monotonic,
+    tap: Callable[[Command], None] = lambda command: None,
     spec: Callable[[str], ModelSpec] = counter_spec,
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
-    """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ."""
+    """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ.
+
+    `tap` hears of every command on its way to an engine.
+    """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     models = Models()
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call))
     served, threads = {}, []
     for name in names or ("counter",):
-        model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock)
+        model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
         served[name] = model
         threads.append(thread)
     port = await rpc.start("127.0.0.1:0")
@@ -115,13 +119,27 @@ async def front_door(
             await asyncio.to_thread(thread.stop)
 
 
-def _model(spec: ModelSpec, settings: EngineSettings, backend: FakeBackend, clock: Clock) -> tuple[CountingModel, EngineThread]:
+def _model(
+    spec: ModelSpec, settings: EngineSettings, backend: FakeBackend, clock: Clock, tap: Callable[[Command], None]
+) -> tuple[CountingModel, EngineThread]:
     gate, crashes = Gate(), list[BaseException]()
     backend.before_collect = gate
     engine = Engine(spec, backend, settings, Unobserved(), clock)
     door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
-    door.open(engine.connect(door))
+    door.open(TappedDoor(engine.connect(door), tap))
     return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
+
+
+class TappedDoor:
+    """An engine's mouth that somebody listens at."""
+
+    def __init__(self, door: Door, tap: Callable[[Command], None]) -> None:
+        self._door = door
+        self._tap = tap
+
+    def submit(self, command: Command) -> None:
+        self._tap(command)
+        self._door.submit(command)
 
 
 class CollectingDoor:

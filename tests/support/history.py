@@ -131,11 +131,15 @@ class Live:
         assert rest is None, f"expected {rest} after {list(told)} of {self.log}"
         self._restart(before, now)
 
+    def find_out(self, quarantined: bool) -> None:
+        """Whether poison had its effect although nobody was told."""
+        self.known.quarantined = self.ahead.quarantined = quarantined
+
     def settle_cut(self, told: Sequence[Outcome], now: float, next_seq: int, acked: int, quarantined: bool) -> None:
         """The same where a stream broke: how much of what was not heard has been applied is seen in the session."""
         before = self.known.next_seq
-        end = [(next_seq, Reason.NON_FINITE_STATE, next_seq)] if quarantined else []
-        expected, heard = self._play([*told, *end]), 0
+        unheard: list[Outcome] = [(next_seq, Reason.NON_FINITE_STATE, next_seq)] if quarantined else []
+        expected, heard = self._play(told, unheard), 0
         while heard < len(told) or (self.known.next_seq, self.known.quarantined) != (next_seq, quarantined):
             outcome = next(expected, None)
             assert outcome is not None, f"{self.log} cannot have led to {next_seq}, {quarantined} after {list(told)}"
@@ -148,11 +152,11 @@ class Live:
         self.log = [each for each in self.log if not isinstance(each, Ack)]
         self._restart(before, now)
 
-    def _play(self, told: Sequence[Outcome]) -> Iterator[Outcome]:
+    def _play(self, told: Sequence[Outcome], unheard: Sequence[Outcome] = ()) -> Iterator[Outcome]:
         """What the reference has to say to all that is on its way, step by step."""
         place = 0
         for given in self.log:
-            for outcome in given.play(self.known, told[place:]):
+            for outcome in given.play(self.known, [*told[place:], *unheard]):
                 yield outcome
                 place += 1
 

@@ -11,7 +11,7 @@ import numpy as np
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.errors import Reason
 from support.reference import Outcome
-from support.wire import StreamRequest, WireStream, block
+from support.wire import WireStream, block
 
 NOBODY = 60_000  # a handle that stands for no session
 
@@ -41,9 +41,8 @@ class Transcript(WireStream):
         await self.until(lambda: handle in self.detached)
         return self.detached[handle]
 
-    async def ask(self, request: StreamRequest) -> list[inference_pb2.AttachedSession]:
-        """Opens or attaches, and waits for the answer to that."""
-        await self.send(request)
+    async def answer(self) -> list[inference_pb2.AttachedSession]:
+        """What came of the next opening or attaching."""
         await self.until(lambda: bool(self.attached))
         return list(self.attached.popleft().sessions)
 

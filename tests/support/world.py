@@ -8,10 +8,12 @@ in time.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 import grpc
@@ -22,6 +24,7 @@ from google.rpc.status_pb2 import Status
 
 from stepstream_proto.v1 import common_pb2, inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
+from stepstream_server.engine import ports
 from stepstream_server.engine.ports import NO_SEQ, Keep
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
@@ -51,22 +54,44 @@ class Served:
     front: FrontDoor
     clock: FakeClock
     stack: AsyncExitStack
+    arrivals: Arrivals
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @classmethod
     async def start(cls) -> Served:
-        clock, stack = FakeClock(), AsyncExitStack()
+        clock, stack, arrivals = FakeClock(), AsyncExitStack(), Arrivals()
         context = front_door(
             settings=DoorSettings(step_timeout_seconds=_LONG),
             backend=lambda: FakeBackend(poison=POISON),
             clock=clock,
+            tap=arrivals.note,
             window_steps=WINDOW_STEPS,
             window_bytes=WINDOW_KEPT * _STEP_BYTES,
             idle_ttl_seconds=IDLE_TTL,
             tombstone_seconds=_LONG,
-            alone_budget_seconds=2e-7,  # chunks are cut: on a clock that stands still a step takes 1e-7 s
+            turn_budget_seconds=2e-7,  # chunks are cut: on a clock that stands still a step takes 1e-7 s
+            alone_budget_seconds=2e-7,
         )
-        return cls(await stack.enter_async_context(context), clock, stack)
+        return cls(await stack.enter_async_context(context), clock, stack, arrivals)
+
+
+class Arrivals:
+    """Tells when a command of some kind comes to the engine."""
+
+    def __init__(self) -> None:
+        self._awaited: list[tuple[type | UnionType, asyncio.Future[None]]] = []
+
+    def next(self, kind: type | UnionType) -> asyncio.Future[None]:
+        """Done once the next one has come."""
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((kind, arrived))
+        return arrived
+
+    def note(self, command: ports.Command) -> None:
+        self._awaited = [(kind, arrived) for kind, arrived in self._awaited if not arrived.done()]
+        for kind, arrived in self._awaited:
+            if isinstance(command, kind):
+                arrived.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,29 @@ class World:
         """What no request and no session was called before."""
         return f"n{next(self.served.numbers)}"
 
+    def hold(self) -> None:
+        """The next launch stays where it is computing until somebody needs the engine: what is sent meanwhile is queued."""
+        self.served.front.models[MODEL].gate.close()
+
+    def go_on(self) -> None:
+        """The engine is needed."""
+        self.served.front.models[MODEL].gate.open()
+
+    async def ask(self, stream: Transcript, request: StreamRequest) -> list[inference_pb2.AttachedSession]:
+        """Opens or attaches behind all that is queued."""
+        await stream.send(request)
+        await stream.barrier()
+        self.go_on()
+        return await stream.answer()
+
+    async def call(self, kind: type | UnionType, call: Awaitable[Any]) -> Any:
+        """A unary call behind all that is queued: what it was answered."""
+        arrived, answer = self.served.arrivals.next(kind), asyncio.ensure_future(told(call))
+        await asyncio.wait([arrived, answer], return_when=asyncio.FIRST_COMPLETED)
+        self.go_on()
+        arrived.cancel()
+        return await answer
+
     # Streams ---------------------------------------------------------------------------------------------------------
 
     def stream(self, place: int) -> Transcript:
@@ -131,7 +179,7 @@ class World:
         handles = self.handles(place, count)
         request.handles = u32(handles)
         stream = self.stream(place)
-        opened = await stream.ask(StreamRequest(open=request))
+        opened = await self.ask(stream, StreamRequest(open=request))
         made = []
         for handle, each in zip(handles, opened, strict=True):
             assert (each.handle, each.next_seq, each.acked, each.error.reason) == (handle, 0, 0, "")
@@ -148,7 +196,7 @@ class World:
             await each.barrier()
         handles, stream = self.handles(place, len(made)), self.stream(place)
         repeat = inference_pb2.OpenOnStream(model=MODEL, request_id=request.request_id, handles=u32(handles))
-        answers = await stream.ask(StreamRequest(open=repeat))
+        answers = await self.ask(stream, StreamRequest(open=repeat))
         for handle, live, answer in zip(handles, made, answers, strict=True):
             if live in self.sessions:
                 assert (answer.id, answer.secret) == (live.id, live.secret)
@@ -165,7 +213,7 @@ class World:
         count = max(0, live.known.next_seq - back)
         key = live.secret if secret == "right" else bytes(len(live.secret))
         one = inference_pb2.AttachSession(handle=handle, id=live.id, secret=key, acked=count)
-        (answer,) = await stream.ask(StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=[one])))
+        (answer,) = await self.ask(stream, StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=[one])))
         if secret != "right":
             assert answer.error.reason == "SECRET_MISMATCH"
             return
@@ -196,7 +244,7 @@ class World:
             live.log.append(Ack(count))
             asked.append(inference_pb2.AttachSession(handle=handle, id=live.id, secret=live.secret, acked=count))
         stream = self.stream(place)
-        answers = await stream.ask(StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=asked)))
+        answers = await self.ask(stream, StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=asked)))
         for answer, (handle, live) in zip(answers, lives.items(), strict=True):
             assert answer.error.reason == ""
             quarantined = (await self.get(live)).status == session_pb2.SESSION_STATUS_QUARANTINED
@@ -211,6 +259,8 @@ class World:
             await self.hear(live)
         detach = inference_pb2.Detach(handles=u32([each.handle for each in lives]), close=close)
         await stream.send(StreamRequest(detach=detach))
+        await stream.barrier()
+        self.go_on()
         for live in lives:
             if close:
                 await self.ended(live, inference_pb2.DETACH_REASON_SESSION_CLOSED, Reason.SESSION_CLOSED)
@@ -230,7 +280,11 @@ class World:
         told = live.stream.told[live.handle][live.heard :]
         live.stream.free(live.handle)
         live.stream = None
+        in_doubt = live.in_doubt
         live.settle(told, self.now, dropped=True)
+        if in_doubt and reason in (inference_pb2.DETACH_REASON_REQUESTED, inference_pb2.DETACH_REASON_SESSION_TAKEN):
+            # A chunk that has failed may have been dropped before that could be told.
+            live.find_out((await self.get(live)).status == session_pb2.SESSION_STATUS_QUARANTINED)
 
     async def ended(self, live: Live, ending: inference_pb2.DetachReason, reason: Reason) -> None:
         await self.let_go(live, ending)
@@ -238,6 +292,13 @@ class World:
         self.dead.append((live, reason))
 
     # Inputs ----------------------------------------------------------------------------------------------------------
+
+    async def pipeline(self, live: Live, rows: Sequence[Sequence[float]], keep: Keep) -> None:
+        """Messages one after the other, each going on where the one before will have ended if nothing fails."""
+        for place, stream in self.streams.items():
+            for values in rows if live.stream is stream else ():
+                row = Row(live.point, tuple(values), keep)
+                await self.send(self.block(place, [(live, row)], keep, acknowledges=not live.log))
 
     def block(self, place: int, rows: Sequence[tuple[Live, Row]], keep: Keep, acknowledges: bool) -> Message:
         """A block, not sent yet."""
@@ -294,6 +355,7 @@ class World:
         """Waits for all outcomes of a session, and compares them."""
         if live.stream is None:
             return
+        self.go_on()
         told = await live.stream.outcomes(live.handle, live.heard + live.on_its_way)
         live.heard, told = len(told), told[live.heard :]
         live.settle(told, self.now)
@@ -312,7 +374,7 @@ class World:
         )
         if seq != NO_SEQ:
             request.seq = seq
-        answer = await told(self.served.front.inference.Step(request))
+        answer = await self.call(ports.Call, self.served.front.inference.Step(request))
         await self.hear(live)
         if (claim := _claim(live, secret)) is not None:
             assert answer == claim
@@ -320,20 +382,20 @@ class World:
         first = live.known.next_seq if seq == NO_SEQ else seq
         if first <= live.known.next_seq and (seq != NO_SEQ or live.stream is None):
             live.known.acknowledge(first)
-        failed_from = answer[1] if isinstance(answer, tuple) else None
+        failed_from = (await self.get(live)).next_seq if POISON in values else None
         before = live.known.next_seq
         outcomes = list(live.known.send(first, values, keep, cached=seq != NO_SEQ, failed_from=failed_from))
         if live.known.next_seq != before:
             live.used_at = self.now
         live.settle([], self.now)
-        assert _response(answer) == _of_outcomes(first, outcomes)
+        assert _response(answer) == _of_outcomes(first, outcomes), f"{answer} for {outcomes} of {live.known}"
 
     async def close(self, live: Live, secret: Secret) -> None:
         """Closes by id."""
         if live.stream is not None:
             await live.stream.barrier()
         request = session_pb2.CloseSessionRequest(model=MODEL, id=live.id, secret=_key(live, secret))
-        answer = await told(self.served.front.sessions.CloseSession(request))
+        answer = await self.call(ports.Close, self.served.front.sessions.CloseSession(request))
         if (claim := _claim(live, secret)) is not None:
             assert answer == claim
             return
@@ -377,7 +439,7 @@ class World:
         before, heard, hope = live.known.quarantined, live.known.next_seq, live.point
         if at_seq is not None:
             request.at_seq = at_seq
-        answer = await told(call(request))
+        answer = await self.call(ports.Fork | ports.Export, call(request))
         moves = isinstance(request, session_pb2.ExportSessionRequest) and request.close and not isinstance(answer, tuple)
         if moves:
             await self.ended(live, inference_pb2.DETACH_REASON_SESSION_MOVED, Reason.SESSION_MOVED)
@@ -409,13 +471,14 @@ class World:
         wanted = self.number() if new_id else moved.session.id
         request = session_pb2.ImportSessionRequest(snapshot=data, id=wanted if new_id else "")
         request.request_id = self.number()
-        answer = await told(self.served.front.sessions.ImportSession(request))
+        answer = await self.call(ports.Import, self.served.front.sessions.ImportSession(request))
         if spoil:
-            assert answer == (Reason.SNAPSHOT_CORRUPT, 0)
+            assert answer == (Reason.SNAPSHOT_CORRUPT, 0), answer
             return
         if wanted in {each.id for each in self.sessions}:
-            assert answer == (Reason.SESSION_EXISTS, 0)
+            assert answer == (Reason.SESSION_EXISTS, 0), answer
             return
+        assert not isinstance(answer, tuple), answer
         self.dead = [each for each in self.dead if each[0].id != wanted]
         reference = moved.session.known.copy()
         live = Live(wanted, answer.secret, reference, moved.session.idle_ttl, self.now)
@@ -429,6 +492,7 @@ class World:
 
     async def wait(self, seconds: float) -> None:
         """Lets time pass on the server, and sessions expire."""
+        self.go_on()
         for live in self.sessions:
             await self.hear(live)
         self.served.clock.advance(seconds)
@@ -439,6 +503,7 @@ class World:
 
     async def knock(self, dead: Live, reason: Reason) -> None:
         """Whoever asks for an ended session is told how it ended; closing it succeeds."""
+        self.go_on()
         inference, sessions = self.served.front.inference, self.served.front.sessions
         values = {"x": inference_pb2.Values(numbers=[1])}
         assert await told(inference.Step(inference_pb2.StepRequest(model=MODEL, session_id=dead.id, inputs=values))) == (
@@ -451,11 +516,12 @@ class World:
 
     async def finish(self) -> None:
         """Hears everything; each session stands where the reference says, and goes on from there."""
+        self.go_on()
         for live in self.sessions:
             await self.hear(live)
         listed = await self.served.front.sessions.ListSessions(session_pb2.ListSessionsRequest(model=MODEL))
         found = {each.id: each for each in listed.sessions}
-        assert found.keys() == {each.id for each in self.sessions}
+        assert found.keys() == {each.id for each in self.sessions}, (found, self.dead, self.sessions)
         for live in self.sessions:
             self.compare(found[live.id], live)
         await self.gather([each for each in self.sessions if each.stream is None])
@@ -477,7 +543,7 @@ class World:
             inference_pb2.AttachSession(handle=handle, id=live.id, secret=live.secret)
             for handle, live in zip(handles, lives, strict=True)
         ]
-        answers = await stream.ask(StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=asked)))
+        answers = await self.ask(stream, StreamRequest(attach=inference_pb2.Attach(model=MODEL, sessions=asked)))
         for handle, live, answer in zip(handles, lives, answers, strict=True):
             await self.taken(live, stream, handle, answer)
 
@@ -490,6 +556,7 @@ class World:
 
     def leave(self) -> None:
         """Cuts all streams."""
+        self.go_on()
         for stream in self.streams.values():
             stream.cut()
         while not self.served.front.ended.empty():
