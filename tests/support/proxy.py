@@ -27,7 +27,7 @@ class Mischief:
     seed: int
     cuts: int  # connections to be cut
     mean_bytes: int  # that pass in one direction before a cut, on average
-    ghosts: float = 0.4  # share of cuts after which the server's side stays for a while
+    ghosts: float = 0.7  # share of cuts after which the server's side stays for a while
     most_turned_away: int = 2  # connections after a cut
     cuts_made: int = field(default=0, init=False)
     haunted: int = field(default=0, init=False)  # ghosts that delivered something
