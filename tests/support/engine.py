@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,8 +74,10 @@ class Ear:
     detached: list[tuple[int, int, Ending]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of refusals
     failure: StepStreamError | None = None
+    before_hearing: Callable[[], None] = lambda: None  # called when a turn hands its outcomes over
 
     def deliver(self, delivery: Delivery) -> None:
+        self.before_hearing()
         for reply in delivery.replies:
             self.replies[reply.request] = reply.value
         if delivery.answers is not None:
@@ -198,9 +200,18 @@ class Harness:
     def detach(self, session: Opened, *, stream: int = 1, tag: int = 0, close: bool = False) -> None:
         self.door.submit(Detach(stream, *_column(session), np.array([tag], np.uint32), close))
 
-    def call(self, session: Opened, seq: int, values: Sequence[float], *, stream: int, secret: bytes = b"") -> None:
+    def call(
+        self,
+        session: Opened,
+        seq: int,
+        values: Sequence[float],
+        *,
+        stream: int,
+        secret: bytes = b"",
+        deadline: float = float("inf"),
+    ) -> None:
         inputs = (np.array(values, np.float32)[:, None],)
-        self.door.submit(Call(stream, session.id, secret, seq, len(values), inputs, Keep.ALL, self.clock()))
+        self.door.submit(Call(stream, session.id, secret, seq, len(values), inputs, Keep.ALL, self.clock(), deadline))
 
     def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, tag: int = 0) -> None:
         """Submits a row that a door found unfit."""
