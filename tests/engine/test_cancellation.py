@@ -48,8 +48,13 @@ class Scene:
 
 def once(doing: Callable[[], None]) -> Callable[[], None]:
     """The first time only."""
-    first = itertools.chain([doing], itertools.repeat(lambda: None))
-    return lambda: next(first)()
+    left = [doing]
+
+    def do() -> None:
+        if left:
+            left.pop()()
+
+    return do
 
 
 def at_stage(stage: str, h: Harness, doing: Callable[[], None]) -> None:

@@ -294,8 +294,13 @@ class World:
     # Inputs ----------------------------------------------------------------------------------------------------------
 
     async def pipeline(self, live: Live, rows: Sequence[Sequence[float]], keep: Keep) -> None:
-        """Messages one after the other, each going on where the one before will have ended if nothing fails."""
+        """Messages one after the other, each going on where the one before will have ended if nothing fails.
+
+        The first one heals the session if need be.
+        """
         for place, stream in self.streams.items():
+            if live.stream is stream and live.known.quarantined and not live.log:
+                await self.send(self.reset(place, [(live, Zero(live.point))]))
             for values in rows if live.stream is stream else ():
                 row = Row(live.point, tuple(values), keep)
                 await self.send(self.block(place, [(live, row)], keep, acknowledges=not live.log))
