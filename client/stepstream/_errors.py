@@ -259,6 +259,12 @@ class HandleInUse(ProtocolError):
     default_code, default_reason = StatusCode.ALREADY_EXISTS, "HANDLE_IN_USE"
 
 
+class StreamReplaced(ProtocolError):
+    """A newer stream of the same client has taken this one's place."""
+
+    default_code, default_reason = StatusCode.ABORTED, "STREAM_REPLACED"
+
+
 class MixedModels(ProtocolError):
     """One block was sent for sessions of several models."""
 

@@ -53,6 +53,7 @@ from stepstream._errors import (
     SessionTaken,
     SnapshotCorrupt,
     StepStreamError,
+    StreamReplaced,
     Unavailable,
     Unimplemented,
     WindowFull,
@@ -70,6 +71,7 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
         InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, BlockTooLarge, MixedModels, ServerDraining,
         EngineFailed, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
+        StreamReplaced,
     )
 }  # fmt: skip
 

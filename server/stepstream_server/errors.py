@@ -43,6 +43,7 @@ class Reason(enum.IntEnum):
     SEQUENCE_PASSED = 30
     SNAPSHOT_CORRUPT = 31
     MODEL_MISMATCH = 32
+    STREAM_REPLACED = 33
 
 
 class StepStreamError(Exception):

@@ -61,6 +61,7 @@ PUBLIC = {
     "SessionTaken",
     "SnapshotCorrupt",
     "StepStreamError",
+    "StreamReplaced",
     "TensorInfo",
     "Unavailable",
     "Unimplemented",

@@ -115,3 +115,30 @@ def test_a_thousand_sessions_are_opened_by_one_command() -> None:
     opened = h.open(1000)
     assert len({one.id for one in opened}) == len({one.secret for one in opened}) == 1000
     assert sorted(one.session for one in opened) == list(range(1000))
+
+
+def test_a_repeat_does_not_narrow_the_window() -> None:
+    """What is acknowledged behind a repeat makes room at once, in the same turn."""
+    h = Harness(window_steps=4)
+    (a,) = h.open()
+    h.send([a], [0], [[1.0, 1.0, 1.0, 1.0]])
+    h.settle()
+    h.send([a], [0], [[9.0, 9.0, 9.0, 9.0]])
+    h.send([a], [4], [[1.0, 1.0, 1.0, 1.0]], acked=[4])
+    assert h.settle() == [Answer(1, 0, 0, 4, (1.0, 2.0, 3.0, 4.0)), Answer(1, 0, 4, 4, (5.0, 6.0, 7.0, 8.0))]
+
+
+def test_steps_sent_ahead_are_admitted_as_one_by_one() -> None:
+    """Thousands in a turn, of several sessions; one that does not fit changes nothing for those before it."""
+    h = Harness(window_steps=100)
+    a, b = h.open(2)
+    for seq in range(60):
+        h.send([a], [seq], [[1.0]])
+        h.send([b], [2 * seq], [[1.0, 1.0]], tags=[1])
+    outcomes = h.settle()
+    answered = {tag: sum(each.length for each in outcomes if each.tag == tag and isinstance(each, Answer)) for tag in (0, 1)}
+    assert answered == {0: 60, 1: 100}
+    refused = [each for each in outcomes if isinstance(each, Refusal)]
+    assert refused[0] == Refusal(1, 1, 100, 2, Reason.WINDOW_FULL, 100)
+    assert {each.reason for each in refused[1:]} == {Reason.SEQUENCE_MISMATCH}
+    assert sum(each.length for each in refused) == 20

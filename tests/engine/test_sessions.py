@@ -68,8 +68,8 @@ def test_idle_sessions_expire_and_say_so() -> None:
 
 def test_many_expire_over_several_turns() -> None:
     """A crowd that goes at once does not hold up the others' steps: every turn ends some, until all are gone."""
-    h = Harness(backend=FakeBackend(slots=500), idle_ttl_seconds=10)
-    h.open(400)
+    h = Harness(backend=FakeBackend(slots=5000), idle_ttl_seconds=10)
+    h.open(5000)
     h.clock.advance(11)
     left: list[int] = []
     while not left or left[-1]:

@@ -42,7 +42,7 @@ async def test_a_newer_stream_ends_the_older_one(front: FrontDoor) -> None:
     await open_one(nobody)
     second = stream_of(front, "a", "2")
     assert not (await attach(second, session)).HasField("error")
-    assert await first.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await first.code() is grpc.StatusCode.ABORTED
     assert "stream 2 has taken this one's place" in await first.details()
     for call in (second, other, nobody):
         await call.done_writing()
@@ -55,7 +55,7 @@ async def test_an_older_stream_that_comes_late_is_refused(front: FrontDoor) -> N
     newer = stream_of(front, "a", "7")
     session = await open_one(newer)
     late = stream_of(front, "a", "6")
-    assert await late.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert await late.code() is grpc.StatusCode.ABORTED
     assert "expected more than 7, got 6" in await late.details()
     assert not (await attach(stream_of(front, "a", "8"), session)).HasField("error")
 

@@ -51,8 +51,13 @@ class Admission:
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
         """Admits blocks, each with its engine-wide stream, in order."""
-        for group in self._groups(blocks):
-            self._admit_group(group)
+        if not blocks:
+            return
+        if len(blocks) == 1 or self._table.firsts(_concatenate([block.sessions for _, block in blocks])).all():
+            self._admit_group(blocks)
+        elif not self._admit_sequels(blocks):
+            for run in self._runs(blocks):
+                self._admit_group(run)
 
     def admit_call(self, call: Call, stream: int) -> None:
         """Admits a momentary step. Raises CallerError if the session is not there or belongs to somebody else now."""
@@ -90,13 +95,8 @@ class Admission:
         self._refuse_detached(rows[~current])
         self._backlog.append_refused(rows[current], refuse.message)
 
-    def _groups(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
+    def _runs(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
         """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
-        if not blocks:
-            return
-        if len(blocks) == 1 or self._table.firsts(_concatenate([block.sessions for _, block in blocks])).all():
-            yield blocks
-            return
         run: list[tuple[int, Block]] = []
         seen: set[int] = set()
         for stream, block in blocks:
@@ -107,6 +107,40 @@ class Admission:
             seen.update(sessions)
             run.append((stream, block))
         yield run
+
+    def _admit_sequels(self, blocks: Sequence[tuple[int, Block]]) -> bool:
+        """Admits blocks in which each row goes on where its session's row before ends, as rows that are sent ahead do.
+
+        False, with nothing done, unless all of them can be admitted just so: what one of them is told could depend on the one
+        before. Without this, a client that sends thousands of single steps ahead would hold all others up.
+        """
+        rows, generations, inputs = _join(blocks)
+        table, sessions, lengths = self._table, rows["session"], rows["length"]
+        order = np.argsort(sessions, kind="stable")
+        ahead = _sums_before(sessions, lengths, order)  # steps of its session in rows before
+        sequels = (
+            (rows["first"] == table.admitted[sessions] + ahead).all()
+            and table.current(sessions, generations, rows["stream"], rows["tag"]).all()
+            and (table.status[sessions] != Status.QUARANTINED).all()
+            and all(len(block.sessions) == 1 or table.firsts(block.sessions).all() for _, block in blocks)
+            and self._valid_rows(inputs, lengths).all()
+            and not self.draining
+        )
+        if not sequels:
+            return False
+        self._acknowledge(blocks, np.ones(len(rows), np.bool_))  # none of them repeats what this lets go of
+        kept = to_keep(rows)
+        if (
+            (rows["first"] != table.admitted[sessions] + ahead).any()  # something before them has failed meanwhile
+            or self._overflow(lengths, kept).any()
+            or (rows["first"] + lengths - table.released[sessions] > self._settings.window_steps).any()
+            or (table.kept[sessions] + _sums_before(sessions, kept, order) + kept > self._window_kept).any()
+        ):
+            return False
+        np.add.at(table.admitted, sessions, lengths)
+        np.add.at(table.kept, sessions, kept)
+        self._backlog.append(rows, inputs)
+        return True
 
     def _admit_group(self, blocks: Sequence[tuple[int, Block]]) -> None:
         rows, generations, inputs = _join(blocks)
@@ -247,6 +281,17 @@ def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor
     generations = _concatenate([block.generations for block in only])
     inputs = tuple(_concatenate(parts) for parts in zip(*(block.inputs for block in only), strict=True))
     return rows, generations, inputs
+
+
+def _sums_before(sessions: Ints, values: Ints, order: Ints) -> Ints:
+    """For each entry, the sum of `values` over its session's entries before it: [n]. order: entries by session, stable."""
+    sorted_values = values[order]
+    before = np.cumsum(sorted_values) - sorted_values
+    starts = np.flatnonzero(np.diff(sessions[order], prepend=-1))
+    within = before - np.repeat(before[starts], np.diff(starts, append=len(order)))
+    sums = np.empty_like(within)
+    sums[order] = within
+    return sums
 
 
 def _spread(values: Sequence[float], counts: Sequence[int]) -> float | NDArray[Any]:

@@ -110,13 +110,17 @@ class Control:
         results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
         for place, result in zip(missing, created, strict=True):
             results[place] = result
-            made[place] = self._lifecycle.made(result) if isinstance(result, int) else None
-        self._requests.remember(command.request_id, "open", made, now)
+        if command.request_id:
+            made = [
+                self._lifecycle.made(each) if isinstance(each, int) else before
+                for each, before in zip(results, made, strict=True)
+            ]
+            self._requests.remember(command.request_id, "open", made, now)
         if command.tags is not None:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)
             self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
-        return [self._lifecycle.describe(each, with_secret=True) if isinstance(each, int) else each for each in results]
+        return self._lifecycle.describe(results, with_secret=True)
 
     def _attach(self, door: int, command: Attach) -> list[Opened | StepStreamError]:
         """Takes all of them over at once, then tells each what was kept for it."""
@@ -130,12 +134,11 @@ class Control:
         self._lifecycle.let_go(sessions, Ending.TAKEN)
         self._ledger.acknowledge(sessions, command.acked[mine])
         self._hand_over(sessions, global_stream(door, command.stream), command.tags[mine])
-        return [
-            self._lifecycle.describe(one, with_secret=False)
-            if isinstance(one, int) and first
-            else _not_attached(one, command.ids[index])
-            for index, (one, first) in enumerate(zip(found, mine.tolist(), strict=True))
+        attached: list[int | StepStreamError] = [
+            one if isinstance(one, int) and first else _not_attached(one, session_id)
+            for one, first, session_id in zip(found, mine.tolist(), command.ids, strict=True)
         ]
+        return self._lifecycle.describe(attached, with_secret=False)
 
     def _to_attach(self, command: Attach, index: int) -> int | StepStreamError:
         try:

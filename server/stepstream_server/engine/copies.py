@@ -23,7 +23,6 @@ from stepstream_server.engine.ports import (
     Forked,
     Import,
     Imported,
-    Opened,
     Origin,
     Reply,
     TurnReport,
@@ -152,7 +151,7 @@ class Copies:
         table.begin_at(forks, next_seq, acked=next_seq, kept=0)
         made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in created]
         self._requests.remember(command.request_id, "fork", made, now)
-        return Forked(next_seq, self._described(created))
+        return Forked(next_seq, self._lifecycle.describe(created, with_secret=True))
 
     def _forked_before(self, command: Fork, now: float) -> Forked | None:
         """The forks that a former request of the same id has made, if any. Raises CallerError.
@@ -168,10 +167,7 @@ class Copies:
             if one is not None:
                 results[place] = self._lifecycle.again(one)
         alive = [each for each in results if isinstance(each, int)]
-        return Forked(int(self._table.next_seq[alive[0]]) if alive else 0, self._described(results))
-
-    def _described(self, sessions: list[int | StepStreamError]) -> list[Opened | StepStreamError]:
-        return [self._lifecycle.describe(each, with_secret=True) if isinstance(each, int) else each for each in sessions]
+        return Forked(int(self._table.next_seq[alive[0]]) if alive else 0, self._lifecycle.describe(results, with_secret=True))
 
     # Snapshots -------------------------------------------------------------------------------------------------------
 
@@ -220,9 +216,10 @@ class Copies:
                 self._requests.remember(command.request_id, "import", [self._lifecycle.made(created)], now)
         else:
             created = self._lifecycle.again(made)
-        if not isinstance(created, int):
-            raise created
-        return Imported(self._lifecycle.describe(created, with_secret=True), bitwise)
+        (opened,) = self._lifecycle.describe([created], with_secret=True)
+        if isinstance(opened, StepStreamError):
+            raise opened
+        return Imported(opened, bitwise)
 
     def _begin(self, session: int, snapshot: Snapshot) -> None:
         """Puts a snapshot that was checked into a session that was just opened."""

@@ -84,7 +84,7 @@ class Engine:
         self._backlog = Backlog(spec.inputs, self._table)
         self._outbox = Outbox(spec.outputs)
         cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
-        ledger = Ledger(self._table, self._backlog, cache)
+        ledger = Ledger(self._table, self._backlog, cache, self._resolve)
         self._ledger = ledger
         self._admission = Admission(spec, settings, self._table, self._backlog, cache, ledger, self._outbox)
         self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
@@ -145,7 +145,7 @@ class Engine:
         self._turns += 1
         report = TurnReport()
         self._take_in(commands, report)
-        groups = self._cut(report)
+        groups = self._cut()
         self._settle(self._run(groups, report), report)
         self._hand_over(report)
 
@@ -192,14 +192,19 @@ class Engine:
         except CallerError as error:
             self._outbox.refuse(stream, 0, max(call.seq, 0), call.length, error.reason, error.expected_seq, error.message)
 
-    def _cut(self, report: TurnReport) -> list[Group]:
+    def _cut(self) -> list[Group]:
         """Answers what needs no computing, and plans the launches for what does."""
-        heads = self._outcomes.resolve(self.clock(), report)
-        self._backend.zero(self._outcomes.take_resets())
+        heads = self._resolve()
         rows = self._backlog.rows
         sessions = rows["session"][heads]
         lengths = np.minimum(rows["length"][heads], self._table.stop_at[sessions] - rows["first"][heads])
         return self._scheduler.plan(heads, lengths, self._table.served[sessions])
+
+    def _resolve(self) -> Ints:
+        """Answers what needs no computing. Returns the positions of the heads that do."""
+        heads = self._outcomes.resolve(self.clock())
+        self._backend.zero(self._outcomes.take_resets())
+        return heads
 
     def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
         """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
@@ -234,7 +239,7 @@ class Engine:
             if len(rows):
                 self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
             self._steps += len(rows) * result.length
-        self._outcomes.sweep()
+        report.duplicates = self._outcomes.end_turn()
         self._copies.carry_out(now, report)
 
     def _hand_over(self, report: TurnReport) -> None:

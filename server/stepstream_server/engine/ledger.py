@@ -7,6 +7,8 @@ pending ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,14 +22,17 @@ from stepstream_server.errors import Reason
 class Ledger:
     """The only writer of `admitted`, `acked`, `released` and `kept`, but for admission, settling, and sessions just opened."""
 
-    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache) -> None:
+    def __init__(self, table: SessionTable, backlog: Backlog, cache: AnswerCache, answer_repeats: Callable[[], object]) -> None:
         self._table = table
         self._backlog = backlog
         self._cache = cache
+        self._answer_repeats = answer_repeats  # as far as nothing that is pending stands before them
         self._late: set[int] = set()  # sessions whose acknowledged answers wait for a repeat
 
     def acknowledge(self, sessions: Ints, counts: Ints) -> None:
         """Lets go of answers below each count; lower counts than before change nothing, higher ones than next_seq are clamped."""
+        if self._backlog.repeats:
+            self._answer_repeats()
         table = self._table
         if not table.firsts(sessions).all():
             sessions, places = np.unique(sessions, return_inverse=True)

@@ -16,7 +16,7 @@ from stepstream_server.engine.requests import Made
 from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
-_EXPIRED_PER_TURN = 64  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
+_EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
 _CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
@@ -76,17 +76,14 @@ class Lifecycle:
         if self.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
 
-    def describe(self, session: int, *, with_secret: bool) -> Opened:
-        """What its holder needs to know of a session."""
+    def describe(self, found: Sequence[int | StepStreamError], *, with_secret: bool) -> list[Opened | StepStreamError]:
+        """What the holders of sessions need to know of them; in their places, why there are none."""
         table = self._table
-        return Opened(
-            id=table.id(session),
-            secret=table.secret(session) if with_secret else b"",
-            session=session,
-            generation=int(table.generation[session]),
-            next_seq=int(table.next_seq[session]),
-            acked=int(table.acked[session]),
-        )
+        sessions = np.array([each for each in found if isinstance(each, int)], np.int64)
+        columns = (table.generation[sessions], table.next_seq[sessions], table.acked[sessions])
+        numbers = iter(zip(*(column.tolist() for column in columns), strict=True))
+        secrets = iter(table.secrets(sessions) if with_secret else [b""] * len(sessions))
+        return [Opened(table.id(each), next(secrets), each, *next(numbers)) if isinstance(each, int) else each for each in found]
 
     def made(self, session: int) -> Made:
         """What a request that is repeated is to find again."""

@@ -73,8 +73,7 @@ class Outbox:
 
     def answer_one(self, stream: int, tag: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None) -> None:
         """Adds one answered row; outputs [kept, *shape] each."""
-        one = (np.array([number], np.int64) for number in (stream, tag, first_seq, length, kept))
-        streams, tags, first_seqs, lengths, kepts = one
+        streams, tags, first_seqs, lengths, kepts = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
         self.answer(streams, tags, first_seqs, lengths, kepts, outputs)
 
     def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
@@ -106,7 +105,10 @@ class Outbox:
         }
 
     def _of(self, door: int) -> _Mail:
-        return self._mail.setdefault(door, _Mail())
+        mail = self._mail.get(door)
+        if mail is None:
+            mail = self._mail[door] = _Mail()
+        return mail
 
     def _answers_by_door(self) -> dict[int, Answers]:
         if not self._rows:

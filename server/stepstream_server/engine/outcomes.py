@@ -47,8 +47,12 @@ class Outcomes:
         self._ledger = ledger
         self._outbox = outbox
         self._resets: list[int] = []  # slots to be zeroed before the next launch
+        # Of this turn:
+        self._touched = False  # whether anything was resolved
+        self._refused: set[int] = set()  # sessions that were refused something: what follows belongs into the next turn
+        self._duplicates = 0  # steps answered from the cache
 
-    def resolve(self, now: float, report: TurnReport) -> Ints:
+    def resolve(self, now: float) -> Ints:
         """Settles what needs no computing. Returns the positions of the heads that do."""
         heads = self._backlog.heads()
         rows = self._backlog.rows
@@ -56,16 +60,16 @@ class Outcomes:
         if late.size:
             self._fail(late, Reason.DEADLINE_EXCEEDED)
         special = heads[rows["kind"][heads] != Kind.APPLY]
-        if not special.size:
+        if not special.size and not self._touched:
             return heads  # none stands where a copy is to be taken: that was done when it came there
+        self._touched = True
         gone = np.zeros(len(rows), np.bool_)
-        refused: set[int] = set()
         sessions = rows["session"][special[:_RESOLVED_PER_TURN]].tolist()
         for session, positions in zip(sessions, self._backlog.by_session(sessions), strict=True):
-            self._resolve_session(session, positions.tolist(), gone, refused, report, now)
+            self._resolve_session(session, positions.tolist(), gone, now)
         self._backlog.remove(gone)
         self._ledger.release_late()
-        return self._computable(refused, now)
+        return self._computable(now)
 
     def take_resets(self) -> Ints:
         """Slots that resets of this turn want zeroed."""
@@ -91,11 +95,15 @@ class Outcomes:
         self._table.status[self._backlog.rows["session"][positions]] = Status.QUARANTINED
         self._fail(positions, Reason.NON_FINITE_STATE)
 
-    def sweep(self) -> None:
-        """Drops rows with nothing left to do."""
+    def end_turn(self) -> int:
+        """Drops rows with nothing left to do. Returns how many steps were answered from the cache."""
+        duplicates, self._duplicates = self._duplicates, 0
+        self._touched = False
+        self._refused.clear()
         rows = self._backlog.rows
         if len(rows):
             self._backlog.remove((rows["length"] == 0) & (rows["kind"] == Kind.APPLY))
+        return duplicates
 
     def resend(self, session: int) -> None:
         """Answers every step from the acknowledged count on again, to the stream that is attached now."""
@@ -113,26 +121,18 @@ class Outcomes:
         self._ledger.cut_back(rows["session"][positions], rows["first"][positions])
         rows["reason"][positions] = reason
 
-    def _computable(self, refused: set[int], now: float) -> Ints:
+    def _computable(self, now: float) -> Ints:
         """Heads to be computed, but for sessions that were refused something: their next answer belongs behind that."""
         heads = self._backlog.heads()
         rows = self._backlog.rows
         ready = (rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] > now)
         ready &= rows["first"][heads] < self._table.stop_at[rows["session"][heads]]
-        if refused:
-            ready &= ~np.isin(rows["session"][heads], list(refused))
+        if self._refused:
+            ready &= ~np.isin(rows["session"][heads], list(self._refused))
         computable: Ints = heads[ready]
         return computable
 
-    def _resolve_session(
-        self,
-        session: int,
-        positions: list[int],
-        gone: NDArray[np.bool_],
-        refused: set[int],
-        report: TurnReport,
-        now: float,
-    ) -> None:
+    def _resolve_session(self, session: int, positions: list[int], gone: NDArray[np.bool_], now: float) -> None:
         """Resolves a session's rows from its head on, up to the first that must be computed."""
         rows = self._backlog.rows
         for position in positions:
@@ -141,15 +141,15 @@ class Outcomes:
                 return
             if row["kind"] == Kind.REFUSE:
                 self._refuse(row, int(row["length"]), Reason(int(row["reason"])))
-                refused.add(session)
-            elif session in refused:
+                self._refused.add(session)
+            elif session in self._refused:
                 return
             elif row["kind"] == Kind.RESET:
                 if row["first"] == self._table.stop_at[session]:
                     return
                 self._reset(session, row, now)
-            elif not self._repeat(row, report):
-                refused.add(session)
+            elif not self._repeat(row):
+                self._refused.add(session)
                 if row["length"]:
                     return
             gone[position] = True
@@ -163,7 +163,7 @@ class Outcomes:
         table.used_at[session] = now
         self._answer_kept(session, int(row["stream"]), int(row["tag"]), int(row["first"]), 1, 0)
 
-    def _repeat(self, row: np.void, report: TurnReport) -> bool:
+    def _repeat(self, row: np.void) -> bool:
         """Answers a repeat from the cache as far as it goes. False after a refusal: what then is left stays in the row."""
         session, first, length = int(row["session"]), int(row["first"]), int(row["length"])
         released, next_seq = int(self._table.released[session]), int(self._table.next_seq[session])
@@ -181,7 +181,7 @@ class Outcomes:
         if answered:
             kept = int(wanted[:answered].sum())
             self._answer_kept(session, int(row["stream"]), int(row["tag"]), first, answered, kept)
-            report.duplicates += answered
+            self._duplicates += answered
             _shorten(row, answered)
         if answered < here:
             self._refuse(row, _run_of_equal(missing[answered:]), Reason.ANSWER_NOT_KEPT)

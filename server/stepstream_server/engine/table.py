@@ -156,14 +156,15 @@ class SessionTable:
     def id(self, session: int) -> str:
         return self._ids[session]
 
-    def secret(self, session: int) -> bytes:
-        secret: bytes = self._secrets[session].tobytes()
-        return secret
+    def secrets(self, sessions: Ints) -> list[bytes]:
+        """What proves the ownership of each."""
+        data = self._secrets[sessions].tobytes()
+        return [data[start : start + _TOKEN_BYTES] for start in range(0, len(data), _TOKEN_BYTES)]
 
     def own(self, session_id: str, secret: bytes) -> int:
         """Number of an open session, for whoever has its secret. Raises CallerError."""
         session = self.find(session_id)
-        if not tokens.compare_digest(self.secret(session), secret):
+        if not tokens.compare_digest(self._secrets[session].tobytes(), secret):
             raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {session_id!r}", field="secret")
         return session
 

@@ -8,11 +8,14 @@ from collections.abc import Callable
 
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Command
+from stepstream_server.engine.turnstile import Turnstile
 from stepstream_server.errors import Reason, ServerFault
 
 # Commands that one turn takes in at most, so that a flood cannot keep the turn from running: enough for every stream of a
 # busy server to be in each batch, and about 50 ms if each is of the costliest kind.
 _COMMANDS_PER_TURN = 512
+# Of these, commands of one stream: more than a client that merges its inputs ever has ready at once.
+_COMMANDS_PER_STREAM = 64
 
 
 class EngineThread:
@@ -21,6 +24,7 @@ class EngineThread:
     def __init__(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> None:
         self._engine = engine
         self._on_crash = on_crash
+        self._turnstile = Turnstile(_COMMANDS_PER_STREAM)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine-{engine.spec.name}", daemon=True)
 
@@ -52,17 +56,16 @@ class EngineThread:
 
     def _commands(self) -> list[tuple[int, Command]]:
         """What has arrived; waits for it only if the engine has nothing else to do."""
-        commands: list[tuple[int, Command]] = []
-        clock = self._engine.clock
-        if not self._engine.busy and self._receive(commands, self._engine.next_deadline) and self._engine.max_wait:
+        clock, turnstile = self._engine.clock, self._turnstile
+        if not (self._engine.busy or turnstile) and self._receive(self._engine.next_deadline) and self._engine.max_wait:
             until = clock() + self._engine.max_wait
-            while len(commands) < _COMMANDS_PER_TURN and self._receive(commands, until):
+            while len(turnstile) < _COMMANDS_PER_TURN and self._receive(until):
                 pass
-        while len(commands) < _COMMANDS_PER_TURN and self._receive(commands, 0.0):
+        while self._receive(0.0):
             pass
-        return commands
+        return turnstile.take(_COMMANDS_PER_TURN)
 
-    def _receive(self, commands: list[tuple[int, Command]], until: float) -> bool:
+    def _receive(self, until: float) -> bool:
         """Takes one item from the inbox, waiting no longer than until (monotonic seconds). False if nothing came."""
         seconds = until - self._engine.clock()
         try:
@@ -73,5 +76,5 @@ class EngineThread:
         except queue.Empty:
             return False
         if item is not None:  # None only wakes the thread
-            commands.append(item)
+            self._turnstile.add(*item)
         return True

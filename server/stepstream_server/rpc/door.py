@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stepstream_server.engine.ports import Command, Delivery, Detached, Door, RowErrors, StreamEnded
-from stepstream_server.errors import ServerFault, StepStreamError
+from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
 from stepstream_server.rpc.credits import step_credits, window_credits
 from stepstream_server.spec import ModelSpec
@@ -133,12 +133,16 @@ class ModelDoor:
         if delivery.answers is not None:
             self._pass_answers(delivery)
         errors, detached = delivery.errors, delivery.detached
-        for row, stream in enumerate(errors.streams):
-            if (listener := self._listeners.get(stream)) is not None:
-                listener.refused(self, errors, row)
+        self._pass_errors(errors, unknown=False)
         for row, stream in enumerate(detached.streams):
             if (listener := self._listeners.get(stream)) is not None:
                 listener.detached(self, detached, row)
+        self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
+
+    def _pass_errors(self, errors: RowErrors, *, unknown: bool) -> None:
+        for row, (stream, reason) in enumerate(zip(errors.streams, errors.reasons, strict=True)):
+            if (reason is Reason.HANDLE_UNKNOWN) is unknown and (listener := self._listeners.get(stream)) is not None:
+                listener.refused(self, errors, row)
 
     def _pass_answers(self, delivery: Delivery) -> None:
         if delivery.answers is None or not len(delivery.answers.streams):

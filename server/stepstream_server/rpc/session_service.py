@@ -31,7 +31,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         (opened,) = await _open(door, ids, request)
         if isinstance(opened, StepStreamError):
             raise opened
-        return session_pb2.OpenSessionResponse(session=await _describe(door, opened.id), secret=opened.secret)
+        try:
+            session = await _describe(door, opened.id)
+        except StepStreamError:  # it has ended already; its opener is told the secret all the same
+            session = session_pb2.Session(model=door.spec.name, version=door.spec.version, id=opened.id)
+        return session_pb2.OpenSessionResponse(session=session, secret=opened.secret)
 
     async def OpenSessions(self, request: session_pb2.OpenSessionsRequest, context: Context) -> session_pb2.OpenSessionsResponse:
         door = self._models.find(request.model, request.version)

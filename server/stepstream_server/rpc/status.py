@@ -39,7 +39,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.BLOCK_TOO_LARGE,
     ),
     grpc.StatusCode.PERMISSION_DENIED: (Reason.SECRET_MISMATCH,),
-    grpc.StatusCode.ABORTED: (Reason.SEQUENCE_MISMATCH,),
+    grpc.StatusCode.ABORTED: (Reason.SEQUENCE_MISMATCH, Reason.STREAM_REPLACED),
     grpc.StatusCode.OUT_OF_RANGE: (Reason.ANSWER_DISCARDED, Reason.ANSWER_NOT_KEPT),
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_EXCEEDED,),
     grpc.StatusCode.INVALID_ARGUMENT: (

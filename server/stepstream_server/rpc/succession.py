@@ -35,8 +35,8 @@ class Succession:
         if stream is None:
             return
         if place.number <= number:
-            raise CallerError(Reason.INVALID_ARGUMENT, f"{NUMBER}: expected more than {number}, got {place.number}", field=NUMBER)
-        stream.abandon(CallerError(Reason.INVALID_ARGUMENT, f"{NUMBER}: stream {place.number} has taken this one's place"))
+            raise CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: expected more than {number}, got {place.number}", field=NUMBER)
+        stream.abandon(CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: stream {place.number} has taken this one's place"))
 
     def enter(self, place: Place, stream: Stream) -> None:
         """The stream is its client's newest."""

@@ -1,0 +1,53 @@
+"""The turnstile: nobody waits for a stream that sends much."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stepstream_server.engine.ports import Acknowledge, Command, DoorLost, Get, StreamEnded
+from stepstream_server.engine.turnstile import Turnstile
+
+
+def said(stream: int) -> Command:
+    """Something that a stream says."""
+    none = np.zeros(0, np.int64)
+    return Acknowledge(stream, none, none, none.astype(np.uint32), none)
+
+
+def test_a_stream_that_sends_much_waits_for_itself_alone() -> None:
+    """Others are in the same turn, however much of it came before."""
+    turnstile = Turnstile(per_stream=2)
+    flood = [said(1) for _ in range(5)]
+    for command in flood:
+        turnstile.add(0, command)
+    turnstile.add(0, ask := Get(1, "a"))
+    turnstile.add(0, other := said(2))
+    assert turnstile.take(100) == [(0, flood[0]), (0, flood[1]), (0, ask), (0, other)]
+    assert turnstile.take(100) == [(0, flood[2]), (0, flood[3])]
+    assert turnstile.take(100) == [(0, flood[4])]
+    assert not turnstile
+
+
+def test_streams_take_turns_where_a_turn_is_too_short_for_all() -> None:
+    """Who was served goes to the end, keeping its own order."""
+    turnstile = Turnstile(per_stream=2)
+    commands = {stream: [said(stream) for _ in range(3)] for stream in (1, 2)}
+    for stream in (1, 2):
+        for command in commands[stream]:
+            turnstile.add(0, command)
+    assert turnstile.take(3) == [(0, each) for each in (*commands[1][:2], commands[2][0])]
+    assert turnstile.take(3) == [(0, each) for each in (commands[1][2], *commands[2][1:])]
+
+
+def test_a_lost_door_comes_after_all_that_it_has_said() -> None:
+    """Else what its streams said before would be heard of streams that are gone; other doors are left alone."""
+    turnstile = Turnstile(per_stream=100)
+    before: list[Command] = [said(1), said(2), StreamEnded(1)]
+    for command in before:
+        turnstile.add(0, command)
+    turnstile.add(1, other := said(1))
+    turnstile.add(0, lost := DoorLost())
+    taken = turnstile.take(100)
+    assert [command for door, command in taken if door == 0][-1] is lost
+    assert len(taken) == 5
+    assert (1, other) in taken
