@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import UnionType
 
 import grpc
 import numpy as np
@@ -33,6 +34,7 @@ class Gate:
         self.reached = threading.Event()  # a launch is waiting
 
     def close(self) -> None:
+        self.reached.clear()
         self._open.clear()
 
     def open(self) -> None:
@@ -128,6 +130,25 @@ def _model(
     door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
     door.open(TappedDoor(engine.connect(door), tap))
     return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
+
+
+class Arrivals:
+    """A tap that tells when a command of some kind comes to an engine."""
+
+    def __init__(self) -> None:
+        self._awaited: list[tuple[type | UnionType, asyncio.Future[None]]] = []
+
+    def next(self, kind: type | UnionType) -> asyncio.Future[None]:
+        """Done once the next one has come."""
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((kind, arrived))
+        return arrived
+
+    def __call__(self, command: Command) -> None:
+        self._awaited = [(kind, arrived) for kind, arrived in self._awaited if not arrived.done()]
+        for kind, arrived in self._awaited:
+            if isinstance(command, kind):
+                arrived.set_result(None)
 
 
 class TappedDoor:

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any
+from unittest import mock
 
 import grpc
 import numpy as np
@@ -24,18 +25,19 @@ from google.rpc.status_pb2 import Status
 
 from stepstream_proto.v1 import common_pb2, inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine import ports
+from stepstream_server.engine import ports, scheduler
 from stepstream_server.engine.ports import NO_SEQ, Keep
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
 from support.clock import FakeClock
-from support.front_door import FrontDoor, front_door
+from support.front_door import Arrivals, FrontDoor, front_door
 from support.history import Ack, Live, Resend, Row, Zero
 from support.reference import Outcome, ReferenceSession
 from support.transcript import NOBODY, Transcript
 from support.wire import StreamRequest, u32, u64
 
 MODEL = "counter"
+_TURN_STEPS = 3  # of a session in one turn: one beside single steps, two as a chunk
 WINDOW_STEPS, WINDOW_KEPT = 8, 6
 POISON = 666.0
 IDLE_TTL = 10.0  # seconds
@@ -64,7 +66,7 @@ class Served:
             settings=DoorSettings(step_timeout_seconds=_LONG),
             backend=lambda: FakeBackend(poison=POISON),
             clock=clock,
-            tap=arrivals.note,
+            tap=arrivals,
             window_steps=WINDOW_STEPS,
             window_bytes=WINDOW_KEPT * _STEP_BYTES,
             idle_ttl_seconds=IDLE_TTL,
@@ -72,26 +74,8 @@ class Served:
             turn_budget_seconds=2e-7,  # chunks are cut: on a clock that stands still a step takes 1e-7 s
             alone_budget_seconds=2e-7,
         )
+        stack.enter_context(mock.patch.object(scheduler, "_FIRST_GUESS", 2))  # before it is known how long a step takes
         return cls(await stack.enter_async_context(context), clock, stack, arrivals)
-
-
-class Arrivals:
-    """Tells when a command of some kind comes to the engine."""
-
-    def __init__(self) -> None:
-        self._awaited: list[tuple[type | UnionType, asyncio.Future[None]]] = []
-
-    def next(self, kind: type | UnionType) -> asyncio.Future[None]:
-        """Done once the next one has come."""
-        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaited.append((kind, arrived))
-        return arrived
-
-    def note(self, command: ports.Command) -> None:
-        self._awaited = [(kind, arrived) for kind, arrived in self._awaited if not arrived.done()]
-        for kind, arrived in self._awaited:
-            if isinstance(command, kind):
-                arrived.set_result(None)
 
 
 @dataclass(frozen=True)
@@ -121,6 +105,7 @@ class World:
     streams: dict[int, Transcript] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     snapshots: list[Moved] = field(default_factory=list)
+    held: Live | None = None  # a session that had nothing on its way when the engine was held
     openings: list[tuple[Any, list[Live]]] = field(default_factory=list)  # requests that have an id, and what they made
 
     @property
@@ -131,13 +116,15 @@ class World:
         """What no request and no session was called before."""
         return f"n{next(self.served.numbers)}"
 
-    def hold(self) -> None:
+    def hold(self, live: Live) -> None:
         """The next launch stays where it is computing until somebody needs the engine: what is sent meanwhile is queued."""
         self.served.front.models[MODEL].gate.close()
+        self.held = None if live.log else live
 
     def go_on(self) -> None:
         """The engine is needed."""
         self.served.front.models[MODEL].gate.open()
+        self.held = None
 
     async def ask(self, stream: Transcript, request: StreamRequest) -> list[inference_pb2.AttachedSession]:
         """Opens or attaches behind all that is queued."""
@@ -293,16 +280,16 @@ class World:
 
     # Inputs ----------------------------------------------------------------------------------------------------------
 
-    async def pipeline(self, live: Live, rows: Sequence[Sequence[float]], keep: Keep) -> None:
+    async def pipeline(self, live: Live, rows: Sequence[Sequence[float]], keep: Keep, overlap: int = 0) -> None:
         """Messages one after the other, each going on where the one before will have ended if nothing fails.
 
-        The first one heals the session if need be.
+        The first one heals the session if need be. With an overlap each begins so many steps earlier, as a straddling repeat.
         """
         for place, stream in self.streams.items():
             if live.stream is stream and live.known.quarantined and not live.log:
                 await self.send(self.reset(place, [(live, Zero(live.point))]))
             for values in rows if live.stream is stream else ():
-                row = Row(live.point, tuple(values), keep)
+                row = Row(max(0, live.point - overlap), tuple(values), keep)
                 await self.send(self.block(place, [(live, row)], keep, acknowledges=not live.log))
 
     def block(self, place: int, rows: Sequence[tuple[Live, Row]], keep: Keep, acknowledges: bool) -> Message:
@@ -355,6 +342,17 @@ class World:
         assert live.stream is not None
         await live.stream.send(StreamRequest(acknowledge=acknowledge))
         live.note(Ack(count))
+
+    async def acknowledge_behind_repeat(self, live: Live, keep: Keep) -> None:
+        """Asks for all kept answers once more behind a step that is held, and says at once that they are not needed."""
+        known = live.known
+        for place in [place for place, stream in self.streams.items() if stream is live.stream]:
+            await self.hear(live)
+            self.hold(live)
+            for row in (Row(known.next_seq, (1.0,), keep), Row(known.acked, (0.0,) * (known.next_seq - known.acked), keep)):
+                if row.values:
+                    await self.send(self.block(place, [(live, row)], keep, acknowledges=False))
+            await self.acknowledge(live, known.next_seq)
 
     async def hear(self, live: Live) -> None:
         """Waits for all outcomes of a session, and compares them."""
@@ -442,6 +440,7 @@ class World:
         if live.known.quarantined:
             await self.hear(live)
         before, heard, hope = live.known.quarantined, live.known.next_seq, live.point
+        most = heard + _TURN_STEPS if self.held is live else hope  # steps that can be applied when the engine hears of it
         if at_seq is not None:
             request.at_seq = at_seq
         answer = await self.call(ports.Fork | ports.Export, call(request))
@@ -458,7 +457,7 @@ class World:
             reason, expected = answer
             legal = {
                 Reason.SESSION_QUARANTINED: live.known.quarantined and (at_seq is None or at_seq <= now),
-                Reason.SEQUENCE_PASSED: not before and wanted < expected and heard <= expected <= now,
+                Reason.SEQUENCE_PASSED: not before and wanted < expected and heard <= expected <= min(now, most),
                 Reason.SEQUENCE_MISMATCH: wanted > expected
                 and (expected == hope or (live.known.quarantined and expected == now)),
             }

@@ -1,0 +1,340 @@
+"""A caller goes away at every stage of a step, over real gRPC: queued, cut, computing, settling, being written.
+
+Batch-mates finish with the right answers; steps, credits, handles, streams and whoever waited return to where they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from stepstream_proto.v1 import inference_pb2, session_pb2
+from stepstream_server.engine.ports import Attach, Block, Call, Close, Detach, StreamEnded
+from stepstream_server.rpc.door import ModelDoor
+from support.front_door import Arrivals, CountingStream, FrontDoor, Gate, front_door, wait_for
+from support.wire import u32, u64
+
+STEPS = 3
+SUMS = {step: float(step + 1) for step in range(STEPS)}
+MATES = 2
+
+STAGES = ["queued", "cut", "computing", "settling"]
+
+
+class HeldMail:
+    """Holds what an engine delivers to a front door before the event loop learns of it."""
+
+    def __init__(self, door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = threading.Event()
+        self._wake = door._wake
+        self._held: list[Callable[[], None]] | None = None
+        monkeypatch.setattr(door, "_wake", self._take)
+
+    def close(self) -> None:
+        self._held = []
+
+    def open(self) -> None:
+        held, self._held = self._held, None
+        for each in held or ():
+            self._wake(each)
+
+    def _take(self, callback: Callable[[], None]) -> None:
+        """On the engine's thread, while the test waits for it."""
+        if self._held is None:
+            self._wake(callback)
+        else:
+            self._held.append(callback)
+            self.reached.set()
+
+
+class Scene:
+    """One model with gates at each stage, a stream of batch-mates, and one that keeps the engine busy at first."""
+
+    def __init__(self, front: FrontDoor, arrivals: Arrivals, mail: HeldMail) -> None:
+        self.front = front
+        self.model = front.models["counter"]
+        self.arrivals = arrivals
+        self.launching, self.computing, self.mail = Gate(), self.model.gate, mail
+        self.model.backend.before_launch = self.launching
+        self.mates, self.busy = CountingStream(front.channel), CountingStream(front.channel)
+
+    async def queue(self, *send: Callable[[], Awaitable[None]]) -> None:
+        """Everybody's steps have come to an engine that is computing something else."""
+        await self.mates.open("counter", range(MATES))
+        await self.busy.open("counter", [0])
+        self.computing.close()
+        await self.busy.step([0], [0], [1])
+        await wait_for(self.computing.reached)
+        for each in send:
+            await each()
+        for handle in range(MATES):
+            await self.mates.step([handle], [0], [10.0 * (handle + 1)] * STEPS)
+        await self.mates.all_read()
+
+    async def reach(self, stage: str) -> None:
+        """They are all at that stage, in the same launch."""
+        if stage == "queued":
+            return
+        self.launching.close()
+        self.computing.open()
+        await wait_for(self.launching.reached)
+        if stage == "computing":
+            self.computing.close()
+            self.launching.open()
+            await wait_for(self.computing.reached)
+        elif stage == "settling":
+            self.mail.close()
+            self.launching.open()
+            await wait_for(self.mail.reached)
+
+    def go_on(self) -> None:
+        for gate in (self.launching, self.computing, self.mail):
+            gate.open()
+
+    async def check_mates(self) -> None:
+        """They were answered as if they had been alone."""
+        answers = await self.mates.sums(MATES * STEPS)
+        assert answers == {(handle, step): 10.0 * (handle + 1) * (step + 1) for handle in range(MATES) for step in range(STEPS)}
+        assert await self.busy.sums(1) == {(0, 0): 1.0}
+
+    async def get(self, session_id: str) -> session_pb2.Session:
+        """Its answer is behind all that the engine was told before."""
+        request = session_pb2.GetSessionRequest(model="counter", id=session_id)
+        response: session_pb2.GetSessionResponse = await self.front.sessions.GetSession(request)
+        return response.session
+
+    async def check_nothing_leaks(self, *streams: CountingStream) -> None:
+        """Streams end by themselves, so their credits are back; then nothing is left of anybody."""
+        for stream in (*streams, self.mates, self.busy):
+            await stream.half_close()
+            assert await stream.end() == (grpc.StatusCode.OK, "")
+        assert await self.front.rpc.streams.finish(60)
+        listed = await self.front.sessions.ListSessions(session_pb2.ListSessionsRequest(model="counter"))
+        for session in listed.sessions:
+            assert (session.attached, session.pending_steps) == (False, 0)
+            await self.front.sessions.CloseSession(session_pb2.CloseSessionRequest(model="counter", id=session.id))
+        engine, door = self.model.engine, self.model.door
+        stats = engine.stats()
+        assert (stats.sessions, stats.streams, stats.pending_steps, len(self.front.rpc.streams)) == (0, 0, 0, 0)
+        assert len(self.model.backend.free) == self.model.backend.slots
+        assert engine._ledger._cache.bytes_used == 0
+        assert (dict(door._listeners), dict(door._questions)) == ({}, {})
+
+
+@pytest_asyncio.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    """A scene whose gates are open, in the end too."""
+    arrivals = Arrivals()
+    async with front_door(tap=arrivals) as front:
+        scene = Scene(front, arrivals, HeldMail(front.models["counter"].door, monkeypatch))
+        try:
+            yield scene
+        finally:
+            scene.go_on()
+
+
+async def by_cutting(scene: Scene, stream: CountingStream, session: inference_pb2.AttachedSession) -> None:
+    """The connection breaks."""
+    gone = scene.arrivals.next(StreamEnded)
+    stream.cut()
+    await gone
+
+
+async def by_detaching(scene: Scene, stream: CountingStream, session: inference_pb2.AttachedSession) -> None:
+    """The stream lets the session go."""
+    gone = scene.arrivals.next(Detach)
+    await stream.send(inference_pb2.StreamRequest(detach=inference_pb2.Detach(handles=u32([0]))))
+    await gone
+
+
+async def by_losing(scene: Scene, stream: CountingStream, session: inference_pb2.AttachedSession) -> None:
+    """Another stream takes the session over, and is gone before it hears of it."""
+    taken, gone = scene.arrivals.next(Attach), scene.arrivals.next(StreamEnded)
+    thief = CountingStream(scene.front.channel)
+    await thief.send_attach("counter", 0, session.id, session.secret)
+    await taken
+    thief.cut()
+    await gone
+
+
+async def by_closing(scene: Scene, stream: CountingStream, session: inference_pb2.AttachedSession) -> None:
+    """The stream closes the session."""
+    gone = scene.arrivals.next(Detach)
+    await stream.send(inference_pb2.StreamRequest(detach=inference_pb2.Detach(handles=u32([0]), close=True)))
+    await gone
+
+
+async def by_closing_elsewhere(scene: Scene, stream: CountingStream, session: inference_pb2.AttachedSession) -> None:
+    """Somebody closes the session by id, and does not wait for the answer."""
+    gone = scene.arrivals.next(Close)
+    request = session_pb2.CloseSessionRequest(model="counter", id=session.id, secret=session.secret)
+    call = scene.front.sessions.CloseSession(request)
+    await gone
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+
+
+Leave = Callable[[Scene, CountingStream, inference_pb2.AttachedSession], Awaitable[None]]
+
+
+@pytest.mark.parametrize("leave", [by_cutting, by_detaching, by_losing])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_whoever_leaves_finds_in_the_session_what_was_cut(scene: Scene, stage: str, leave: Leave) -> None:
+    """What was queued is dropped, the rest settles: the next stream is sent its answers and goes on from there."""
+    victim = CountingStream(scene.front.channel)
+    (session,) = await victim.open("counter", [0])
+
+    async def send() -> None:
+        await victim.step([0], [0], [1.0] * STEPS)
+        await victim.all_read()
+
+    await scene.queue(send)
+    await scene.reach(stage)
+    await leave(scene, victim, session)
+    scene.go_on()
+    await scene.check_mates()
+    applied = 0 if stage == "queued" else STEPS
+    found = await scene.get(session.id)
+    assert (found.next_seq, found.acked, found.pending_steps, found.attached) == (applied, 0, 0, False)
+    heir = CountingStream(scene.front.channel)
+    await heir.send_attach("counter", 4, session.id, session.secret)
+    assert (await heir.receive()).attached.sessions[0].next_seq == applied
+    assert await heir.sums(applied) == {(4, step): SUMS[step] for step in range(applied)}
+    await heir.step([4], [0], [1.0] * STEPS)
+    assert await heir.sums(STEPS) == {(4, step): value for step, value in SUMS.items()}
+    if leave is by_cutting:
+        await scene.check_nothing_leaks(heir)
+        return
+    while (message := await victim.receive()).WhichOneof("message") != "detached":
+        assert message.answers.handles == u32([0])
+    assert message.detached.handles == u32([0])
+    assert len(await victim.open("counter", [0])) == 1  # the handle is free again
+    await scene.check_nothing_leaks(heir, victim)
+
+
+@pytest.mark.parametrize("leave", [by_closing, by_closing_elsewhere])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_session_closed_under_its_steps_leaves_nothing_behind(scene: Scene, stage: str, leave: Leave) -> None:
+    """Its launch ends as any other; its stream hears that it is closed, and goes on with other sessions."""
+    victim = CountingStream(scene.front.channel)
+    (session,) = await victim.open("counter", [0])
+
+    async def send() -> None:
+        await victim.step([0], [0], [1.0] * STEPS)
+        await victim.all_read()
+
+    await scene.queue(send)
+    await scene.reach(stage)
+    await leave(scene, victim, session)
+    scene.go_on()
+    await scene.check_mates()
+    while (message := await victim.receive()).WhichOneof("message") != "detached":
+        assert message.answers.handles == u32([0])
+    assert message.detached.reason == inference_pb2.DETACH_REASON_SESSION_CLOSED
+    with pytest.raises(grpc.aio.AioRpcError, match="was closed"):
+        await scene.get(session.id)
+    assert len(await victim.open("counter", [0])) == 1
+    await scene.check_nothing_leaks(victim)
+
+
+def step(session_id: str) -> inference_pb2.StepRequest:
+    """The victim's steps as a momentary call that can be repeated."""
+    inputs = {"x": inference_pb2.Values(numbers=[1.0] * STEPS)}
+    return inference_pb2.StepRequest(model="counter", session_id=session_id, seq=0, inputs=inputs)
+
+
+async def check_repeat(scene: Scene, session_id: str) -> None:
+    """The call made again is answered as if it had never been given up."""
+    response = await scene.front.inference.Step(step(session_id))
+    assert list(response.outputs["sum"].numbers) == list(SUMS.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_call_that_is_cancelled_can_be_made_again(scene: Scene, stage: str) -> None:
+    """Queued, it has not happened; from the cut on, its answer is kept."""
+    opened = await scene.front.sessions.OpenSession(session_pb2.OpenSessionRequest(model="counter"))
+    calls: list[Any] = []
+
+    async def send() -> None:
+        arrived = scene.arrivals.next(Call)
+        calls.append(scene.front.inference.Step(step(opened.session.id)))
+        await arrived
+
+    await scene.queue(send)
+    await scene.reach(stage)
+    gone = scene.arrivals.next(StreamEnded)
+    calls[0].cancel()
+    await gone
+    scene.go_on()
+    await scene.check_mates()
+    assert (await scene.get(opened.session.id)).next_seq == (0 if stage == "queued" else STEPS)
+    await check_repeat(scene, opened.session.id)
+    await scene.check_nothing_leaks()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_a_call_whose_time_is_over_can_be_made_again(scene: Scene, stage: str) -> None:
+    """Its caller hears DEADLINE_EXCEEDED whatever the engine does; the repeat finds the step, or runs it, once."""
+    opened = await scene.front.sessions.OpenSession(session_pb2.OpenSessionRequest(model="counter"))
+    calls: list[Any] = []
+    gone: list[asyncio.Future[None]] = []
+
+    async def send() -> None:
+        arrived = scene.arrivals.next(Call)
+        gone.append(scene.arrivals.next(StreamEnded))
+        calls.append(scene.front.inference.Step(step(opened.session.id), timeout=0.3))
+        await arrived
+
+    await scene.queue(send)
+    await scene.reach(stage)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calls[0]
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await gone[0]
+    scene.go_on()
+    await scene.check_mates()
+    await check_repeat(scene, opened.session.id)
+    await scene.check_nothing_leaks()
+
+
+async def test_a_stream_cut_while_its_answers_are_written_keeps_them_in_its_sessions(scene: Scene) -> None:
+    """A client that does not read blocks its own stream in the middle of a write; cutting it there loses nothing."""
+    sessions, steps = 16, 1024  # 128 KiB of answers to one block
+    for other in (scene.mates, scene.busy):
+        await other.open_stream()
+    others = set(scene.front.rpc.streams._open)
+    victim = CountingStream(scene.front.channel)
+    opened = await victim.open("counter", range(sessions))
+    (written,) = set(scene.front.rpc.streams._open) - others
+    rounds = 0
+    while not rounds or not written._credits.in_flight:  # until flow control lets no more answers pass unread
+        sent, counts = scene.arrivals.next(Block), [rounds * steps] * sessions
+        await victim.step(range(sessions), counts, *[[1.0] * steps] * sessions, acked=u64(counts))
+        await sent
+        for each in opened:  # a snapshot of what is admitted waits for it
+            request = session_pb2.ExportSessionRequest(model="counter", id=each.id, secret=each.secret)
+            await scene.front.sessions.ExportSession(request)
+        rounds += 1
+    end = rounds * steps
+    gone = scene.arrivals.next(StreamEnded)
+    victim.cut()
+    await gone
+    heir = CountingStream(scene.front.channel)
+    asked = [
+        inference_pb2.AttachSession(handle=handle, id=each.id, secret=each.secret, acked=end - 2)
+        for handle, each in enumerate(opened)
+    ]
+    await heir.send(inference_pb2.StreamRequest(attach=inference_pb2.Attach(model="counter", sessions=asked)))
+    attached = (await heir.receive()).attached
+    assert [each.next_seq for each in attached.sessions] == [end] * sessions
+    kept = await heir.sums(2 * sessions)
+    assert kept == {(handle, seq): seq + 1.0 for handle in range(sessions) for seq in (end - 2, end - 1)}
+    await scene.check_nothing_leaks(heir)
