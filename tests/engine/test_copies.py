@@ -297,3 +297,53 @@ def test_no_seq_means_all_that_is_admitted() -> None:
     request = h.export(a, NO_SEQ)
     h.settle()
     assert exported(h, request).next_seq == 3
+
+
+def test_an_export_that_ends_the_session_leaves_no_copy_waiting() -> None:
+    """Whatever the order in which they came: the fork at the higher number hears how the session has ended."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 6])
+    fork, export = h.fork(a, 6), h.export(a, 3, close=True)
+    h.settle()
+    assert exported(h, export).next_seq == 3
+    assert refused(h, fork).reason == Reason.SESSION_MOVED
+
+
+def test_a_request_id_stands_for_one_session() -> None:
+    """Another session under the same one is refused, and what was moved is not driven out by what others ask for."""
+    h = Harness()
+    a, b = h.open(2)
+    first = h.export(a, close=True, request_id="move")
+    other = h.export(b, close=True, request_id="move")
+    h.turn()
+    assert exported(h, first).id == a.id
+    assert (refused(h, other).reason, refused(h, other).field) == (Reason.INVALID_ARGUMENT, "request_id")
+    assert h.get(b.id).attached
+
+
+def test_an_import_is_held_to_the_windows_of_this_server() -> None:
+    """Neither more kept answers than a session may have here, nor any while the cache is full."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 40])
+    request = h.export(a, close=True)
+    h.settle()
+    snapshot = exported(h, request)
+    assert Harness(window_bytes=64).load(snapshot).reason == Reason.WINDOW_FULL
+    full = Harness(cache_bytes=1)
+    assert isinstance(full.load(snapshot), Imported)
+    assert full.load(snapshot, "second").reason == Reason.QUEUE_FULL
+
+
+def test_a_copy_that_waited_asks_again_whose_session_it_is() -> None:
+    """Without a secret it may end a session that nobody holds, but not one that somebody has attached meanwhile."""
+    h = Harness()
+    (a,) = h.open()
+    h.detach(a)
+    h.call(a, NO_SEQ, [1.0, 1.0, 1.0], stream=77)
+    thief = dataclasses.replace(a, secret=b"")
+    request = h.export(thief, close=True)
+    h.attach(a, stream=2)
+    h.settle()
+    assert refused(h, request).reason == Reason.SESSION_IN_USE

@@ -142,3 +142,14 @@ def test_steps_sent_ahead_are_admitted_as_one_by_one() -> None:
     assert refused[0] == Refusal(1, 1, 100, 2, Reason.WINDOW_FULL, 100)
     assert {each.reason for each in refused[1:]} == {Reason.SEQUENCE_MISMATCH}
     assert sum(each.length for each in refused) == 20
+
+
+def test_refused_rows_take_no_room_from_others() -> None:
+    """What cannot be admitted anyway does not fill the queue."""
+    h = Harness(max_pending_steps=100, window_steps=1000)
+    a, b, c = h.open(3)
+    h.send([a], [7], [[1.0] * 90])
+    h.send([b], [0], [[1.0] * 200], tags=[1])
+    h.send([c], [0], [[1.0] * 90], tags=[2])
+    reasons = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    assert reasons == {0: Reason.SEQUENCE_MISMATCH, 1: Reason.QUEUE_FULL}

@@ -45,8 +45,7 @@ class Admission:
         self._cache = cache
         self._ledger = ledger
         self._outbox = outbox
-        # Outputs that one session may have kept; at least one, or a model of large outputs could not be served.
-        self._window_kept = max(1, settings.window_bytes // cache.step_bytes)
+        self._window_kept = cache.steps_within(settings.window_bytes)
         self.draining = False  # whether new steps are refused, because the server is about to stop
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
@@ -68,10 +67,14 @@ class Admission:
         row["first"] = table.admitted[session] if call.seq == NO_SEQ else call.seq
         row["length"], row["keep"], row["cached"] = call.length, call.keep, call.seq != NO_SEQ
         row["arrival"], row["deadline"] = call.arrival, call.deadline
-        if row["first"][0] <= table.admitted[session] and (call.seq != NO_SEQ or table.stream[session] == NO_STREAM):
-            # Its caller has what is below, or has no number to ask for it again with.
+        valid = self._valid_rows(call.inputs, row["length"])
+        if call.seq == NO_SEQ:  # nobody is there to acknowledge what it leaves behind, unless a stream is
+            acknowledges = table.stream[session] == NO_STREAM and table.status[session] == Status.OPEN and valid.all()
+        else:  # its caller has what is below
+            acknowledges = call.seq <= table.admitted[session]
+        if acknowledges:
             self._ledger.acknowledge(row["session"], row["first"])
-        self._enter(row, call.inputs, self._valid_rows(call.inputs, row["length"]))
+        self._enter(row, call.inputs, valid)
 
     def reset(self, reset: Reset, stream: int) -> None:
         """Admits resets: like steps without inputs and outputs."""
@@ -197,9 +200,10 @@ class Admission:
             self._invalid: ~valid,
             Reason.WINDOW_FULL: (rows["first"] + steps - table.released[sessions] > settings.window_steps)
             | (table.kept[sessions] + kept > self._window_kept),
-            Reason.QUEUE_FULL: self._overflow(steps * step, kept),
         }
         refused = np.logical_or.reduce(list(refusals.values()))
+        refusals[Reason.QUEUE_FULL] = self._overflow(steps * (step & ~refused), kept * ~refused)
+        refused |= refusals[Reason.QUEUE_FULL]
         if refused.any():
             rows["kind"][refused] = Kind.REFUSE
             rows["reason"] = np.select(list(refusals.values()), list(refusals))
@@ -218,7 +222,8 @@ class Admission:
 
     def _overflow(self, steps: Ints, kept: Ints) -> NDArray[np.bool_]:
         """Which rows the server has no room for: [n]. The first that fit are served."""
-        full: NDArray[np.bool_] = self._backlog.steps + np.cumsum(steps) > self._settings.max_pending_steps
+        room = self._settings.max_pending_steps - self._backlog.steps
+        full: NDArray[np.bool_] = (steps > room) | (np.cumsum(steps * (steps <= room)) > room)
         full &= steps > 0
         if self._cache.bytes_used >= self._settings.cache_bytes:
             full |= kept > 0
@@ -231,11 +236,10 @@ class Admission:
 
     def _refuse_detached(self, rows: Rows) -> None:
         """Answers rows of handles that have been detached: there is no session to keep them in order with."""
-        for row in rows:
-            tag = int(row["tag"])
+        columns = (rows[name].tolist() for name in ("stream", "tag", "first", "length"))
+        for stream, tag, first, length in zip(*columns, strict=True):
             message = f"handle {tag} is not attached to a session on this stream"
-            first, length = int(row["first"]), int(row["length"])
-            self._outbox.refuse(int(row["stream"]), tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
+            self._outbox.refuse(stream, tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
 
     def _valid_rows(self, inputs: tuple[Tensor, ...], lengths: Ints) -> NDArray[np.bool_]:
         """Which rows consist of numbers that the model takes: [n]."""
@@ -251,7 +255,7 @@ class Admission:
 def _valid(spec: TensorSpec, values: Tensor) -> NDArray[np.bool_]:
     """Which steps of one input [steps, *shape] are valid: finite floats, ids below the limit."""
     within = np.isfinite(values) if spec.dtype == "float32" else (values >= 0) & (values < spec.limit)
-    return np.asarray(within.reshape(len(values), -1).all(axis=1))
+    return np.asarray(within.all(axis=tuple(range(1, within.ndim))))
 
 
 def _part(rows: Rows, first: Ints, end: Ints) -> Rows:

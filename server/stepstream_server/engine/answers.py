@@ -40,6 +40,10 @@ class AnswerCache:
         """Bytes of the pages that sessions hold."""
         return (self._pages - 1 - len(self._free)) * self._page * self.step_bytes
 
+    def steps_within(self, limit: int) -> int:
+        """Steps whose outputs fit into so many bytes; at least one, or a model of large outputs could not be served."""
+        return max(1, limit // self.step_bytes)
+
     def keep(self, sessions: Ints, first_seqs: Ints, outputs: Sequence[Tensor]) -> None:
         """Keeps outputs [n, length, *shape] of the steps from first_seqs [n] on, of distinct sessions [n]."""
         length = outputs[0].shape[1]
@@ -52,23 +56,30 @@ class AnswerCache:
 
     def held(self, session: int, first: int, length: int) -> NDArray[np.bool_]:
         """Which of the steps have their outputs here: [length]."""
-        return self._held[self._rows(session, np.arange(first, first + length))]
+        return self.held_at(session, np.arange(first, first + length))
 
     def fetch(self, session: int, first: int, length: int) -> list[Tensor]:
         """Outputs of steps that are all held: one [length, *shape] per output."""
-        rows = self._rows(session, np.arange(first, first + length))
-        return [arena[rows] for arena in self._arena]
+        return self.fetch_at(session, np.arange(first, first + length))
 
-    def fetch_held(self, session: int, first: int, held: NDArray[np.bool_]) -> list[Tensor]:
-        """Outputs of those steps from `first` on that are `held`: one [sum of held, *shape] per output."""
-        rows = self._rows(session, first + np.flatnonzero(held))
+    def held_at(self, sessions: Ints | int, seqs: Ints) -> NDArray[np.bool_]:
+        """The same for steps anywhere: [n]."""
+        return self._held[self._rows(sessions, seqs)]
+
+    def fetch_at(self, sessions: Ints | int, seqs: Ints) -> list[Tensor]:
+        """Outputs of held steps anywhere: one [n, *shape] per output."""
+        rows = self._rows(sessions, seqs)
         return [arena[rows] for arena in self._arena]
 
     def keep_held(self, session: int, first: int, held: NDArray[np.bool_], outputs: Sequence[Tensor]) -> None:
-        """The reverse, into a session that holds nothing."""
-        for index, step in enumerate(np.flatnonzero(held).tolist()):
-            one = [values[np.newaxis, index : index + 1] for values in outputs]
-            self.keep(np.array([session]), np.array([first + step]), one)
+        """Keeps outputs [sum of held, *shape] of those steps from `first` on that are `held`, of a session that holds nothing."""
+        if not held.any():
+            return
+        self._provide(np.array([session]), np.array([first]), len(held))
+        rows = self._rows(session, first + np.flatnonzero(held))
+        self._held[rows] = True
+        for arena, values in zip(self._arena, outputs, strict=True):
+            arena[rows] = values
 
     def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
         """How many steps of each range are held: [n]."""

@@ -60,7 +60,7 @@ class Backlog:
         self._texts: dict[int, str] = {}  # by intake as well: what rows that the door refused are told
         self._last_intake = 0
         self.steps = 0  # waiting to be applied
-        self.repeats = 0  # rows of that kind
+        self.repeats = 0  # rows of that kind; per session in the table
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,6 +85,8 @@ class Backlog:
 
     def append_refused(self, rows: Rows, text: str) -> None:
         """Adds rows to be refused with a text of their own."""
+        if not len(rows):
+            return
         self._last_intake += 1
         self._texts[self._last_intake] = text
         rows["intake"] = self._last_intake
@@ -143,6 +145,7 @@ class Backlog:
         if not count:
             return
         if count == len(gone):
+            self._table.repeats[self.rows["session"]] = 0
             self._rows, self.steps, self.repeats = self.rows[:0], 0, 0
             self._intakes.clear()
             self._texts.clear()
@@ -150,7 +153,7 @@ class Backlog:
         rows = self.rows
         self.steps -= int(rows["length"][gone & (rows["kind"] == Kind.APPLY)].sum())
         if self.repeats:
-            self.repeats -= int(np.count_nonzero(gone & (rows["kind"] == Kind.REPEAT)))
+            self._count_repeats(rows[gone], -1)
         self._rows = rows[count:] if gone[:count].all() else rows[~gone]  # mostly the oldest go
         intakes = self._rows["intake"]
         oldest = min([*self._intakes, *self._texts], default=0)
@@ -163,7 +166,13 @@ class Backlog:
     def _add(self, rows: Rows) -> None:
         self._fresh.append(rows)
         self.steps += int(rows["length"][rows["kind"] == Kind.APPLY].sum())
-        self.repeats += int(np.count_nonzero(rows["kind"] == Kind.REPEAT))
+        self._count_repeats(rows, 1)
+
+    def _count_repeats(self, rows: Rows, each: int) -> None:
+        sessions = rows["session"][rows["kind"] == Kind.REPEAT]
+        if len(sessions):
+            self.repeats += each * len(sessions)
+            np.add.at(self._table.repeats, sessions, each)
 
 
 def _span(positions: Ints) -> slice | Ints:

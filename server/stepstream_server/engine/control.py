@@ -35,6 +35,8 @@ from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
+_OPENING = "opening sessions"  # what a request id stands for
+
 
 class Control:
     """Carries commands out, but for steps and for copies of sessions."""
@@ -104,7 +106,7 @@ class Control:
 
     def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
         """Opens what a former request of the same id has not opened, and hands all of it to the stream."""
-        made = self._requests.made(command.request_id, "open", len(command.ids), now)
+        made = self._requests.made(command.request_id, _OPENING, len(command.ids), now)
         missing = [place for place, one in enumerate(made) if one is None]
         created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
         results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
@@ -115,7 +117,7 @@ class Control:
                 self._lifecycle.made(each) if isinstance(each, int) else before
                 for each, before in zip(results, made, strict=True)
             ]
-            self._requests.remember(command.request_id, "open", made, now)
+            self._requests.remember(command.request_id, _OPENING, made, now)
         if command.tags is not None:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)
@@ -149,12 +151,10 @@ class Control:
 
     def _hand_over(self, sessions: Ints, stream: int, tags: NDArray[np.uint32]) -> None:
         """Attaches distinct sessions to a stream, which is told again what it may not have heard."""
-        table = self._table
         self._lifecycle.let_go(sessions, Ending.TAKEN)
         for session, tag in zip(sessions.tolist(), tags.tolist(), strict=True):
             self._lifecycle.hold(session, stream, tag)
-        for session in sessions[table.acked[sessions] < table.next_seq[sessions]].tolist():
-            self._outcomes.resend(session)
+        self._outcomes.resend(sessions)
 
     def _get(self, command: Get, now: float) -> SessionInfo:
         """Raises CallerError."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepstream_server.config import EngineSettings
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.lifecycle import Lifecycle
 from stepstream_server.engine.outbox import Outbox
@@ -34,6 +35,8 @@ from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot
 from stepstream_server.spec import ModelSpec
 
+_MOST_WAITING = 256  # looked at in every turn, which takes 2 ms then
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -52,7 +55,7 @@ class Copies:
     def __init__(
         self,
         spec: ModelSpec,
-        window_steps: int,
+        settings: EngineSettings,
         backend: Backend,
         table: SessionTable,
         cache: AnswerCache,
@@ -61,13 +64,14 @@ class Copies:
         requests: Requests,
     ) -> None:
         self._spec = spec
-        self._window_steps = window_steps
+        self._settings = settings
         self._backend = backend
         self._table = table
         self._cache = cache
         self._outbox = outbox
         self._lifecycle = lifecycle
         self._requests = requests
+        self._moved = Requests(settings.tombstone_seconds)  # apart, so that what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
     def handle(self, door: int, command: Copying | Import, now: float, report: TurnReport) -> None:
@@ -81,7 +85,7 @@ class Copies:
 
     def carry_out(self, now: float, report: TurnReport) -> None:
         """Answers whoever waited for a step that has been applied now, or that will not be."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = sorted(self._waiting, key=lambda each: each.at_seq), []  # an export may end its session
         for each in waiting:
             self._table.stop_at[each.session] = NEVER
         for each in waiting:
@@ -103,6 +107,8 @@ class Copies:
         waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
         value = self._when_there(waiting, now, report)
         if value is None:
+            if len(self._waiting) >= _MOST_WAITING:
+                raise CallerError(Reason.QUEUE_FULL, f"{_MOST_WAITING} copies wait for their steps already")
             self._wait(waiting)
         return value
 
@@ -137,7 +143,7 @@ class Copies:
     def _taken_before(self, command: Copying, now: float) -> Value:
         """What a former request of the same id was answered; None if there was none. Raises CallerError."""
         if isinstance(command, Export):
-            return self._requests.snapshot(command.request_id, now)
+            return self._moved.snapshot(command.request_id, _what(command), now)
         return self._forked_before(command, now)
 
     # Forks -----------------------------------------------------------------------------------------------------------
@@ -150,7 +156,7 @@ class Copies:
         self._backend.copy(np.repeat(table.slot[session], len(forks)), table.slot[forks])
         table.begin_at(forks, next_seq, acked=next_seq, kept=0)
         made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in created]
-        self._requests.remember(command.request_id, "fork", made, now)
+        self._requests.remember(command.request_id, _what(command), made, now)
         return Forked(next_seq, self._lifecycle.describe(created, with_secret=True))
 
     def _forked_before(self, command: Fork, now: float) -> Forked | None:
@@ -158,7 +164,7 @@ class Copies:
 
         Those that it could not make are not made now: the original has moved on since, and forks of one request stand alike.
         """
-        made = self._requests.made(command.request_id, "fork", len(command.ids), now)
+        made = self._requests.made(command.request_id, _what(command), len(command.ids), now)
         if not any(made):
             return None
         lost = CallerError(Reason.SESSION_CAPACITY, "the request that this one repeats could not make this fork")
@@ -177,7 +183,8 @@ class Copies:
             message = f"snapshot: expected at most {command.most_bytes} bytes, got {snapshot.bytes}; acknowledge answers first"
             raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="snapshot")
         if command.close:
-            self._requests.remember(command.request_id, "export", [], now, snapshot)
+            self._table.claim(command.id, command.secret)  # a stream may have attached it while the command waited
+            self._moved.remember(command.request_id, _what(command), [], now, snapshot)
             self._lifecycle.end(np.array([session]), Ending.MOVED, now, report)
         return snapshot
 
@@ -185,7 +192,7 @@ class Copies:
         table = self._table
         acked, next_seq = int(table.acked[session]), int(table.next_seq[session])
         held = self._cache.held(session, acked, next_seq - acked)
-        kept = self._cache.fetch_held(session, acked, held)
+        kept = self._cache.fetch_at(session, acked + np.flatnonzero(held))
         states = self._backend.read(table.slot[[session]])
         return Snapshot(
             model=self._spec.name,
@@ -206,14 +213,14 @@ class Copies:
         """Raises CallerError, and has then changed nothing."""
         snapshot = command.snapshot
         bitwise = snapshot.numerics == self._backend.numerics
-        (made,) = self._requests.made(command.request_id, "import", 1, now)
+        (made,) = self._requests.made(command.request_id, _what(command), 1, now)
         if made is None:
             self._check(snapshot)
             ids, idle_ttl = [command.id or snapshot.id], snapshot.idle_ttl or None
             (created,) = self._lifecycle.create(ids, idle_ttl, Origin.IMPORTED, now, report)
             if isinstance(created, int):
                 self._begin(created, snapshot)
-                self._requests.remember(command.request_id, "import", [self._lifecycle.made(created)], now)
+                self._requests.remember(command.request_id, _what(command), [self._lifecycle.made(created)], now)
         else:
             created = self._lifecycle.again(made)
         (opened,) = self._lifecycle.describe([created], with_secret=True)
@@ -237,9 +244,12 @@ class Copies:
             )
             raise CallerError(Reason.MODEL_MISMATCH, message, field="snapshot")
         steps, kept = len(snapshot.held), int(snapshot.held.sum())
-        if steps > self._window_steps:
-            message = f"snapshot: expected at most {self._window_steps} unacknowledged steps, got {steps}"
+        most, most_kept = self._settings.window_steps, self._cache.steps_within(self._settings.window_bytes)
+        if steps > most or kept > most_kept:
+            message = f"snapshot: expected at most {most} unacknowledged steps, {most_kept} with outputs, got {steps} and {kept}"
             raise CallerError(Reason.WINDOW_FULL, message, field="snapshot")
+        if kept and self._cache.bytes_used >= self._settings.cache_bytes:
+            raise CallerError(Reason.QUEUE_FULL, "snapshot: the server has no room for its unacknowledged answers now")
         expected = {f"state {each.name}": ((*each.shape,), "float32") for each in self._spec.states}
         expected |= {f"outputs {each.name}": ((kept, *each.shape), each.dtype) for each in self._spec.outputs}
         actual = {f"state {name}": values for name, values in snapshot.states.items()}
@@ -252,6 +262,14 @@ class Copies:
                 raise _corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise _corrupt(f"{name}: expected finite numbers")
+
+
+def _what(command: Copying | Import) -> str:
+    """What a request id stands for, so that it cannot come to stand for something else."""
+    if isinstance(command, Import):
+        snapshot = command.snapshot
+        return f"the import of {snapshot.id!r} after {snapshot.next_seq} steps as {command.id or snapshot.id!r}"
+    return f"{'a fork' if isinstance(command, Fork) else 'the export'} of {command.id!r}"
 
 
 def _corrupt(problem: str) -> CallerError:

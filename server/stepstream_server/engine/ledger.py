@@ -31,9 +31,9 @@ class Ledger:
 
     def acknowledge(self, sessions: Ints, counts: Ints) -> None:
         """Lets go of answers below each count; lower counts than before change nothing, higher ones than next_seq are clamped."""
-        if self._backlog.repeats:
-            self._answer_repeats()
         table = self._table
+        if self._backlog.repeats and table.repeats[sessions].any():
+            self._answer_repeats()
         if not table.firsts(sessions).all():
             sessions, places = np.unique(sessions, return_inverse=True)
             highest = np.zeros(len(sessions), np.int64)
@@ -59,7 +59,7 @@ class Ledger:
         """Lets go of acknowledged answers of distinct sessions, but for those that have a repeat waiting: it was sent before."""
         table, backlog = self._table, self._backlog
         if backlog.repeats:
-            awaited = np.isin(sessions, backlog.rows["session"][backlog.rows["kind"] == Kind.REPEAT])
+            awaited = table.repeats[sessions] > 0
             self._late.update(sessions[awaited].tolist())
             sessions = sessions[~awaited]
         self._cache.release(sessions, table.released[sessions], table.acked[sessions], table.next_seq[sessions])

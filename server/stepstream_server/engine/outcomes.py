@@ -34,7 +34,10 @@ _MESSAGES = {
     Reason.INVALID_ARGUMENT: "handles: a session may have one row per message, got another from step {first} on",
     Reason.SERVER_DRAINING: "the server is about to stop: no more steps are admitted",
 }
-_RESOLVED_PER_TURN = 256  # sessions with something to resolve, about 5 ms; the others follow in the next turns
+# What is resolved at once, about 5 ms; the rest follows in the next turns.
+_SESSIONS_PER_TURN = 256
+_ROWS_PER_TURN = 512
+_RESENT_AT_ONCE = 1 << 16  # steps: a few megabytes of scratch
 
 
 class Outcomes:
@@ -64,9 +67,10 @@ class Outcomes:
             return heads  # none stands where a copy is to be taken: that was done when it came there
         self._touched = True
         gone = np.zeros(len(rows), np.bool_)
-        sessions = rows["session"][special[:_RESOLVED_PER_TURN]].tolist()
+        sessions = rows["session"][special[:_SESSIONS_PER_TURN]].tolist()
+        left = _ROWS_PER_TURN
         for session, positions in zip(sessions, self._backlog.by_session(sessions), strict=True):
-            self._resolve_session(session, positions.tolist(), gone, now)
+            left -= self._resolve_session(session, positions[: max(left, 1)].tolist(), gone, now)
         self._backlog.remove(gone)
         self._ledger.release_late()
         return self._computable(now)
@@ -105,15 +109,25 @@ class Outcomes:
             self._backlog.remove((rows["length"] == 0) & (rows["kind"] == Kind.APPLY))
         return duplicates
 
-    def resend(self, session: int) -> None:
-        """Answers every step from the acknowledged count on again, to the stream that is attached now."""
+    def resend(self, sessions: Ints) -> None:
+        """Answers every step of distinct sessions from their acknowledged counts on, to the streams that hold them now."""
+        counts = self._table.next_seq[sessions] - self._table.acked[sessions]
+        sessions, counts = sessions[counts > 0], counts[counts > 0]
+        for part in np.split(np.arange(len(sessions)), np.flatnonzero(np.diff(np.cumsum(counts) // _RESENT_AT_ONCE)) + 1):
+            if len(part):
+                self._resend(sessions[part], counts[part])
+
+    def _resend(self, sessions: Ints, counts: Ints) -> None:
         table = self._table
-        first, end = int(table.acked[session]), int(table.next_seq[session])
-        while first < end:
-            held = self._cache.held(session, first, end - first)
-            run = _run_of_equal(held)
-            self._answer_kept(session, int(table.stream[session]), int(table.tag[session]), first, run, run * bool(held[0]))
-            first += run
+        owners = np.repeat(sessions, counts)
+        seqs = np.repeat(table.acked[sessions] - np.cumsum(counts) + counts, counts) + np.arange(len(owners))
+        held = self._cache.held_at(owners, seqs)
+        changes = (np.diff(owners) != 0) | np.diff(held)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])  # of runs that keep their outputs, or keep none
+        lengths = np.diff(starts, append=len(owners))
+        first = owners[starts]
+        outputs = self._cache.fetch_at(owners[held], seqs[held])
+        self._outbox.answer(table.stream[first], table.tag[first], seqs[starts], lengths, lengths * held[starts], outputs)
 
     def _fail(self, positions: Ints, reason: Reason) -> None:
         """The next step of these rows fails, and with it all that is pending behind."""
@@ -132,27 +146,28 @@ class Outcomes:
         computable: Ints = heads[ready]
         return computable
 
-    def _resolve_session(self, session: int, positions: list[int], gone: NDArray[np.bool_], now: float) -> None:
-        """Resolves a session's rows from its head on, up to the first that must be computed."""
+    def _resolve_session(self, session: int, positions: list[int], gone: NDArray[np.bool_], now: float) -> int:
+        """Resolves a session's rows from its head on, up to the first that must be computed. Returns how many."""
         rows = self._backlog.rows
-        for position in positions:
+        for count, position in enumerate(positions):
             row = rows[position]
             if row["kind"] == Kind.APPLY:
-                return
+                return count
             if row["kind"] == Kind.REFUSE:
                 self._refuse(row, int(row["length"]), Reason(int(row["reason"])))
                 self._refused.add(session)
             elif session in self._refused:
-                return
+                return count
             elif row["kind"] == Kind.RESET:
                 if row["first"] == self._table.stop_at[session]:
-                    return
+                    return count
                 self._reset(session, row, now)
             elif not self._repeat(row):
                 self._refused.add(session)
                 if row["length"]:
-                    return
+                    return count
             gone[position] = True
+        return len(positions)
 
     def _reset(self, session: int, row: np.void, now: float) -> None:
         """Back to the initial state; takes one number, like a step."""

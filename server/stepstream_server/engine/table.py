@@ -58,6 +58,7 @@ class SessionTable:
         self.admitted = np.zeros(capacity, np.int64)  # the admission point: next_seq + pending
         self.acked = np.zeros(capacity, np.int64)  # answers below have been acknowledged
         self.released = np.zeros(capacity, np.int64)  # answers below are gone; less than acked while a repeat waits for one
+        self.repeats = np.zeros(capacity, np.int32)  # rows in the backlog that ask for kept answers
         self.stop_at = np.full(capacity, NEVER)  # number before which steps stop, because a copy is to be taken there
         self.kept = np.zeros(capacity, np.int64)  # admitted steps from acked on whose outputs are (to be) kept
         self.stream = np.full(capacity, NO_STREAM, np.int64)  # attached stream, or NO_STREAM
