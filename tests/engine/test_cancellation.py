@@ -209,3 +209,19 @@ def test_a_deadline_stops_what_has_not_begun(stage: str) -> None:
     h.call(scene.victim, 0, VICTIM, stream=CALLING + 1)
     assert sums(h.settle(), CALLING + 1, 0) == VICTIM_SUMS
     check_nothing_leaks(scene, [scene.victim, *scene.mates], streams=0)
+
+
+def test_a_dropped_repeat_holds_nothing_back() -> None:
+    """Answers that were acknowledged while a repeat waited for them do not fill the window once the repeat is gone."""
+    h = Harness(window_steps=6)
+    (session,) = h.open(1, stream=ALONE, request_id="once")
+    h.send([session], [0], [[1.0] * 5], stream=ALONE)
+    h.settle()
+    h.send([session], [5], [[1.0]], stream=ALONE)
+    h.send([session], [0], [[1.0] * 5], stream=ALONE)
+    h.acknowledge(session, 5, stream=ALONE)
+    (again,) = h.open(1, stream=ELSEWHERE, request_id="once")
+    assert (again.session, again.next_seq, again.acked) == (session.session, 5, 5)
+    h.send([again], [5], [[1.0] * 6], stream=ELSEWHERE)
+    (answer,) = [each for each in h.settle() if each.stream == ELSEWHERE]
+    assert answer == Answer(ELSEWHERE, 0, 5, 6, (6.0, 7.0, 8.0, 9.0, 10.0, 11.0))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from stepstream_server.engine.ports import Acknowledge, Command, DoorLost, Get, StreamEnded
+from stepstream_server.engine.ports import Acknowledge, Command, DoorLost, Drain, Get, StreamEnded
 from stepstream_server.engine.turnstile import Turnstile
 
 
@@ -39,15 +40,18 @@ def test_streams_take_turns_where_a_turn_is_too_short_for_all() -> None:
     assert turnstile.take(3) == [(0, each) for each in (commands[1][2], *commands[2][1:])]
 
 
-def test_a_lost_door_comes_after_all_that_it_has_said() -> None:
-    """Else what its streams said before would be heard of streams that are gone; other doors are left alone."""
-    turnstile = Turnstile(per_stream=100)
-    before: list[Command] = [said(1), said(2), StreamEnded(1)]
+@pytest.mark.parametrize("last", [DoorLost(), Drain(1)], ids=["door lost", "drain"])
+def test_what_concerns_all_streams_comes_between_before_and_after(last: Command) -> None:
+    """Else what a stream said before would be heard of a stream that is gone, or what it says later as if it came in time."""
+    turnstile = Turnstile(per_stream=2)
+    before: list[Command] = [said(1), said(2), said(1), said(1), StreamEnded(1)]
     for command in before:
         turnstile.add(0, command)
     turnstile.add(1, other := said(1))
-    turnstile.add(0, lost := DoorLost())
-    taken = turnstile.take(100)
-    assert [command for door, command in taken if door == 0][-1] is lost
-    assert len(taken) == 5
-    assert (1, other) in taken
+    turnstile.add(0, last)
+    turnstile.add(0, after := said(2))
+    taken = [id(command) for _, command in turnstile.take(100)]
+    assert taken[-2:] == [id(last), id(after)]
+    assert set(taken[:-2]) == {id(each) for each in (*before, other)}
+    of_the_first = [id(before[index]) for index in (0, 2, 3, 4)]
+    assert [each for each in taken if each in of_the_first] == of_the_first

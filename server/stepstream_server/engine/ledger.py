@@ -89,6 +89,7 @@ class Ledger:
         self._withdraw(gone)
         self._backlog.remove(rows_gone)
         self.cut_back(gone["session"], gone["first"])
+        self.release_late()  # repeats that held answers back may be among what is gone
 
     def _withdraw(self, rows: Rows) -> None:
         """What these rows were to keep, they will not."""

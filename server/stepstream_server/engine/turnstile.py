@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from stepstream_server.engine.ports import NO_STREAM, Command, DoorLost
+from stepstream_server.engine.ports import NO_STREAM, Command, DoorLost, Drain
 
-_ALL = -2  # where a door's commands stand in line once it is lost
+_ALL = (-1, -1)  # the line of all that was said before a command that concerns all streams
 
 Line = deque[tuple[int, Command]]
 
@@ -25,21 +25,22 @@ class Turnstile:
         return len(self._lines)
 
     def add(self, door: int, command: Command) -> None:
-        """Lets a command stand in its stream's line. A door that is lost comes after everything that it has said."""
-        stream = getattr(command, "stream", NO_STREAM)
-        if isinstance(command, DoorLost):
-            said = [key for key in self._lines if key[0] == door]
-            self._lines[door, stream := _ALL] = deque(each for key in said for each in self._lines.pop(key))
-        self._lines.setdefault((door, stream), deque()).append((door, command))
+        """Lets a command stand in its stream's line. One that concerns all streams comes after everything said before."""
+        key = (door, getattr(command, "stream", NO_STREAM))
+        if isinstance(command, (Drain, DoorLost)):
+            said, self._lines = self._lines, OrderedDict()
+            self._lines[key := _ALL] = deque(each for line in said.values() for each in line)
+        self._lines.setdefault(key, deque()).append((door, command))
 
     def take(self, most: int) -> list[tuple[int, Command]]:
         """At most so many commands, and at most `per_stream` of each stream; who was served goes to the end."""
         taken: list[tuple[int, Command]] = []
         for _ in range(len(self._lines)):
-            if len(taken) >= most:
+            room = most - len(taken)
+            if room <= 0:
                 break
             key, line = self._lines.popitem(last=False)
-            count = min(len(line), self._per_stream, most - len(taken))
+            count = min(len(line), room if key == _ALL else min(room, self._per_stream))
             taken += [line.popleft() for _ in range(count)]
             if line:
                 self._lines[key] = line
