@@ -203,12 +203,14 @@ class ExactlyOnce(RuleBasedStateMachine):
             self.run(self.world.knock(dead, reason))
 
     def teardown(self) -> None:
-        if self.sound:
-            self.run(self.world.finish())
-        if self.sound:
-            self.world.leave()
-        else:
-            self.servers.replace()
+        try:
+            if self.sound:
+                self.run(self.world.finish())
+        finally:
+            if self.sound:
+                self.world.leave()
+            else:
+                self.servers.replace()
 
 
 def one_of(found: Sequence[Found], index: int) -> Iterator[Found]:

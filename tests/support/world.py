@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -383,7 +384,11 @@ class World:
             assert answer == claim
             return
         first = live.known.next_seq if seq == NO_SEQ else seq
-        if first <= live.known.next_seq and (seq != NO_SEQ or live.stream is None):
+        if seq != NO_SEQ:
+            acknowledges = first <= live.known.next_seq
+        else:  # nobody else is there to do it, if no stream is
+            acknowledges = live.stream is None and not live.known.quarantined and not any(map(math.isnan, values))
+        if acknowledges:
             live.known.acknowledge(first)
         failed_from = (await self.get(live)).next_seq if POISON in values else None
         before = live.known.next_seq
@@ -555,7 +560,9 @@ class World:
         """What anybody may know of a session with nothing on its way."""
         status = session_pb2.SESSION_STATUS_QUARANTINED if live.known.quarantined else session_pb2.SESSION_STATUS_OPEN
         numbers = (session.next_seq, session.acked, session.pending_steps, session.status, session.attached)
-        assert numbers == (live.known.next_seq, live.known.acked, 0, status, live.stream is not None)
+        assert numbers == (live.known.next_seq, live.known.acked, 0, status, live.stream is not None), (
+            f"{session} is not {live.known}"
+        )
         assert session.idle.ToTimedelta().total_seconds() == self.now - live.used_at
 
     def leave(self) -> None:
