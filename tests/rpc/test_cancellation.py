@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
-from stepstream_server.engine.ports import Attach, Block, Call, Close, Detach, StreamEnded
+from stepstream_server.engine.ports import Attach, Block, Call, Close, Detach, Open, StreamEnded
 from stepstream_server.rpc.door import ModelDoor
 from support.front_door import Arrivals, CountingStream, FrontDoor, Gate, front_door, wait_for
 from support.wire import u32, u64
@@ -65,13 +65,17 @@ class Scene:
         self.model.backend.before_launch = self.launching
         self.mates, self.busy = CountingStream(front.channel), CountingStream(front.channel)
 
-    async def queue(self, *send: Callable[[], Awaitable[None]]) -> None:
-        """Everybody's steps have come to an engine that is computing something else."""
-        await self.mates.open("counter", range(MATES))
+    async def engage(self) -> None:
+        """The engine is computing something."""
         await self.busy.open("counter", [0])
         self.computing.close()
         await self.busy.step([0], [0], [1])
         await wait_for(self.computing.reached)
+
+    async def queue(self, *send: Callable[[], Awaitable[None]]) -> None:
+        """Everybody's steps have come to an engine that is computing something else."""
+        await self.mates.open("counter", range(MATES))
+        await self.engage()
         for each in send:
             await each()
         for handle in range(MATES):
@@ -338,3 +342,38 @@ async def test_a_stream_cut_while_its_answers_are_written_keeps_them_in_its_sess
     kept = await heir.sums(2 * sessions)
     assert kept == {(handle, seq): seq + 1.0 for handle in range(sessions) for seq in (end - 2, end - 1)}
     await scene.check_nothing_leaks(heir)
+
+
+async def test_what_was_sent_to_a_session_that_had_ended_is_not_told_to_the_next_one(scene: Scene) -> None:
+    """A handle may be used again once its detach was heard, though inputs sent before that are still on their way."""
+    stream = CountingStream(scene.front.channel)
+    (session,) = await stream.open("counter", [0])
+    await scene.engage()
+
+    async def arrives(kind: type, sending: Awaitable[Any]) -> None:
+        arrived = scene.arrivals.next(kind)
+        await sending
+        await arrived
+
+    request = session_pb2.CloseSessionRequest(model="counter", id=session.id, secret=session.secret)
+    closed = scene.arrivals.next(Close)
+    closing = asyncio.ensure_future(scene.front.sessions.CloseSession(request))
+    await closed
+    await arrives(Block, scene.busy.step([0], [1], [1.0]))  # for the turn that closes the session
+    await scene.reach("computing")
+    scene.mail.close()
+    scene.launching.close()
+    await arrives(Block, scene.busy.step([0], [2], [1.0]))  # for the turn after
+    scene.computing.open()
+    await wait_for(scene.launching.reached)
+    await arrives(Block, stream.step([0], [0], [5.0]))  # the event loop has not been told yet
+    scene.mail.open()
+    assert (await stream.receive()).detached.handles == u32([0])
+    await arrives(Open, stream.send_open("counter", [0]))
+    scene.launching.open()
+    assert (await stream.receive()).attached.sessions[0].handle == 0
+    await stream.step([0], [0], [7.0])
+    assert await stream.sums(1) == {(0, 0): 7.0}
+    await closing
+    assert await scene.busy.sums(3) == {(0, step): step + 1.0 for step in range(3)}
+    await scene.check_nothing_leaks(stream)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Detached, RowErrors
-from stepstream_server.errors import StepStreamError
+from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.rpc.answers import Piece
 from stepstream_server.rpc.convert.streams import encode_drain, encode_row_error
 from stepstream_server.rpc.credits import Credits
@@ -108,6 +108,8 @@ class Stream:
         self._grown()
 
     def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+        if errors.reasons[row] is Reason.HANDLE_UNKNOWN and self._handles.stands(errors.tags[row]):
+            return  # meant the session that the handle stood for before
         steps = self._handles.settle_one(errors.tags[row], errors.lengths[row])
         self._outgoing.errors(door, [encode_row_error(errors, row)], steps * door.step_credits)
         self._grown()
