@@ -121,14 +121,19 @@ class Live:
         self.in_doubt = any(len(each) == 3 and each[1] is Reason.NON_FINITE_STATE for each in outcomes)
         self.point = outcomes[-1][0] + 1 if self.in_doubt else self.ahead.next_seq
 
-    def settle(self, told: Sequence[Outcome], now: float, *, dropped: bool = False) -> None:
-        """Compares what was heard since the last time. `dropped`: the rest was not applied and never will be."""
+    def settle(self, told: Sequence[Outcome], now: float, *, dropped: bool = False, acked: int | None = None) -> None:
+        """Compares what was heard since the last time. `dropped`: the rest was not applied and never will be.
+
+        acked: what the session says; None where all that was sent before has been read.
+        """
         before, expected = self.known.next_seq, self._play(told)
         for place, outcome in enumerate(told):
             wanted = next(expected, None)
             assert outcome == wanted, f"outcome {place} of {self.log}: expected {wanted}, got {outcome} among {list(told)}"
         rest = None if dropped else next(expected, None)
         assert rest is None, f"expected {rest} after {list(told)} of {self.log}"
+        if acked is not None:
+            self._settle_acked(acked)
         self._restart(before, now)
 
     def find_out(self, quarantined: bool) -> None:
@@ -145,12 +150,16 @@ class Live:
             assert outcome is not None, f"{self.log} cannot have led to {next_seq}, {quarantined} after {list(told)}"
             assert heard >= len(told) or outcome == told[heard], f"{self.log}: expected {outcome}, got {told[heard]}"
             heard += 1
-        acks = {each.count for each in self.log if isinstance(each, Ack)}
-        assert acked in acks | {self.known.acked}, f"{acked} was never acknowledged: {self.log}, {self.known.acked}"
-        assert acked >= self.known.acked, f"{acked} acknowledged, though {self.known.acked} was before"
+        self._settle_acked(acked)
+        self._restart(before, now)
+
+    def _settle_acked(self, acked: int) -> None:
+        """Which acknowledgements came in time. The last one surely did."""
+        counts = [each.count for each in self.log if isinstance(each, Ack)]
+        assert acked in {self.known.acked, *counts}, f"{acked} was never acknowledged: {self.log}, {self.known.acked}"
+        assert acked >= max(self.known.acked, counts[-1])
         self.known.acked = acked
         self.log = [each for each in self.log if not isinstance(each, Ack)]
-        self._restart(before, now)
 
     def _play(self, told: Sequence[Outcome], unheard: Sequence[Outcome] = ()) -> Iterator[Outcome]:
         """What the reference has to say to all that is on its way, step by step."""

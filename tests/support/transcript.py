@@ -61,6 +61,8 @@ class Transcript(WireStream):
         kind = response.WhichOneof("message")
         if kind == "attached":
             self.attached.append(response.attached)
+            for each in response.attached.sessions:
+                self.free(each.handle)  # what came too late for its former session
         elif kind == "detached":
             for handle in np.frombuffer(response.detached.handles, "<u4").tolist():
                 self.detached[handle] = response.detached.reason

@@ -211,10 +211,12 @@ class World:
     async def taken(
         self, live: Live, stream: Transcript, handle: int, answer: inference_pb2.AttachedSession, count: int = 0
     ) -> None:
-        """The session is the stream's now; whoever had it before is told so."""
-        await self.let_go(live, inference_pb2.DETACH_REASON_SESSION_TAKEN)
-        live.note(Ack(count))
-        live.settle([], self.now)
+        """The session is the stream's now; whoever had it before is told so.
+
+        There is no order between streams: what the former one sent last may have come too late, and is refused or void.
+        """
+        live.log.append(Ack(count))
+        await self.let_go(live, inference_pb2.DETACH_REASON_SESSION_TAKEN, answer.acked)
         assert (answer.next_seq, answer.acked, answer.error.reason) == (live.known.next_seq, live.known.acked, "")
         self.bind(live, stream, handle)
 
@@ -260,16 +262,16 @@ class World:
         if live.known.acked < live.known.next_seq:
             live.note(Resend(live.known.next_seq - live.known.acked))
 
-    async def let_go(self, live: Live, reason: inference_pb2.DetachReason) -> None:
+    async def let_go(self, live: Live, reason: inference_pb2.DetachReason, acked: int | None = None) -> None:
         """The stream that holds the session, if there is one, is told why it does no longer; what was queued is gone."""
-        if live.stream is None:
-            return
-        assert await live.stream.ending(live.handle) == reason
-        told = live.stream.told[live.handle][live.heard :]
-        live.stream.free(live.handle)
-        live.stream = None
+        told: list[Outcome] = []
+        if live.stream is not None:
+            assert await live.stream.ending(live.handle) == reason
+            told = live.stream.told[live.handle][live.heard :]
+            live.stream.free(live.handle)
+            live.stream = None
         in_doubt = live.in_doubt
-        live.settle(told, self.now, dropped=True)
+        live.settle(told, self.now, dropped=True, acked=acked)
         if in_doubt and reason in (inference_pb2.DETACH_REASON_REQUESTED, inference_pb2.DETACH_REASON_SESSION_TAKEN):
             # A chunk that has failed may have been dropped before that could be told.
             live.find_out((await self.get(live)).status == session_pb2.SESSION_STATUS_QUARANTINED)
@@ -321,13 +323,18 @@ class World:
         await stream.send(message.request)
         for handle, given, count in message.inputs:
             if handle not in here:
-                told = await stream.outcomes(handle, given.steps)
-                assert told == [(given.first + step, Reason.HANDLE_UNKNOWN, 0) for step in range(given.steps)]
-                stream.free(handle)
+                await self.hear_stray(stream, handle, given)
                 continue
             if count is not None:
                 here[handle].note(Ack(count))
             here[handle].note(given)
+
+    async def hear_stray(self, stream: Transcript, handle: int, given: Row | Zero) -> None:
+        """An input for a handle that stands for nothing is refused. So may be what came too late for the session before."""
+        seqs = range(given.first, given.first + given.steps)
+        await stream.until(lambda: set(seqs) <= {each[0] for each in stream.told[handle]})
+        assert {each[1:] for each in stream.told[handle]} == {(Reason.HANDLE_UNKNOWN, 0)}
+        stream.free(handle)
 
     async def hear_before(self, live: Live, given: Row | Zero, count: int | None) -> None:
         """Waits for what would otherwise have two outcomes."""
@@ -539,9 +546,10 @@ class World:
                 rows = [(live, Row(live.known.next_seq, (1.0,), Keep.ALL)) for live in lives]
                 await self.send(self.block(place, rows, Keep.ALL, acknowledges=True))
                 await self.detach(place, lives, close=True, whole=True)
-        assert not any(
-            stream.told[handle] for stream in self.streams.values() for handle in list(stream.told) if handle != NOBODY
-        )
+        late = [
+            each for stream in self.streams.values() for handle, told in stream.told.items() if handle != NOBODY for each in told
+        ]
+        assert {each[1:] for each in late} <= {(Reason.HANDLE_UNKNOWN, 0)}
 
     async def gather(self, lives: Sequence[Live]) -> None:
         """Attaches sessions that nobody holds to one stream."""
