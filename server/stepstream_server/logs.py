@@ -36,6 +36,12 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_render(console, stream)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("grpc").setLevel(max(level, logging.INFO))  # at debug it writes a line for every call
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_concerns_us)
+
+
+def _concerns_us(record: logging.LogRecord) -> bool:
+    """gRPC logs an error with a traceback for every client that goes away in the middle of a write to it."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
 def _render(console: bool, stream: TextIO) -> list[Processor]:

@@ -98,3 +98,13 @@ def test_configuring_again_replaces() -> None:
     logger.info("two")
     assert [line["event"] for line in lines(first)] == ["one"]
     assert [line["event"] for line in lines(second)] == ["two"]
+
+
+def test_a_client_that_goes_away_is_no_error_of_the_server() -> None:
+    """gRPC's traceback about its broken write is left out; what else it logs is not."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(), stream)
+    grpc = logging.getLogger("grpc._cython.cygrpc")
+    grpc.error("ExecuteBatchError raised in core by servicer method [/stepstream.v1.InferenceService/Stream]")
+    grpc.error("Unexpected [ValueError] raised by servicer method")
+    assert [line["event"] for line in lines(stream)] == ["Unexpected [ValueError] raised by servicer method"]

@@ -78,8 +78,6 @@ class Boundary(grpc.aio.ServerInterceptor):
         try:
             yield
             code = grpc.StatusCode.OK
-        except grpc.aio.InternalError:  # what gRPC raises when the client goes away in the middle of a write
-            return
         except Exception as error:
             status = call_status(_known(error, method))
             code = status.code
