@@ -259,7 +259,7 @@ def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(request: 
                 ExactlyOnce,
                 settings=settings(
                     max_examples=request.config.getoption("--examples"),
-                    stateful_step_count=14,
+                    stateful_step_count=12,
                     deadline=None,
                     print_blob=True,
                     suppress_health_check=list(HealthCheck),

@@ -11,7 +11,7 @@ import numpy as np
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.errors import Reason
 from support.reference import Outcome
-from support.wire import WireStream, block
+from support.wire import StreamRequest, WireStream, block
 
 NOBODY = 60_000  # a handle that stands for no session
 
@@ -25,6 +25,11 @@ class Transcript(WireStream):
         self.detached: dict[int, inference_pb2.DetachReason] = {}  # by handle, since it was last attached
         self.attached: deque[inference_pb2.Attached] = deque()
         self._barriers = 0
+        self._unread = False  # something was sent since the server was last known to have read everything
+
+    async def send(self, request: StreamRequest) -> None:
+        self._unread = True
+        await super().send(request)
 
     async def until(self, there: Callable[[], bool]) -> None:
         """Reads until the condition holds."""
@@ -44,13 +49,16 @@ class Transcript(WireStream):
     async def answer(self) -> list[inference_pb2.AttachedSession]:
         """What came of the next opening or attaching."""
         await self.until(lambda: bool(self.attached))
+        self._unread = False
         return list(self.attached.popleft().sessions)
 
     async def barrier(self) -> None:
         """Returns once the server has read all that was sent: a step for nobody is answered without any engine."""
-        self._barriers += 1
-        await self.send(block([NOBODY], [0], [1], np.zeros((1, 1), np.float32)))
-        await self.outcomes(NOBODY, self._barriers)
+        if self._unread:
+            self._barriers += 1
+            await self.send(block([NOBODY], [0], [1], np.zeros((1, 1), np.float32)))
+            await self.outcomes(NOBODY, self._barriers)
+            self._unread = False
 
     def free(self, handle: int) -> None:
         """The handle may stand for another session from now on."""
