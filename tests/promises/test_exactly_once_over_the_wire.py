@@ -35,6 +35,7 @@ sound = st.lists(number, min_size=1, max_size=4)
 spoilt = st.tuples(number, number, st.sampled_from([POISON, POISON, math.nan]), number).map(list) | st.just([POISON])
 values = st.one_of(*[sound] * 11, spoilt)
 queued = st.lists(values, max_size=3)  # what is still queued when something happens
+long = st.lists(st.lists(number, min_size=3, max_size=4), min_size=2, max_size=2)
 copied = st.sampled_from([None, None, 0, -1, -2, -3, -4, 1])
 keep = st.sampled_from([Keep.ALL, Keep.ALL, Keep.LAST, Keep.NONE])
 secret = st.sampled_from(["right", "right", "right", "none", "wrong"])
@@ -65,7 +66,7 @@ class ExactlyOnce(RuleBasedStateMachine):
         """Steps that wait behind a launch that goes on until somebody needs the engine."""
         if rows:
             self.world.hold(live)
-            self.run(self.world.pipeline(live, rows, Keep.ALL))
+            self.run(self.world.pipeline(live, rows, Keep.ALL if len(rows) == 1 else Keep.LAST))
 
     def held(self, index: int) -> tuple[int, list[Live]]:
         """A stream that holds sessions, and these, a chosen one first; none if no stream does."""
@@ -174,14 +175,14 @@ class ExactlyOnce(RuleBasedStateMachine):
             self.queue(live, queued)
             self.run(self.world.close(live, secret))
 
-    @rule(index=which, queued=queued, offset=copied, count=st.integers(1, 2), secret=secret)
+    @rule(index=which, queued=queued | long, offset=copied, count=st.integers(1, 2), secret=secret)
     def fork(self, index: int, queued: Rows, offset: int | None, count: int, secret: str) -> None:
         for live in one_of(self.world.sessions[:_MOST_SESSIONS], index):
             self.queue(live, queued)
             at_seq = None if offset is None else max(0, live.point + offset)
             self.run(self.world.fork(live, at_seq, count, secret))
 
-    @rule(index=which, queued=queued, offset=copied, close=st.booleans(), secret=secret)
+    @rule(index=which, queued=queued | long, offset=copied, close=st.booleans(), secret=secret)
     def export(self, index: int, queued: Rows, offset: int | None, close: bool, secret: str) -> None:
         for live in one_of(self.world.sessions, index):
             self.queue(live, queued)
