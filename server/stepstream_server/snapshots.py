@@ -79,18 +79,18 @@ def decode(data: bytes) -> Snapshot:
     start = len(_FORMAT) + _DIGEST_BYTES
     digest, payload = data[len(_FORMAT) : start], data[start:]
     if not data.startswith(_FORMAT):
-        raise _corrupt(f"expected it to begin with {_FORMAT!r}, got {data[: len(_FORMAT)]!r}")
+        raise corrupt(f"expected it to begin with {_FORMAT!r}, got {data[: len(_FORMAT)]!r}")
     if hashlib.sha256(payload).digest() != digest:
-        raise _corrupt(f"its {len(payload)} bytes do not have the checksum that it names")
+        raise corrupt(f"its {len(payload)} bytes do not have the checksum that it names")
     try:
         tensors = load(payload)
         fields = json.loads(_metadata(payload)[_FIELDS])
         values: dict[str, Any] = {name: _typed(fields, name) for name in _TYPES}
         held = tensors.pop(_HELD)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _corrupt(f"it cannot be read: {error}") from None
+        raise corrupt(f"it cannot be read: {error}") from None
     if held.dtype != np.bool_ or held.shape != (values["next_seq"] - values["acked"],):
-        raise _corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")
+        raise corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")
     return Snapshot(**values, states=_named(tensors, _STATE), held=held, outputs=_named(tensors, _OUTPUT))
 
 
@@ -114,5 +114,6 @@ def _named(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _corrupt(problem: str) -> CallerError:
+def corrupt(problem: str) -> CallerError:
+    """The error for bytes that hold no session; `problem` says what was expected and what came."""
     return CallerError(Reason.SNAPSHOT_CORRUPT, f"snapshot: {problem}", field="snapshot")

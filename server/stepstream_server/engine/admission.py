@@ -46,7 +46,6 @@ class Admission:
         self._ledger = ledger
         self._outbox = outbox
         self._window_kept = cache.steps_within(settings.window_bytes)
-        self.draining = False  # whether new steps are refused, because the server is about to stop
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
         """Admits blocks, each with its engine-wide stream, in order."""
@@ -114,7 +113,7 @@ class Admission:
     def _admit_sequels(self, blocks: Sequence[tuple[int, Block]]) -> bool:
         """Admits blocks in which each row goes on where its session's row before ends, as rows that are sent ahead do.
 
-        False, with nothing done, unless all of them can be admitted just so: what one of them is told could depend on the one
+        False, with none admitted, unless all of them can be admitted just so: what one of them is told could depend on the one
         before. Without this, a client that sends thousands of single steps ahead would hold all others up.
         """
         rows, generations, inputs = _join(blocks)
@@ -127,7 +126,7 @@ class Admission:
             and (table.status[sessions] != Status.QUARANTINED).all()
             and all(len(block.sessions) == 1 or table.firsts(block.sessions).all() for _, block in blocks)
             and self._valid_rows(inputs, lengths).all()
-            and not self.draining
+            and not table.draining
         )
         if not sequels:
             return False
@@ -195,7 +194,7 @@ class Admission:
         kept = to_keep(rows)
         refusals = {  # the first that applies is what the caller hears
             Reason.SEQUENCE_MISMATCH: rows["first"] > table.admitted[sessions],
-            Reason.SERVER_DRAINING: np.full(len(rows), self.draining),
+            Reason.SERVER_DRAINING: np.full(len(rows), table.draining),
             Reason.SESSION_QUARANTINED: step & (table.status[sessions] == Status.QUARANTINED),
             self._invalid: ~valid,
             Reason.WINDOW_FULL: (rows["first"] + steps - table.released[sessions] > settings.window_steps)

@@ -49,10 +49,7 @@ class AnswerCache:
         length = outputs[0].shape[1]
         self._provide(sessions, first_seqs, length)
         seqs = first_seqs[:, None] + np.arange(length)  # [n, length]
-        rows = self._rows(sessions[:, None], seqs)
-        self._held[rows] = True
-        for arena, values in zip(self._arena, outputs, strict=True):
-            arena[rows] = values
+        self._put(self._rows(sessions[:, None], seqs), outputs)
 
     def held(self, session: int, first: int, length: int) -> NDArray[np.bool_]:
         """Which of the steps have their outputs here: [length]."""
@@ -76,10 +73,7 @@ class AnswerCache:
         if not held.any():
             return
         self._provide(np.array([session]), np.array([first]), len(held))
-        rows = self._rows(session, first + np.flatnonzero(held))
-        self._held[rows] = True
-        for arena, values in zip(self._arena, outputs, strict=True):
-            arena[rows] = values
+        self._put(self._rows(session, first + np.flatnonzero(held)), outputs)
 
     def count(self, sessions: Ints, first_seqs: Ints, ends: Ints) -> Ints:
         """How many steps of each range are held: [n]."""
@@ -88,7 +82,7 @@ class AnswerCache:
         for start in range(0, len(sessions), max(1, _COUNT_CELLS // width)):
             part = slice(start, start + max(1, _COUNT_CELLS // width))
             seqs = first_seqs[part, None] + np.arange(width)
-            held = self._held[self._rows(sessions[part, None], seqs)] & (seqs < ends[part, None])
+            held = self.held_at(sessions[part, None], seqs) & (seqs < ends[part, None])
             counts[part] = held.sum(axis=1)
         return counts
 
@@ -106,6 +100,11 @@ class AnswerCache:
         pages = self._ring[sessions, (seqs // self._page) % self._ring_size]
         rows: Ints = pages.astype(np.int64) * self._page + np.where(pages == _NO_PAGE, 0, seqs % self._page)
         return rows
+
+    def _put(self, rows: Ints, outputs: Sequence[Tensor]) -> None:
+        self._held[rows] = True
+        for arena, values in zip(self._arena, outputs, strict=True):
+            arena[rows] = values
 
     def _provide(self, sessions: Ints, first_seqs: Ints, length: int) -> None:
         """Makes sure that each step of the ranges has a page."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.backlog import Backlog
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.lifecycle import Lifecycle
@@ -47,7 +46,6 @@ class Control:
         backlog: Backlog,
         ledger: Ledger,
         outbox: Outbox,
-        admission: Admission,
         outcomes: Outcomes,
         lifecycle: Lifecycle,
         requests: Requests,
@@ -56,7 +54,6 @@ class Control:
         self._backlog = backlog
         self._ledger = ledger
         self._outbox = outbox
-        self._admission = admission
         self._outcomes = outcomes
         self._lifecycle = lifecycle
         self._requests = requests
@@ -78,7 +75,7 @@ class Control:
             case DoorLost():
                 self._lifecycle.lose_door(door)
             case Drain():
-                self._admission.draining = self._lifecycle.draining = True
+                self._table.draining = True
                 self._drains.append((door, command))
             case _:
                 raise TypeError(f"not a command: {command!r}")

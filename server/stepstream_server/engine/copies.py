@@ -32,7 +32,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.table import NEVER, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-from stepstream_server.snapshots import Snapshot
+from stepstream_server.snapshots import Snapshot, corrupt
 from stepstream_server.spec import ModelSpec
 
 _MOST_WAITING = 256  # looked at in every turn, which takes 2 ms then
@@ -90,7 +90,7 @@ class Copies:
             self._table.stop_at[each.session] = NEVER
         for each in waiting:
             try:
-                value = self._when_there(each, now, report)
+                value = self._taken_before(each.command, now) or self._when_there(each, now, report)
             except CallerError as error:
                 value = error
             if value is None:
@@ -119,8 +119,6 @@ class Copies:
 
     def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
         """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
-        if (value := self._taken_before(waiting.command, now)) is not None:
-            return value
         table, session, at_seq = self._table, waiting.session, waiting.at_seq
         if not table.alive(session, waiting.generation):
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
@@ -255,13 +253,13 @@ class Copies:
         actual = {f"state {name}": values for name, values in snapshot.states.items()}
         actual |= {f"outputs {name}": values for name, values in snapshot.outputs.items()}
         if expected.keys() != actual.keys():
-            raise _corrupt(f"expected {', '.join(expected)}, got {', '.join(actual)}")
+            raise corrupt(f"expected {', '.join(expected)}, got {', '.join(actual)}")
         for name, (shape, dtype) in expected.items():
             values = actual[name]
             if values.shape != shape or values.dtype != dtype:
-                raise _corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
+                raise corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
             if values.dtype == np.float32 and not np.isfinite(values).all():
-                raise _corrupt(f"{name}: expected finite numbers")
+                raise corrupt(f"{name}: expected finite numbers")
 
 
 def _what(command: Copying | Import) -> str:
@@ -270,7 +268,3 @@ def _what(command: Copying | Import) -> str:
         snapshot = command.snapshot
         return f"the import of {snapshot.id!r} after {snapshot.next_seq} steps as {command.id or snapshot.id!r}"
     return f"{'a fork' if isinstance(command, Fork) else 'the export'} of {command.id!r}"
-
-
-def _corrupt(problem: str) -> CallerError:
-    return CallerError(Reason.SNAPSHOT_CORRUPT, f"snapshot: {problem}", field="snapshot")

@@ -90,9 +90,7 @@ class Engine:
         self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
         requests = Requests(settings.tombstone_seconds)
         self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, ledger, self._outbox)
-        self._control = Control(
-            self._table, self._backlog, ledger, self._outbox, self._admission, self._outcomes, self._lifecycle, requests
-        )
+        self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self._scheduler = Scheduler(
             min(settings.max_batch, backend.max_batch), settings.turn_budget_seconds, settings.alone_budget_seconds

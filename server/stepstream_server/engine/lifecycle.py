@@ -39,7 +39,6 @@ class Lifecycle:
         self._ledger = ledger
         self._outbox = outbox
         self._held: Counter[int] = Counter()  # sessions attached, by stream
-        self.draining = False  # whether new sessions are refused, because the server is about to stop
 
     @property
     def streams(self) -> int:
@@ -73,7 +72,7 @@ class Lifecycle:
 
     def refuse_if_draining(self) -> None:
         """Raises CallerError(SERVER_DRAINING)."""
-        if self.draining:
+        if self._table.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
 
     def describe(self, found: Sequence[int | StepStreamError], *, with_secret: bool) -> list[Opened | StepStreamError]:

@@ -74,6 +74,7 @@ class SessionTable:
         self._free: list[int] = []
         self._high = 0  # session numbers from here on have never been used
         self._position = np.zeros(capacity, np.int64)  # scratch for `firsts`
+        self.draining = False  # whether nothing new is taken, because the server is about to stop
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
         self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
         self._tombstone_seconds = tombstone_seconds
