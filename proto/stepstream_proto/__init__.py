@@ -1,1 +1,1 @@
-"""The wire contract of StepStream, shared by client and server. `v1` only ever grows; generated code beside each .proto."""
+"""The wire contracts: `v1` is StepStream's own and only ever grows, `oip` that of others. Generated code beside each .proto."""
