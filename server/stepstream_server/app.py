@@ -108,7 +108,7 @@ def _connect(engine: Engine, loop: asyncio.AbstractEventLoop, crashed: asyncio.E
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
             loop.call_soon_threadsafe(crashed.set)
 
-    door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, loop)
+    door = ModelDoor(engine.spec, engine.limits, loop)
     door.open(engine.connect(door))
     return _Served(engine, EngineThread(engine, on_crash), door)
 

@@ -78,7 +78,7 @@ def check_books(world: World) -> None:
         assert pending["first"].tolist() == ends[:-1].tolist()
         assert admitted == ends[-1]
         assert 0 <= acked <= next_seq
-        assert admitted - acked <= engine.window_steps
+        assert admitted - acked <= engine.limits.window_steps
         to_come = sum(
             int(row["length"]) if row["keep"] == Keep.ALL else int(row["keep"] == Keep.LAST) for row in pending if row["cached"]
         )

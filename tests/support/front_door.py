@@ -127,7 +127,7 @@ def _model(
     gate, crashes = Gate(), list[BaseException]()
     backend.before_collect = gate
     engine = Engine(spec, backend, settings, Unobserved(), clock)
-    door = ModelDoor(engine.spec, engine.window_steps, engine.window_bytes, asyncio.get_running_loop())
+    door = ModelDoor(engine.spec, engine.limits, asyncio.get_running_loop())
     door.open(TappedDoor(engine.connect(door), tap))
     return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
 

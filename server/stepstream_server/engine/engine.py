@@ -36,6 +36,7 @@ from stepstream_server.engine.ports import (
     Import,
     Ints,
     Launch,
+    Limits,
     Observer,
     Refuse,
     Reset,
@@ -92,11 +93,8 @@ class Engine:
         self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, ledger, self._outbox)
         self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
-        self._scheduler = Scheduler(
-            min(settings.max_batch, backend.max_batch), settings.turn_budget_seconds, settings.alone_budget_seconds
-        )
-        self.window_steps = settings.window_steps
-        self.window_bytes = settings.window_bytes
+        self.limits = _limits(settings, backend)
+        self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         self.max_wait = settings.max_wait_seconds
         self._turns = 0
         self._steps = 0
@@ -247,6 +245,17 @@ class Engine:
                 report.failures[reason] = report.failures.get(reason, 0) + length
             self._sinks[door].deliver(delivery)
         self._observer.turn(report)
+
+
+def _limits(settings: EngineSettings, backend: Backend) -> Limits:
+    """What these settings and this backend allow together."""
+    return Limits(
+        window_steps=settings.window_steps,
+        window_bytes=settings.window_bytes,
+        capacity=settings.capacity,
+        max_batch=min(settings.max_batch, backend.max_batch),
+        idle_ttl_seconds=settings.idle_ttl_seconds,
+    )
 
 
 class _Door:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from stepstream_server.engine.ports import Command, Delivery, Detached, Door, RowErrors, StreamEnded
+from stepstream_server.engine.ports import Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
 from stepstream_server.rpc.credits import step_credits, window_credits
@@ -41,13 +41,12 @@ class ModelDoor:
     Two steps to life, since an engine gives its door in return for a sink: the constructor, then `open`.
     """
 
-    def __init__(self, spec: ModelSpec, window_steps: int, window_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, spec: ModelSpec, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.spec = spec
-        self.window_steps = window_steps
-        self.window_bytes = window_bytes
+        self.limits = limits
         self.step_bytes = spec.output_step_bytes
         self.step_credits = step_credits(spec)
-        self.window_credits = window_credits(spec, window_steps, window_bytes)
+        self.window_credits = window_credits(spec, limits.window_steps, limits.window_bytes)
         self._loop = loop
         self._inbox: deque[Delivery] = deque()
         self._awake = False  # whether the loop has been told of the inbox

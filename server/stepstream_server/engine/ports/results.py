@@ -15,6 +15,17 @@ from stepstream_server.snapshots import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine was built to hold, for front doors to say and to plan by."""
+
+    window_steps: int  # a session's unacknowledged steps
+    window_bytes: int  # of a session's unacknowledged outputs
+    capacity: int  # sessions at once
+    max_batch: int  # rows of one launch
+    idle_ttl_seconds: float  # a session without a step for so long is closed, unless it was opened with less
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A session as the opener or the attaching stream needs to know it."""
 

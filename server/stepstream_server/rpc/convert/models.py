@@ -15,7 +15,7 @@ _DATA_TYPES: dict[DType, common_pb2.DataType] = {
 
 def encode_window(door: ModelDoor) -> common_pb2.Window:
     """How much a session of the model may have unacknowledged."""
-    return common_pb2.Window(steps=door.window_steps, bytes=door.window_bytes)
+    return common_pb2.Window(steps=door.limits.window_steps, bytes=door.limits.window_bytes)
 
 
 def encode_model(door: ModelDoor) -> model_pb2.Model:
