@@ -1,11 +1,7 @@
-"""One bidirectional stream: two directions, kept in balance by credits, and its end, however it comes.
-
-`intake` turns what is read into commands; here engines' outcomes become messages.
-"""
+"""One `Stream` call: `intake` turns what is read into commands; here engines' outcomes become messages."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -17,6 +13,7 @@ from stepstream_server.rpc.answers import Piece
 from stepstream_server.rpc.convert.streams import encode_drain, encode_row_error
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.rpc.duplex import Duplex
 from stepstream_server.rpc.handles import Handles
 from stepstream_server.rpc.intake import Intake
 from stepstream_server.rpc.membership import Membership
@@ -42,59 +39,40 @@ class Stream:
         self._handles = Handles(settings.max_handles_per_stream)
         self._credits = Credits(settings.stream_credit_steps)
         self._outgoing = Outgoing(settings.max_message_bytes, unread)
-        self._ready = asyncio.Event()  # something to write, or a reason to end
         self._unread = unread
         self._on_full = on_full
         self._membership = Membership(
             number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._grown
         )
         self._intake = Intake(number, self._membership, settings, self._handles, self._credits, self._outgoing, clock)
-        self._half_closed = False
-        self._error: Exception | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._duplex = Duplex(self._take, self._next, self._credits)
 
     @property
     def unread_bytes(self) -> int:
         """What waits to be written, nearly."""
         return self._outgoing.bytes
 
-    async def responses(
-        self, requests: AsyncIterator[inference_pb2.StreamRequest]
-    ) -> AsyncIterator[inference_pb2.StreamResponse]:
+    def responses(self, requests: AsyncIterator[inference_pb2.StreamRequest]) -> AsyncIterator[inference_pb2.StreamResponse]:
         """What to write, until both sides are done. Raises what makes it impossible to go on."""
-        if self._error is None:  # else it was abandoned before it began
-            self._reader = asyncio.create_task(self._read(requests))
-        while True:
-            self._ready.clear()
-            while (message := self._outgoing.next()) is not None:
-                yield message.encode()
-                self._credits.give(message.credits)
-            if self._error is not None:
-                raise self._error
-            if self._half_closed and not self._credits.in_flight:
-                return
-            await self._ready.wait()
+        return self._duplex.responses(requests)
 
     def drain(self, seconds: float) -> None:
         """Tells the client that streams are ended in so many seconds."""
         self._outgoing.control(encode_drain(seconds), 0)
-        self._ready.set()
+        self._duplex.grown()
 
     def finish(self) -> None:
         """Reads no more; the stream ends once all that was read is answered."""
-        self._stop_reading()
-        self._half_closed = True
-        self._ready.set()
+        self._duplex.finish()
 
     def abandon(self, error: StepStreamError) -> None:
         """Ends the stream from this side; its client hears the error if it reads again."""
         self.end()
-        self._error = error
-        self._ready.set()
+        self._duplex.fail(error)
 
     def end(self) -> None:
         """The call is over: stops reading, lets all sessions go and drops what is unread."""
-        self._stop_reading()
+        self._duplex.stop_reading()
         self._membership.end()
         self._outgoing.clear()
 
@@ -122,27 +100,18 @@ class Stream:
             self._grown()
 
     def failed(self, error: StepStreamError) -> None:
-        self._error = error
-        self._ready.set()
+        self._duplex.fail(error)
+
+    def _take(self, request: inference_pb2.StreamRequest) -> None:
+        self._intake.take(request)
+        if self._outgoing:  # something could be answered at once
+            self._grown()
+
+    def _next(self) -> tuple[inference_pb2.StreamResponse, int] | None:
+        message = self._outgoing.next()
+        return None if message is None else (message.encode(), message.credits)
 
     def _grown(self) -> None:
-        self._ready.set()
+        self._duplex.grown()
         if self._unread.bytes > self._unread.limit:
             self._on_full()
-
-    def _stop_reading(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def _read(self, requests: AsyncIterator[inference_pb2.StreamRequest]) -> None:
-        try:
-            async for request in requests:
-                self._intake.take(request)
-                if self._outgoing:  # something could be answered at once
-                    self._grown()
-                if self._credits.used_up:
-                    await self._credits.room()
-        except Exception as error:  # whatever it is, the writer raises it and so ends the call
-            self._error = error
-        self._half_closed = True
-        self._ready.set()
