@@ -74,12 +74,17 @@ def confirm(request: inference_pb2.StreamRequest) -> inference_pb2.StreamRespons
 
 
 async def serve(servicer: inference_pb2_grpc.InferenceServiceServicer) -> None:
-    """Serves a bare servicer until SIGTERM; prints where, as the server does."""
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    """Serves a bare servicer until SIGTERM."""
     server = grpc.aio.server(options=server_options(DoorSettings()))
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     session_pb2_grpc.add_SessionServiceServicer_to_server(SessionEcho(), server)
+    await serve_until_told(server)
+
+
+async def serve_until_told(server: grpc.aio.Server) -> None:
+    """From listening to SIGTERM; prints where, as the server does."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(f"listening 127.0.0.1:{port}", flush=True)

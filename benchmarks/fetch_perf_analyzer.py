@@ -1,8 +1,8 @@
 """NVIDIA's load generator `perf_analyzer`, unmodified: fetched out of the wheels that carry it, without installing them.
 
 `python -m benchmarks.fetch_perf_analyzer` puts it and CUDA's runtime library, without which it does not start, into
-`benchmarks/.perf_analyzer`, and does nothing where they are there. It needs no GPU. Of the wheels that have it, 2.50.0 runs with the
-glibc of Debian 12; 2.54.0 wants a newer one, and 2.62.0 and later are without it.
+`benchmarks/.perf_analyzer`, and does nothing where they are there. It needs no GPU. Of the wheels that have it, 2.50.0 runs with
+the glibc of Debian 12; 2.54.0 wants a newer one, and 2.62.0 and later are without it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""The bare echo of the Open Inference Protocol: what gRPC in Python costs a client of Triton's when nothing is served.
+
+The same messages, event loop and options as the server's, on one asyncio loop. It parses every request and answers it, in order,
+with its id and outputs of the right size; it computes nothing and keeps nothing. It describes its model as one with a sequence
+batcher, so that `perf_analyzer` sends it sequences, and offers no statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+
+from benchmarks.echo import Context, serve_until_told
+from stepstream_proto.oip.v2 import oip_pb2
+from stepstream_server.bundles import load
+from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.rpc.server import server_options
+from stepstream_server.spec import ModelSpec, TensorSpec
+
+SERVICE = "inference.GRPCInferenceService"
+_DATATYPES = {"float32": "FP32", "int64": "INT64"}
+_CONFIG_TYPES = {"float32": oip_pb2.TYPE_FP32, "int64": oip_pb2.TYPE_INT64}
+
+
+class OipEcho:
+    """Answers with zeros for one model."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._answer = oip_pb2.ModelInferResponse(model_name=spec.name, model_version="1")
+        for output in spec.outputs:
+            self._answer.outputs.add(name=output.name, datatype=_DATATYPES[output.dtype], shape=[1, *_dims(output)])
+            self._answer.raw_output_contents.append(bytes(output.step_bytes))
+
+    async def stream(
+        self, requests: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
+    ) -> AsyncIterator[oip_pb2.ModelStreamInferResponse]:
+        async for request in requests:
+            response = oip_pb2.ModelStreamInferResponse(infer_response=self._answer)
+            response.infer_response.id = request.id
+            yield response
+
+    async def infer(self, request: oip_pb2.ModelInferRequest, context: Context) -> oip_pb2.ModelInferResponse:
+        response = oip_pb2.ModelInferResponse()
+        response.CopyFrom(self._answer)
+        response.id = request.id
+        return response
+
+    async def server_metadata(self, request: oip_pb2.ServerMetadataRequest, context: Context) -> oip_pb2.ServerMetadataResponse:
+        return oip_pb2.ServerMetadataResponse(name="echo", version="1", extensions=["sequence", "model_configuration"])
+
+    async def metadata(self, request: oip_pb2.ModelMetadataRequest, context: Context) -> oip_pb2.ModelMetadataResponse:
+        response = oip_pb2.ModelMetadataResponse(name=self._spec.name, versions=["1"], platform="echo")
+        for each in self._spec.inputs:
+            response.inputs.add(name=each.name, datatype=_DATATYPES[each.dtype], shape=[-1, *_dims(each)])
+        for each in self._spec.outputs:
+            response.outputs.add(name=each.name, datatype=_DATATYPES[each.dtype], shape=[-1, *_dims(each)])
+        return response
+
+    async def config(self, request: oip_pb2.ModelConfigRequest, context: Context) -> oip_pb2.ModelConfigResponse:
+        config = oip_pb2.ModelConfig(name=self._spec.name, platform="echo", max_batch_size=EngineSettings().max_batch)
+        for each in self._spec.inputs:
+            config.input.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=_dims(each))
+        for each in self._spec.outputs:
+            config.output.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=_dims(each))
+        config.sequence_batching.oldest.max_candidate_sequences = config.max_batch_size
+        return oip_pb2.ModelConfigResponse(config=config)
+
+
+def _dims(spec: TensorSpec) -> list[int]:
+    return list(spec.shape) or [1]
+
+
+async def serve(echo: OipEcho) -> None:
+    """Serves it until SIGTERM, under the service's name on the wire."""
+    one = _one_to_one
+    methods = {
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            echo.stream,
+            request_deserializer=oip_pb2.ModelInferRequest.FromString,
+            response_serializer=oip_pb2.ModelStreamInferResponse.SerializeToString,
+        ),
+        "ModelInfer": one(echo.infer, oip_pb2.ModelInferRequest, oip_pb2.ModelInferResponse),
+        "ServerMetadata": one(echo.server_metadata, oip_pb2.ServerMetadataRequest, oip_pb2.ServerMetadataResponse),
+        "ModelMetadata": one(echo.metadata, oip_pb2.ModelMetadataRequest, oip_pb2.ModelMetadataResponse),
+        "ModelConfig": one(echo.config, oip_pb2.ModelConfigRequest, oip_pb2.ModelConfigResponse),
+    }
+    server = grpc.aio.server(options=server_options(DoorSettings()))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
+    await serve_until_told(server)
+
+
+def _one_to_one(method: Callable[..., Any], request: Any, response: Any) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        method, request_deserializer=request.FromString, response_serializer=response.SerializeToString
+    )
+
+
+def main() -> None:
+    """`python -m benchmarks.oip_echo BUNDLE`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("bundle", type=Path)
+    uvloop.run(serve(OipEcho(load(parser.parse_args().bundle).spec)))
+
+
+if __name__ == "__main__":
+    main()
