@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stepstream_server.engine.ports import Ending, EngineStats, Launch, Origin, TurnReport
+from stepstream_server.engine.ports import Ending, EngineStats, InferenceTotals, Launch, Origin, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry import Metrics, new_registry
+from stepstream_server.telemetry.observer import TurnTotals
+from support.clock import FakeClock
 
 ECG = {"model": "ecg", "version": "2"}
 STATS = EngineStats(sessions=3, slots=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40)
@@ -175,3 +177,30 @@ def test_one_registry_takes_one_metrics(registry: CollectorRegistry) -> None:
 def test_the_servers_registry_knows_the_process() -> None:
     """Memory and CPU time of the process are exposed too."""
     assert new_registry().get_sample_value("process_resident_memory_bytes")
+
+
+def test_turns_add_up_to_what_inference_servers_count(metrics: Metrics) -> None:
+    """By step: a row's times count for each of its steps, and a launch's time for each step that it computed."""
+    metrics.observer("ecg", 2).turn(turn())
+    metrics.observer("ecg", 3).turn(TurnReport(failures={Reason.QUEUE_FULL: 1}))
+    totals = metrics.inference_totals("ecg", 2)
+    assert (totals.steps, totals.failed_steps) == (46, 8)
+    assert totals.queue_seconds == pytest.approx(2 * (0.0006 + 20 * 0.03))
+    assert totals.seconds == pytest.approx(2 * (0.0018 + 20 * 0.04))
+    assert totals.compute_seconds == pytest.approx(2 * (3 * 0.0003 + 20 * 0.0008))
+    assert totals.launches == {3: (2, pytest.approx(0.0006)), 1: (2, pytest.approx(0.0016))}
+
+
+def test_the_last_inference_is_when_a_step_was_answered() -> None:
+    """On the clock on the wall; a turn that answers nothing does not move it."""
+    now = FakeClock(1_700_000_000.0)
+    totals = TurnTotals(now)
+    totals.turn(turn())
+    now.advance(5.0)
+    totals.turn(TurnReport(failures={Reason.QUEUE_FULL: 1}))
+    assert totals.inference().last_at == 1_700_000_000.0
+
+
+def test_a_model_without_turns_adds_up_to_nothing(metrics: Metrics) -> None:
+    """Statistics may be asked for before the first step."""
+    assert metrics.inference_totals("new", 1) == InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)

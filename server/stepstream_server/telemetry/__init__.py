@@ -2,5 +2,6 @@
 
 from stepstream_server.telemetry.exporter import Exporter
 from stepstream_server.telemetry.metrics import Metrics, new_registry
+from stepstream_server.telemetry.replacements import Replacements
 
-__all__ = ["Exporter", "Metrics", "new_registry"]
+__all__ = ["Exporter", "Metrics", "Replacements", "new_registry"]

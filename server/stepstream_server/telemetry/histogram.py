@@ -21,20 +21,25 @@ class Histogram:
         self._bounds = np.array(bounds, np.float64)
         self._edges = [float(bound) for bound in bounds]  # the same, for bisect: 20 times faster than numpy on one value
         self._counts = np.zeros(len(bounds) + 1)  # float64 is exact up to 2**53
-        self._sum = 0.0
+        self.sum = 0.0  # of all values
 
     def add(self, values: Floats, weights: Ints) -> None:
         """Counts `weights[i]` observations of `values[i]`. Both [n]."""
         buckets = self._bounds.searchsorted(values)
         self._counts += np.bincount(buckets, weights, self._counts.size)
-        self._sum += float(values @ weights)
+        self.sum += float(values @ weights)
 
     def add_one(self, value: float) -> None:
         """Counts one observation."""
         self._counts[bisect_left(self._edges, value)] += 1
-        self._sum += value
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """Of all values."""
+        return int(self._counts.sum())
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative counts as Prometheus wants them, `(upper edge, count)` up to +Inf, and the sum of all values."""
         cumulative = np.cumsum(self._counts).tolist()
-        return list(zip([*map(str, self._edges), "+Inf"], cumulative, strict=True)), self._sum
+        return list(zip([*map(str, self._edges), "+Inf"], cumulative, strict=True)), self.sum

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from stepstream_server.engine.ports import Ending, Origin, TurnReport
+from stepstream_server.engine.ports import Ending, InferenceTotals, Origin, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry.histogram import Histogram
 from stepstream_server.telemetry.series import ROWS, SECONDS
 
 # The endings that end a session; the others only let go of it. Counted from 0, so that the first event shows as an increase.
-SESSION_ENDINGS = (Ending.CLOSED, Ending.EXPIRED, Ending.EVICTED, Ending.MOVED)
+SESSION_ENDINGS = (Ending.CLOSED, Ending.EXPIRED, Ending.EVICTED, Ending.MOVED, Ending.REPLACED)
 
 Buckets = tuple[list[tuple[str, float]], float]  # cumulative counts up to +Inf, and the sum
 
@@ -37,7 +39,8 @@ class Totals:
 class TurnTotals:
     """The engine's observer port: adds turn after turn."""
 
-    def __init__(self) -> None:
+    def __init__(self, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock  # unix seconds
         self._lock = threading.Lock()
         self._duplicates = 0
         self._opened = Counter(dict.fromkeys(Origin, 0))
@@ -48,6 +51,9 @@ class TurnTotals:
         self._compute_seconds = Histogram(SECONDS)
         self._queue_seconds = Histogram(SECONDS)
         self._step_seconds = Histogram(SECONDS)
+        self._launches: dict[int, tuple[int, float]] = {}  # by rows, at most as many as a batch may have: count, seconds
+        self._launched_seconds = 0.0  # of all steps, each the whole launch that computed it
+        self._last_at = 0.0
 
     def turn(self, report: TurnReport) -> None:
         """Adds one turn: some 6 us for one row, 20 us for 1,000."""
@@ -60,7 +66,11 @@ class TurnTotals:
             for launch in report.launches:
                 self._batch_size.add_one(launch.batch)
                 self._compute_seconds.add_one(launch.seconds)
+                count, seconds = self._launches.get(launch.batch, (0, 0.0))
+                self._launches[launch.batch] = count + 1, seconds + launch.seconds
+                self._launched_seconds += launch.seconds * launch.batch * launch.length
             if report.steps.size:
+                self._last_at = self._wall_clock()
                 self._queue_seconds.add(report.queue_seconds, report.steps)
                 self._step_seconds.add(report.step_seconds, report.steps)
 
@@ -81,4 +91,17 @@ class TurnTotals:
                 compute_seconds=self._compute_seconds.read(),
                 queue_seconds=self._queue_seconds.read(),
                 step_seconds=step_seconds,
+            )
+
+    def inference(self) -> InferenceTotals:
+        """The same as inference servers count it, which is by step."""
+        with self._lock:
+            return InferenceTotals(
+                steps=self._step_seconds.count,
+                failed_steps=self._failures.total(),
+                seconds=self._step_seconds.sum,
+                queue_seconds=self._queue_seconds.sum,
+                compute_seconds=self._launched_seconds,
+                launches=dict(self._launches),
+                last_at=self._last_at,
             )

@@ -28,7 +28,7 @@ from stepstream_server.engine.ports.commands import (
     Reset,
     StreamEnded,
 )
-from stepstream_server.engine.ports.observer import EngineStats, Launch, Observer, TurnReport
+from stepstream_server.engine.ports.observer import EngineStats, InferenceTotals, Launch, Observer, TurnReport
 from stepstream_server.engine.ports.results import (
     Answers,
     Delivery,
@@ -74,6 +74,7 @@ __all__ = [
     "Get",
     "Import",
     "Imported",
+    "InferenceTotals",
     "Ints",
     "Keep",
     "Launch",

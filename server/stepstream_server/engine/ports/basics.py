@@ -33,7 +33,7 @@ class Origin(enum.IntEnum):
 
 
 class Ending(enum.IntEnum):
-    """Why a handle no longer stands for a session (`DetachReason` of the contract, same numbers)."""
+    """Why a handle no longer stands for a session (`DetachReason` of the contract, same numbers), or why a session ended."""
 
     REQUESTED = 1
     TAKEN = 2
@@ -41,3 +41,4 @@ class Ending(enum.IntEnum):
     EXPIRED = 4
     EVICTED = 5
     MOVED = 6
+    REPLACED = 7  # another session was started under its id; no handle stood for it then

@@ -1,4 +1,4 @@
-"""The observer port: what a turn did, for metrics."""
+"""The observer port: what a turn did, for metrics, and what turns add up to."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class TurnReport:
     opened: dict[Origin, int] = field(default_factory=dict)
     refused: dict[Reason, int] = field(default_factory=dict)  # sessions that were wanted and could not be had
     closed: dict[Ending, int] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)  # ids of the sessions closed as REPLACED
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,19 @@ class EngineStats:
     state_bytes: int  # of open sessions
     turns: int
     steps: int  # applied since start
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTotals:
+    """What all turns of a model add up to. A step of a row of many counts by itself, with the times of its row."""
+
+    steps: int  # applied and answered
+    failed_steps: int  # refused or failed
+    seconds: float  # of all steps, arrival to hand-over
+    queue_seconds: float  # of all steps, arrival to launch
+    compute_seconds: float  # of all steps, each the whole launch that computed it
+    launches: dict[int, tuple[int, float]]  # by rows: how many, and the seconds that they took
+    last_at: float  # unix seconds, when the last step was answered; 0: none was
 
 
 class Observer(Protocol):
