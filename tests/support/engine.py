@@ -210,8 +210,42 @@ class Harness:
         secret: bytes = b"",
         deadline: float = float("inf"),
     ) -> None:
-        inputs = (np.array(values, np.float32)[:, None],)
-        self.door.submit(Call(stream, session.id, secret, seq, len(values), inputs, Keep.ALL, self.clock(), deadline))
+        """Submits a momentary step or chunk of one session."""
+        secrets = [secret] if secret else []
+        self.call_many([session.id], [seq], [values], stream=stream, tags=[0], secrets=secrets, deadline=deadline)
+
+    def call_many(
+        self,
+        ids: Sequence[str],
+        seqs: Sequence[int],
+        values: Sequence[Sequence[float]],
+        *,
+        stream: int,
+        tags: Sequence[int] | None = None,
+        secrets: Sequence[bytes] = (),
+        keep: Keep = Keep.ALL,
+        deadline: float = float("inf"),
+        starts: Sequence[bool] | None = None,
+        ends: Sequence[bool] | None = None,
+    ) -> None:
+        """Submits momentary steps or chunks in one command: a row per id with its values."""
+        flat = [value for row in values for value in row]
+        self.door.submit(
+            Call(
+                stream=stream,
+                tags=np.array(range(len(ids)) if tags is None else tags, np.uint32),
+                ids=ids,
+                secrets=secrets,
+                seqs=np.array(seqs, np.int64),
+                lengths=np.array([len(row) for row in values], np.int64),
+                inputs=(np.array(flat, np.float32)[:, None],),
+                keep=keep,
+                arrival=self.clock(),
+                deadline=deadline,
+                starts=None if starts is None else np.array(starts, np.bool_),
+                ends=None if ends is None else np.array(ends, np.bool_),
+            )
+        )
 
     def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, tag: int = 0) -> None:
         """Submits a row that a door found unfit."""

@@ -16,6 +16,8 @@ from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog, Rows
+from stepstream_server.engine.blocks import Blocks
+from stepstream_server.engine.calls import Calls
 from stepstream_server.engine.control import Control
 from stepstream_server.engine.copies import Copies
 from stepstream_server.engine.ledger import Ledger
@@ -46,7 +48,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.scheduler import Group, Scheduler
 from stepstream_server.engine.table import SessionTable
-from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
+from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
@@ -87,7 +89,9 @@ class Engine:
         cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
         ledger = Ledger(self._table, self._backlog, cache, self._resolve)
         self._ledger = ledger
-        self._admission = Admission(spec, settings, self._table, self._backlog, cache, ledger, self._outbox)
+        admission = Admission(spec, settings, self._table, self._backlog, cache)
+        self._blocks = Blocks(self._table, self._backlog, ledger, self._outbox, admission)
+        self._calls = Calls(self._table, ledger, self._outbox, admission)
         self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
         requests = Requests(settings.tombstone_seconds)
         self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, ledger, self._outbox)
@@ -153,17 +157,29 @@ class Engine:
                 sink.fail(error)
 
     def _take_in(self, commands: Iterable[tuple[int, Command]], report: TurnReport) -> None:
-        """Commands in their order; neighbouring blocks are admitted together."""
+        """Commands in their order; blocks with no other command between them are admitted together, and so are calls.
+
+        A block and a call may overtake each other: they are of different streams, between which there is no order.
+        """
         blocks: list[tuple[int, Block]] = []
+        calls: list[tuple[int, Call]] = []
         for door, command in commands:
             if isinstance(command, Block):
                 blocks.append((global_stream(door, command.stream), command))
-                continue
-            self._admission.admit(blocks)
-            blocks = []
-            self._dispatch(door, command, report)
-        self._admission.admit(blocks)
+            elif isinstance(command, Call):
+                calls.append((global_stream(door, command.stream), command))
+            else:
+                self._admit(blocks, calls)
+                blocks, calls = [], []
+                self._dispatch(door, command, report)
+        self._admit(blocks, calls)
         self._lifecycle.expire(self.clock(), report)
+
+    def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]]) -> None:
+        if blocks:
+            self._blocks.admit(blocks)
+        if calls:
+            self._calls.admit(calls)
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
         match command:
@@ -172,21 +188,13 @@ class Engine:
                 current = self._table.current(command.sessions, command.generations, stream, command.tags)
                 self._ledger.acknowledge(command.sessions[current], command.counts[current])
             case Reset():
-                self._admission.reset(command, global_stream(door, command.stream))
+                self._blocks.reset(command, global_stream(door, command.stream))
             case Refuse():
-                self._admission.refuse(command, global_stream(door, command.stream))
-            case Call():
-                self._call(command, global_stream(door, command.stream))
+                self._blocks.refuse(command, global_stream(door, command.stream))
             case Fork() | Export() | Import():
                 self._copies.handle(door, command, self.clock(), report)
             case _:
                 self._control.handle(door, command, self.clock(), report)
-
-    def _call(self, call: Call, stream: int) -> None:
-        try:
-            self._admission.admit_call(call, stream)
-        except CallerError as error:
-            self._outbox.refuse(stream, 0, max(call.seq, 0), call.length, error.reason, error.expected_seq, error.message)
 
     def _cut(self) -> list[Group]:
         """Answers what needs no computing, and plans the launches for what does."""

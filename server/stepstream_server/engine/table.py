@@ -150,6 +150,10 @@ class SessionTable:
             raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {session_id!r}", field="id")
         raise CallerError(REASON_OF_ENDING[ending], f"session {session_id!r} {HOW_ENDED[ending]}", field="id")
 
+    def numbers(self, session_ids: Sequence[str]) -> Ints:
+        """Number of each open session; -1 where there is none: [n]."""
+        return np.array([self._by_id.get(session_id, -1) for session_id in session_ids], np.int64)
+
     def ending(self, session_id: str) -> Ending | None:
         """Why a session ended, while that is remembered."""
         tombstone = self._tombstones.get(session_id)

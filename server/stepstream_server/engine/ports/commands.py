@@ -116,20 +116,26 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A momentary step (or chunk) of one session, addressed by id; never takes over.
+    """Momentary steps (or chunks) of n different sessions, addressed by id; never takes over.
 
-    `stream` is a number used for this call alone: its outcome comes as Answers and RowErrors of that stream, with tag 0.
+    Outcomes come as Answers and RowErrors of `stream`, under the tags. What is wrong with one row harms no other.
+    A row that starts is step 0 of a new session, which is opened in place of one that is open under that id, unless a stream
+    holds that one: it gives up its id at once, and ends (REPLACED) when what is pending of it has had its outcome. A row that
+    ends closes its session with the turn in which its last step was answered; if it fails or is refused, nothing is ended.
     """
 
     stream: int
-    id: str
-    secret: bytes
-    seq: int  # or NO_SEQ
-    length: int
-    inputs: tuple[Tensor, ...]  # [length, *shape]
+    tags: NDArray[np.uint32]  # [n], the caller's own
+    ids: Sequence[str]  # [n], each once
+    secrets: Sequence[bytes]  # [n], or empty: none is known
+    seqs: Ints  # [n], or NO_SEQ: the next free number, no answer is kept
+    lengths: Ints  # [n], each >= 1
+    inputs: tuple[Tensor, ...]  # one per declared input: [sum(lengths), *shape]
     keep: Keep
-    arrival: float
-    deadline: float = float("inf")
+    arrival: float  # monotonic seconds
+    deadline: float = float("inf")  # monotonic seconds
+    starts: NDArray[np.bool_] | None = None  # [n]: opens the session first
+    ends: NDArray[np.bool_] | None = None  # [n]: closes the session afterwards
 
 
 @dataclass(frozen=True, slots=True)
