@@ -95,6 +95,7 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_sessions_refused_total", {"reason": "SESSION_CAPACITY"}, 3),
         ("stepstream_sessions_closed_total", {"reason": "EXPIRED"}, 1),
         ("stepstream_sessions_closed_total", {"reason": "CLOSED"}, 0),
+        ("stepstream_sessions_closed_total", {"reason": "REPLACED"}, 0),
         ("stepstream_batch_size_sum", {}, 4),
         ("stepstream_batch_size_bucket", {"le": "1.0"}, 1),
         ("stepstream_batch_size_bucket", {"le": "4.0"}, 2),
@@ -188,7 +189,8 @@ def test_turns_add_up_to_what_inference_servers_count(metrics: Metrics) -> None:
     assert totals.queue_seconds == pytest.approx(2 * (0.0006 + 20 * 0.03))
     assert totals.seconds == pytest.approx(2 * (0.0018 + 20 * 0.04))
     assert totals.compute_seconds == pytest.approx(2 * (3 * 0.0003 + 20 * 0.0008))
-    assert totals.launches == {3: (2, pytest.approx(0.0006)), 1: (2, pytest.approx(0.0016))}
+    assert {rows: count for rows, (count, _) in totals.launches.items()} == {3: 2, 1: 2}
+    assert {rows: seconds for rows, (_, seconds) in totals.launches.items()} == pytest.approx({3: 0.0006, 1: 0.0016})
 
 
 def test_the_last_inference_is_when_a_step_was_answered() -> None:

@@ -25,6 +25,8 @@ class Health:
         self.servicer = aio.HealthServicer()
         self._ready_names = ["", READINESS, *services]
         self._stopped = False
+        self.ready = False  # whether the services serve now
+        self.live = True  # until an engine has crashed
 
     async def starting(self) -> None:
         """Alive, not yet ready."""
@@ -34,15 +36,18 @@ class Health:
     async def serving(self) -> None:
         """Every model is warm."""
         if not self._stopped:
+            self.ready = True
             await self._set(self._ready_names, serving=True)
 
     async def draining(self) -> None:
         """Alive, not ready any more."""
         self._stopped = True
+        self.ready = False
         await self._set(self._ready_names, serving=False)
 
     async def failed(self) -> None:
         """An engine has crashed."""
+        self.live = False
         await self.draining()
         await self._set([LIVENESS], serving=False)
 

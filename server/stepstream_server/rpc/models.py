@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.spec import ModelSpec
 
 _SHOWN = 128  # characters of a wrong name that its error repeats
 
@@ -14,7 +15,8 @@ _SHOWN = 128  # characters of a wrong name that its error repeats
 class Models:
     """Empty until `publish`, which happens once every model is warm."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Sequence[ModelSpec] = ()) -> None:
+        self._expected = expected  # what `publish` is going to bring
         self._doors: dict[str, dict[int, ModelDoor]] = {}
         self._published = False
         self._numbers = itertools.count()
@@ -29,6 +31,18 @@ class Models:
         """By name, then version. Raises ServerFault(MODEL_NOT_READY) before `publish`."""
         self._require_published()
         return [versions[version] for _, versions in sorted(self._doors.items()) for version in sorted(versions)]
+
+    @property
+    def specs(self) -> list[ModelSpec]:
+        """By name, then version; before `publish` of the models that are being warmed up."""
+        if self._published:
+            return [door.spec for door in self.all()]
+        return sorted(self._expected, key=lambda spec: (spec.name, spec.version))
+
+    @property
+    def published(self) -> bool:
+        """Whether models can be found."""
+        return self._published
 
     def find(self, name: str, version: int) -> ModelDoor:
         """Version 0 is the newest. Raises CallerError(MODEL_NOT_FOUND), ServerFault(MODEL_NOT_READY) before `publish`."""
