@@ -7,10 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.process import Server, module_command, running
+from stepstream_server.bundles import init_model
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Server]:
     """An echo of two inputs and one output."""
     with running(module_command("echo", "--input-bytes", "8", "--output-bytes", "4")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def oip_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An echo of the Open Inference Protocol for `small`: two inputs and three outputs."""
+    bundle = init_model(tmp_path_factory.mktemp("models") / "small", "lstm", 2, 4, 1, 3, seed=0)
+    with running(module_command("oip_echo", str(bundle.path))) as server:
         yield server

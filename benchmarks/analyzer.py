@@ -1,0 +1,124 @@
+"""One run of NVIDIA's `perf_analyzer`, unmodified, as a user of Triton starts it, and what it says."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+from benchmarks.fetch_perf_analyzer import FOLDER, PROGRAM, missing
+from benchmarks.process import cpu_seconds
+
+STABLE_PERCENT = 30  # windows that differ by less count as a measurement
+_ANY_PERCENT = 1000  # so that windows which differ count too
+_UNSTABLE = "Failed to obtain stable measurement"
+_WINDOWS = 3  # that it wants to agree
+_TRIALS = 10  # windows at most until three in a row agree
+_SPARE_SECONDS = 30.0  # to start, and to end the sequences that are open
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzerPlan:
+    """What is asked of one run. Sequences follow each other; each has `length` requests, give or take `variation` per cent."""
+
+    address: str
+    pid: int  # of the process that serves it
+    model: str
+    window_ms: int
+    concurrency: int = 1  # sequences at a time, each with one request in flight; over a stream each, if streamed
+    rate: int = 0  # requests per second over those sequences, at random times, answered or not; 0: a closed loop
+    streaming: bool = True
+    length: int = 50
+    variation: int = 20
+
+    def flags(self, trials: int, percent: float) -> list[str]:
+        """Of the command line."""
+        sequences = ["--sequence-length", self.length, "--sequence-length-variation", self.variation]
+        window = ["-p", self.window_ms, "-r", trials, "-s", percent]
+        open_loop = ["--request-rate-range", self.rate, "--request-distribution", "poisson", "--num-of-sequences"]
+        load = [*(open_loop if self.rate else ["--concurrency-range"]), self.concurrency]
+        flags = ["-m", self.model, "-u", self.address, "-i", "grpc", *sequences, *window, *load]
+        return [str(each) for each in [*flags, *(["--streaming"] if self.streaming else [])]]
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzerResult:
+    """Medians and rates are those of the windows that were measured; shares are of the whole run."""
+
+    rate: float  # requests answered per second
+    p50: float  # s
+    p99: float  # s
+    stable: bool  # whether three windows agreed
+    server_share: float  # of a core, by the process that serves
+    generator_share: float
+
+
+def analyze(plan: AnalyzerPlan) -> AnalyzerResult:
+    """One run. Where no three windows agree there are no figures; it is then run once more, and any three will do.
+
+    Raises RuntimeError if the program is missing, if a request failed, or if it does not come to an end.
+    """
+    if why := missing():
+        raise RuntimeError(why)
+    return _run(plan, _TRIALS, STABLE_PERCENT) or _run(plan, _WINDOWS, _ANY_PERCENT) or _fail(plan, _UNSTABLE)
+
+
+def _run(plan: AnalyzerPlan, trials: int, percent: float) -> AnalyzerResult | None:
+    """None if no three windows agreed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.csv"
+        command = [str(PROGRAM), *plan.flags(trials, percent), "-f", str(report)]
+        served, made, begun = cpu_seconds(plan.pid), _children_seconds(), time.perf_counter()
+        done = _finish(plan, command, _SPARE_SECONDS + trials * plan.window_ms / 1000)
+        seconds = time.perf_counter() - begun
+        if done.returncode and _UNSTABLE in done.stdout + done.stderr:
+            return None
+        if done.returncode or not report.exists():
+            _fail(plan, f"it ended with code {done.returncode}: {(done.stdout + done.stderr).strip()[-2000:]}")
+        figures = read_report(report)
+    return AnalyzerResult(
+        rate=figures["Inferences/Second"],
+        p50=figures["p50 latency"] / 1e6,
+        p99=figures["p99 latency"] / 1e6,
+        stable=percent == STABLE_PERCENT,
+        server_share=(cpu_seconds(plan.pid) - served) / seconds,
+        generator_share=(_children_seconds() - made) / seconds,
+    )
+
+
+def read_report(path: Path) -> dict[str, float]:
+    """The one line of figures in what `-f` writes: times in microseconds. Raises ValueError if there is not one line."""
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    if len(lines) != 1:
+        raise ValueError(f"{path.name}: expected one line of figures, got {len(lines)}")
+    return {name: float(value) for name, value in lines[0].items()}
+
+
+def environment() -> dict[str, str]:
+    """In which it finds the library that was fetched with it."""
+    return os.environ | {"LD_LIBRARY_PATH": str(FOLDER)}
+
+
+def _finish(plan: AnalyzerPlan, command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end; what does not end in time is killed."""
+    try:
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        _fail(plan, f"no end within {error.timeout:.0f} s")
+
+
+def _fail(plan: AnalyzerPlan, what: str) -> Never:
+    raise RuntimeError(f"perf_analyzer {' '.join(plan.flags(_TRIALS, STABLE_PERCENT))}: {what}")
+
+
+def _children_seconds() -> float:
+    """User and system time of the processes that were started from here and have ended."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
