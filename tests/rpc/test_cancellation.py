@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.engine.ports import Attach, Block, Call, Close, Detach, Open, StreamEnded
+from stepstream_server.rpc.stream import Stream
 from support.front_door import Arrivals, CountingStream, front_door, wait_for
 from support.scene import STEPS, HeldMail, Scene
 from support.wire import u32, u64
@@ -210,6 +211,7 @@ async def test_a_stream_cut_while_its_answers_are_written_keeps_them_in_its_sess
     victim = CountingStream(scene.front.channel)
     opened = await victim.open("counter", range(sessions))
     (written,) = set(scene.front.rpc.streams._open) - others
+    assert isinstance(written, Stream)
     rounds = 0
     while not rounds or not written._credits.in_flight:  # until flow control lets no more answers pass unread
         sent, counts = scene.arrivals.next(Block), [rounds * steps] * sessions

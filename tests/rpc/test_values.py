@@ -64,5 +64,5 @@ def test_numbers_beyond_float32_become_infinite() -> None:
 def test_outputs_are_plain_numbers_by_name() -> None:
     """float32 values are exact as doubles."""
     third = np.float32(1) / np.float32(3)
-    encoded = encode_values([np.array([[third, 2]], np.float32)], SPEC)
+    encoded = encode_values([np.array([[third, 2]], np.float32).tobytes()], SPEC)
     assert list(encoded["y"].numbers) == [float(third), 2.0]

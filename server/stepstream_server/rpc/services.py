@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import numpy as np
+
 from stepstream_proto.v1 import (
     inference_pb2,
     inference_pb2_grpc,
@@ -15,11 +17,12 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.engine import ports
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns, values
-from stepstream_server.rpc.call import MomentaryCall
+from stepstream_server.rpc.caller import complete
 from stepstream_server.rpc.convert.fields import check_id
 from stepstream_server.rpc.convert.models import encode_model
 from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.stream import Stream
 from stepstream_server.rpc.streams import Streams
 from stepstream_server.rpc.succession import place_of
 
@@ -35,7 +38,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Stream(
         self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.StreamResponse]:
-        stream = self._streams.open(place_of(context.invocation_metadata()))
+        stream = self._streams.open(Stream, place_of(context.invocation_metadata()))
         context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
         await context.send_initial_metadata(())  # commits the call, so that nothing in between replays what was sent
         async for response in stream.responses(request_iterator):
@@ -51,21 +54,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         left = context.time_remaining()
         call = ports.Call(
             stream=self._models.next_stream(),
-            id=check_id("session_id", request.session_id),
-            secret=request.secret,
-            seq=columns.check_seq("seq", request.seq) if request.HasField("seq") else ports.NO_SEQ,
-            length=steps,
+            tags=np.zeros(1, np.uint32),
+            ids=[check_id("session_id", request.session_id)],
+            secrets=[request.secret],
+            seqs=np.array([columns.check_seq("seq", request.seq) if request.HasField("seq") else ports.NO_SEQ], np.int64),
+            lengths=np.array([steps], np.int64),
             inputs=inputs,
             keep=keep,
             arrival=arrival,
             deadline=arrival + (self._settings.step_timeout_seconds if left is None else left),
         )
-        outcomes = MomentaryCall(steps)
-        await outcomes.complete(door, call)
+        (outcome,) = await complete(door, call)
+        if outcome.error is not None:
+            raise outcome.error
         return inference_pb2.StepResponse(
-            seq=outcomes.seq,
-            next_seq=outcomes.seq + steps,
-            outputs=values.encode_values(outcomes.outputs(), door.spec),
+            seq=outcome.first_seq,
+            next_seq=outcome.first_seq + steps,
+            outputs=values.encode_values(outcome.joined(), door.spec),
         )
 
     async def Generate(

@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from stepstream_server.config import DoorSettings
-from stepstream_server.errors import CallerError, Reason, ServerFault
+from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Unread
-from stepstream_server.rpc.stream import Stream
 from stepstream_server.rpc.succession import Place, Succession
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
+
+
+class OpenStream(Protocol):
+    """A streaming call of any protocol."""
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be written, nearly."""
+
+    def drain(self, seconds: float) -> None:
+        """Tells the client, if the protocol has words for it, that streams are ended in so many seconds."""
+
+    def finish(self) -> None:
+        """Reads no more; the stream ends once all that was read is answered."""
+
+    def abandon(self, error: StepStreamError) -> None:
+        """Ends the stream from this side; its client hears the error if it reads again."""
+
+    def end(self) -> None:
+        """The call is over."""
+
+
+S = TypeVar("S", bound=OpenStream)
+Make = Callable[[int, Models, DoorSettings, Unread, Callable[[], None]], S]  # as the constructors of streams
 
 
 class Streams:
@@ -21,7 +46,7 @@ class Streams:
     def __init__(self, models: Models, settings: DoorSettings) -> None:
         self._models = models
         self._settings = settings
-        self._open: dict[Stream, Place] = {}
+        self._open: dict[OpenStream, Place] = {}
         self._succession = Succession()
         self._unread = Unread(settings.max_unread_bytes)
         self._draining = False
@@ -30,14 +55,14 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, place: Place = Place()) -> Stream:  # noqa: B008  # immutable
+    def open(self, make: Make[S], place: Place = Place()) -> S:  # noqa: B008  # immutable
         """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
         self._succession.make_way(place)
         if self._draining:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
         if len(self._open) >= self._settings.max_streams:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
-        stream = Stream(self._models.next_stream(), self._models, self._settings, self._unread, self._bound_unread)
+        stream = make(self._models.next_stream(), self._models, self._settings, self._unread, self._bound_unread)
         self._open[stream] = place
         self._succession.enter(place, stream)
         return stream
@@ -47,7 +72,7 @@ class Streams:
         """What waits to be read by clients, nearly."""
         return self._unread.bytes
 
-    def close(self, stream: Stream) -> None:
+    def close(self, stream: OpenStream) -> None:
         """The stream's call is over."""
         self._succession.leave(self._open.pop(stream), stream)
         stream.end()

@@ -8,12 +8,18 @@ metadata `stepstream-client` and `stepstream-stream`; a newer stream ends those 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.stream import Stream
+from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 CLIENT, NUMBER = "stepstream-client", "stepstream-stream"
+
+
+class Replaceable(Protocol):
+    """A stream, as far as another can take its place."""
+
+    def abandon(self, error: StepStreamError) -> None:
+        """Ends it; its client hears the error if it reads again."""
 
 
 class Place(NamedTuple):
@@ -27,7 +33,7 @@ class Succession:
     """The newest open stream of each client that numbers its streams. On the event loop's thread."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, tuple[int, Stream]] = {}
+        self._newest: dict[str, tuple[int, Replaceable]] = {}
 
     def make_way(self, place: Place) -> None:
         """Ends the stream before. Raises CallerError if there is a newer one."""
@@ -38,12 +44,12 @@ class Succession:
             raise CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: expected more than {number}, got {place.number}", field=NUMBER)
         stream.abandon(CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: stream {place.number} has taken this one's place"))
 
-    def enter(self, place: Place, stream: Stream) -> None:
+    def enter(self, place: Place, stream: Replaceable) -> None:
         """The stream is its client's newest."""
         if place.client:
             self._newest[place.client] = (place.number, stream)
 
-    def leave(self, place: Place, stream: Stream) -> None:
+    def leave(self, place: Place, stream: Replaceable) -> None:
         """The stream has ended."""
         if self._newest.get(place.client, (0, None))[1] is stream:
             del self._newest[place.client]

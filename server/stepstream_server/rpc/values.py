@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Keep, Tensor
 from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc.columns import WIRE_TYPES
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 _EXACT = 2.0**53  # beyond it a double skips integers
@@ -40,11 +41,11 @@ def check_answer(spec: ModelSpec, steps: int, keep: Keep, most: int) -> None:
         raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")
 
 
-def encode_values(outputs: Sequence[Tensor], spec: ModelSpec) -> dict[str, inference_pb2.Values]:
-    """outputs: [steps kept, *shape] each."""
+def encode_values(outputs: Sequence[bytes], spec: ModelSpec) -> dict[str, inference_pb2.Values]:
+    """outputs: little-endian [steps kept, *shape] each."""
     return {
-        each.name: inference_pb2.Values(numbers=values.ravel().tolist())
-        for each, values in zip(spec.outputs, outputs, strict=True)
+        each.name: inference_pb2.Values(numbers=np.frombuffer(data, WIRE_TYPES[each.dtype]).tolist())
+        for each, data in zip(spec.outputs, outputs, strict=True)
     }
 
 

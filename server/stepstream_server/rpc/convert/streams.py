@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Detached, Ending, Ints, Opened, RowErrors
+from stepstream_server.engine.ports import Ending, Ints, Opened, RowErrors
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc.columns import U32
 from stepstream_server.rpc.convert.fields import encode_duration
@@ -21,14 +21,6 @@ _DETACH_REASONS: dict[Ending, inference_pb2.DetachReason] = {
     Ending.EXPIRED: inference_pb2.DETACH_REASON_SESSION_EXPIRED,
     Ending.EVICTED: inference_pb2.DETACH_REASON_SESSION_EVICTED,
     Ending.MOVED: inference_pb2.DETACH_REASON_SESSION_MOVED,
-}
-_SESSION_ENDED: dict[Ending, Reason] = {
-    Ending.REQUESTED: Reason.SESSION_CLOSED,
-    Ending.TAKEN: Reason.SESSION_IN_USE,
-    Ending.CLOSED: Reason.SESSION_CLOSED,
-    Ending.EXPIRED: Reason.SESSION_EXPIRED,
-    Ending.EVICTED: Reason.SESSION_EVICTED,
-    Ending.MOVED: Reason.SESSION_MOVED,
 }
 
 
@@ -88,12 +80,6 @@ def encode_detached(
     if error is not None:
         detached.error.CopyFrom(wire_error(error))
     return inference_pb2.StreamResponse(detached=detached)
-
-
-def decode_detached(detached: Detached, row: int) -> StepStreamError:
-    """Why a momentary call's session went away under it."""
-    ending = detached.endings[row]
-    return CallerError(_SESSION_ENDED[ending], f"the session ended while the step was waiting: {ending.name}")
 
 
 def encode_drain(seconds: float) -> inference_pb2.StreamResponse:

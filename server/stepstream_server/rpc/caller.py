@@ -1,0 +1,144 @@
+"""Momentary calls: steps of sessions addressed by id, asked under a number at the engines' doors, and their outcomes.
+
+One `Caller` stands for one call of the contract, or for a stream of requests. It holds no session and promises no order; what
+is still queued when it leaves is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from stepstream_server.engine.ports import Call, Detached, RowErrors
+from stepstream_server.errors import StepStreamError
+from stepstream_server.rpc.answers import Piece
+from stepstream_server.rpc.convert.streams import decode_row_error
+from stepstream_server.rpc.door import ModelDoor
+
+_TAGS = 1 << 32  # there are no more
+
+
+class Outcome:
+    """What became of one row: its outputs, step after step, or why it was refused or failed."""
+
+    __slots__ = ("error", "first_seq", "left", "outputs")
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps  # without an outcome
+        self.first_seq = -1  # number of the first step applied; -1: none was
+        self.outputs: list[tuple[bytes, ...]] = []  # of its parts in order: one per declared output, little-endian
+        self.error: StepStreamError | None = None
+
+    def joined(self) -> tuple[bytes, ...]:
+        """Outputs of all its steps: one per declared output."""
+        parts = self.outputs
+        return parts[0] if len(parts) == 1 else tuple(b"".join(of_output) for of_output in zip(*parts, strict=True))
+
+
+class Asked:
+    """One request: `on_done` is called when all of its rows have their outcomes."""
+
+    __slots__ = ("_left", "_on_done", "outcomes")
+
+    def __init__(self, lengths: Sequence[int], on_done: Callable[[], None]) -> None:
+        self.outcomes = [Outcome(steps) for steps in lengths]
+        self._left = len(lengths)
+        self._on_done = on_done
+
+    def _count(self, outcome: Outcome, steps: int) -> bool:
+        """Whether the row has all of its outcomes now."""
+        outcome.left -= steps
+        if outcome.left > 0:
+            return False
+        self._left -= 1
+        if not self._left:
+            self._on_done()
+        return True
+
+    def answered(self, row: int, first_seq: int, steps: int, outputs: tuple[bytes, ...]) -> bool:
+        outcome = self.outcomes[row]
+        if not outcome.outputs:
+            outcome.first_seq = first_seq
+        outcome.outputs.append(outputs)
+        return self._count(outcome, steps)
+
+    def refused(self, row: int, steps: int, error: StepStreamError) -> bool:
+        outcome = self.outcomes[row]
+        outcome.error = outcome.error or error
+        return self._count(outcome, steps)
+
+
+class Caller:
+    """On the event loop's thread. A `Listener` of every model that it asks; tags count the rows it has asked for."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._rows: dict[int, tuple[Asked, int]] = {}  # by tag: a row without all of its outcomes
+        self._doors: set[ModelDoor] = set()
+        self._next_tag = 0
+
+    def take_tags(self, count: int) -> int:
+        """The first of so many tags in a row that no other request has."""
+        first = self._next_tag
+        if first + count > _TAGS:  # 32 bits: those at the other end have been answered long ago
+            first = 0
+        self._next_tag = first + count
+        return first
+
+    def ask(self, door: ModelDoor, call: Call, asked: Asked) -> None:
+        """Submits a call under this caller's number, with tags from `take_tags`. Raises StepStreamError."""
+        if door not in self._doors:
+            door.listen(self.number, self)
+            self._doors.add(door)
+        door.submit(call)
+        for row, tag in enumerate(call.tags.tolist()):
+            self._rows[tag] = (asked, row)
+
+    def leave(self) -> None:
+        """Nothing more is wanted: what is still queued is dropped."""
+        doors, self._doors = self._doors, set()
+        for door in doors:
+            if self._rows:
+                door.leave(self.number)
+            else:
+                door.forget(self.number)
+        self._rows.clear()
+
+    def answered(self, door: ModelDoor, piece: Piece) -> None:
+        answers, sizes = piece.turn.answers, piece.turn.step_bytes
+        rows = slice(piece.first, piece.last)
+        columns = (each[rows].tolist() for each in (answers.tags, answers.first_seqs, answers.lengths, answers.kept))
+        start = piece.kept_first
+        for tag, first_seq, length, kept in zip(*columns, strict=True):
+            end = start + kept
+            outputs = tuple([data[size * start : size * end] for data, size in zip(piece.turn.outputs, sizes, strict=True)])
+            start = end
+            asked, row = self._rows[tag]
+            if asked.answered(row, first_seq, length, outputs):
+                del self._rows[tag]
+
+    def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+        tag = errors.tags[row]
+        asked, place = self._rows[tag]
+        if asked.refused(place, errors.lengths[row], decode_row_error(errors, row)):
+            del self._rows[tag]
+
+    def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
+        """Never: it holds no session."""
+
+    def failed(self, error: StepStreamError) -> None:
+        rows, self._rows = self._rows, {}
+        for asked, row in rows.values():
+            asked.refused(row, asked.outcomes[row].left, error)
+
+
+async def complete(door: ModelDoor, call: Call) -> list[Outcome]:
+    """Asks by a caller of its own, under the call's stream, and waits for the outcomes of all rows. Raises StepStreamError."""
+    done = asyncio.Event()
+    caller, asked = Caller(call.stream), Asked(call.lengths.tolist(), done.set)
+    try:
+        caller.ask(door, call, asked)
+        await done.wait()
+    finally:
+        caller.leave()
+    return asked.outcomes

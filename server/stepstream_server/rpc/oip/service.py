@@ -1,0 +1,92 @@
+"""`inference.GRPCInferenceService`: its calls, and their registration under the name that clients know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from stepstream_proto.oip.v2 import oip_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.rpc.caller import complete
+from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.oip.absent import ABSENT
+from stepstream_server.rpc.oip.catalogue import Catalogue
+from stepstream_server.rpc.oip.requests import decode_request
+from stepstream_server.rpc.oip.responses import Responses, translate
+from stepstream_server.rpc.oip.stream import InferStream, wants_grpc_errors
+from stepstream_server.rpc.streams import Streams
+
+NAME = "inference.GRPCInferenceService"
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only, hence the quotes
+
+
+class InferenceCalls:
+    """ModelInfer and ModelStreamInfer."""
+
+    def __init__(self, models: Models, streams: Streams, settings: DoorSettings) -> None:
+        self._models = models
+        self._streams = streams
+        self._settings = settings
+        self._responses = Responses(stream=False)
+        self._make_stream = partial(InferStream, responses=Responses(stream=True))
+
+    async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
+        arrival, left = time.monotonic(), context.time_remaining()
+        try:
+            decoded = decode_request(request, self._models, self._settings)
+            deadline = arrival + (self._settings.step_timeout_seconds if left is None else left)
+            outcomes = await complete(decoded.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
+            return self._responses.encode(decoded, outcomes)
+        except StepStreamError as error:
+            raise translate(error) from error
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
+    ) -> AsyncIterator[bytes]:
+        make = partial(self._make_stream, grpc_errors=wants_grpc_errors(context.invocation_metadata()))
+        stream = self._streams.open(make)
+        context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
+        await context.send_initial_metadata(())  # commits the call, so that nothing in between replays what was sent
+        async for response in stream.responses(request_iterator):
+            yield response
+
+
+def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogue) -> None:
+    """Serves the protocol. Its messages are of a package of our own, so that gRPC's generated code cannot say the name."""
+    handlers: dict[str, Handler] = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(calls.ModelInfer, oip_pb2.ModelInferRequest.FromString),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(calls.ModelStreamInfer, oip_pb2.ModelInferRequest.FromString),
+        "ServerLive": _question(catalogue.ServerLive, oip_pb2.ServerLiveRequest),
+        "ServerReady": _question(catalogue.ServerReady, oip_pb2.ServerReadyRequest),
+        "ServerMetadata": _question(catalogue.ServerMetadata, oip_pb2.ServerMetadataRequest),
+        "ModelReady": _question(catalogue.ModelReady, oip_pb2.ModelReadyRequest),
+        "ModelMetadata": _question(catalogue.ModelMetadata, oip_pb2.ModelMetadataRequest),
+        "ModelConfig": _question(catalogue.ModelConfig, oip_pb2.ModelConfigRequest),
+        "ModelStatistics": _question(catalogue.ModelStatistics, oip_pb2.ModelStatisticsRequest),
+        "RepositoryIndex": _question(catalogue.RepositoryIndex, oip_pb2.RepositoryIndexRequest),
+        **{method: grpc.unary_unary_rpc_method_handler(_absent(method)) for method in ABSENT},
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+
+
+def _question(answer: Callable[[Any, Context], Awaitable[Message]], request: type[Message]) -> Handler:
+    return grpc.unary_unary_rpc_method_handler(answer, request.FromString, _serialise)
+
+
+def _serialise(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _absent(method: str) -> Callable[[bytes, Context], Awaitable[NoReturn]]:
+    async def refuse(request: bytes, context: Context) -> NoReturn:
+        raise CallerError(Reason.NOT_IMPLEMENTED, f"{method}: {ABSENT[method]}")
+
+    return refuse

@@ -1,0 +1,147 @@
+"""One ModelStreamInfer call: requests of any models and sequences, answered one by one in their order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+from stepstream_proto.oip.v2 import oip_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.errors import StepStreamError
+from stepstream_server.rpc.caller import Asked, Caller
+from stepstream_server.rpc.credits import Credits
+from stepstream_server.rpc.duplex import Duplex
+from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.oip.requests import Request, decode_request
+from stepstream_server.rpc.oip.responses import Responses, encode_failure, translate
+from stepstream_server.rpc.outgoing import Unread
+
+_FOREVER = float("inf")
+_OBJECT_BYTES = 512  # that hold a response in memory, beside its bytes
+_GRPC_ERRORS = "triton_grpc_error"  # of a call's metadata: the first error ends the call, with its status
+
+
+class _Place:
+    """A request's place among the responses."""
+
+    __slots__ = ("credits", "error", "response")
+
+    def __init__(self) -> None:
+        self.credits = 1
+        self.response: bytes | None = None  # None: not ready
+        self.error: StepStreamError | None = None
+
+
+class InferStream:
+    """On the event loop's thread. What a client has not read yet is bounded by credits, as on a stream of our own contract.
+
+    `on_full` is called when clients leave more unread than they may.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        models: Models,
+        settings: DoorSettings,
+        unread: Unread,
+        on_full: Callable[[], None],
+        *,
+        responses: Responses,
+        grpc_errors: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._models = models
+        self._settings = settings
+        self._unread = unread
+        self._on_full = on_full
+        self._encode = responses.encode
+        self._grpc_errors = grpc_errors
+        self._clock = clock
+        self._caller = Caller(number)
+        self._credits = Credits(settings.stream_credit_steps)
+        self._duplex = Duplex(self._take, self._next, self._credits)
+        self._places: deque[_Place] = deque()  # of requests that are not answered yet, in their order
+        self._held_bytes = 0  # of responses that wait, nearly
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits to be written, nearly."""
+        return self._held_bytes
+
+    def responses(self, requests: AsyncIterator[oip_pb2.ModelInferRequest]) -> AsyncIterator[bytes]:
+        """Serialised ModelStreamInferResponses, until both sides are done."""
+        return self._duplex.responses(requests)
+
+    def drain(self, seconds: float) -> None:
+        """The protocol has no words for it: clients hear of it by their next request."""
+
+    def finish(self) -> None:
+        """Reads no more; the stream ends once all that was read is answered."""
+        self._duplex.finish()
+
+    def abandon(self, error: StepStreamError) -> None:
+        """Ends the stream from this side; its client hears the error if it reads again."""
+        self.end()
+        self._duplex.fail(error)
+
+    def end(self) -> None:
+        """The call is over: stops reading, drops what is queued and what is unread. Sequences live on."""
+        self._duplex.stop_reading()
+        self._caller.leave()
+        self._places.clear()
+        self._hold(-self._held_bytes)
+
+    def _take(self, message: oip_pb2.ModelInferRequest) -> None:
+        place, arrival = _Place(), self._clock()
+        self._places.append(place)
+        try:
+            self._ask(place, decode_request(message, self._models, self._settings), arrival)
+        except StepStreamError as error:
+            self._fail(place, message.id, error)
+        self._credits.take(place.credits)
+
+    def _ask(self, place: _Place, request: Request, arrival: float) -> None:
+        def answer() -> None:
+            try:
+                self._fill(place, self._encode(request, asked.outcomes))
+            except StepStreamError as error:
+                self._fail(place, request.id, error)
+
+        place.credits = request.steps * request.door.step_credits
+        asked = Asked(request.lengths.tolist(), answer)
+        first_tag = self._caller.take_tags(len(request.lengths))
+        self._caller.ask(request.door, request.call(self._caller.number, first_tag, arrival, _FOREVER), asked)
+
+    def _next(self) -> tuple[bytes, int] | None:
+        """The response whose turn it is, if it is ready. Raises StepStreamError where errors end the call."""
+        place = self._places[0] if self._places else None
+        if place is None or place.response is None:
+            return None
+        self._places.popleft()
+        if place.error is not None and self._grpc_errors:
+            raise place.error
+        self._hold(-len(place.response) - _OBJECT_BYTES)
+        return place.response, place.credits
+
+    def _fail(self, place: _Place, id: str, error: StepStreamError) -> None:
+        place.error = translate(error)
+        self._fill(place, encode_failure(id, place.error))
+
+    def _fill(self, place: _Place, response: bytes) -> None:
+        place.response = response
+        self._hold(len(response) + _OBJECT_BYTES)
+        if self._places and self._places[0] is place:
+            self._duplex.grown()
+        if self._unread.bytes > self._unread.limit:
+            self._on_full()
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        self._unread.bytes += size
+
+
+def wants_grpc_errors(metadata: Iterable[tuple[str, Any]] | None) -> bool:
+    """Whether a call's metadata asks for errors as statuses rather than in their places."""
+    return dict(metadata or ()).get(_GRPC_ERRORS) == "true"
