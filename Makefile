@@ -19,6 +19,7 @@ demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server an
 
 test: $(VENV)/.dev ## run every test
 	scripts/apt-packages
+	-$(BIN)/python -m benchmarks.fetch_perf_analyzer  # without it some tests are skipped and say so
 	$(BIN)/python -m pytest
 
 serve: $(VENV)/.demo ## serve the shipped models on 127.0.0.1:8101, metrics on 127.0.0.1:8102 (MODELS=DIR for others)
@@ -38,9 +39,11 @@ proto: $(VENV)/.dev ## generate the Python modules of the contract from proto/
 	scripts/generate-proto
 
 bench: $(VENV)/.dev ## measure the server against its kernel and a bare echo (a quarter of an hour, on a quiet machine)
+	-$(BIN)/python -m benchmarks.fetch_perf_analyzer  # without it some rows are left out and the result says so
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(VENV)/.dev ## the same in two minutes, rougher
+	-$(BIN)/python -m benchmarks.fetch_perf_analyzer
 	$(BIN)/python -m benchmarks --quick
 
 clean: ## remove the environment and everything built
