@@ -22,7 +22,7 @@ from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Drain
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
-from stepstream_server.telemetry import Exporter, Metrics, new_registry
+from stepstream_server.telemetry import Exporter, Metrics, Replacements, new_registry
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended; some, like a watch of the health, never end by themselves
 
@@ -55,9 +55,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     loaded = await asyncio.to_thread(bundles.load_all, settings.models)
     registry = new_registry()
     metrics = Metrics(registry)
-    metrics.build_info(importlib.metadata.version("stepstream"), settings.backend.kind, settings.backend.device)
-    models = Models()
-    rpc = RpcServer(models, settings.door, metrics.rpc_handled)
+    version = importlib.metadata.version("stepstream")
+    metrics.build_info(version, settings.backend.kind, settings.backend.device)
+    models = Models([bundle.spec for bundle in loaded])
+    rpc = RpcServer(models, settings.door, metrics.rpc_handled, metrics.inference_totals, version)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
     served: list[_Served] = []
@@ -99,7 +100,8 @@ def _build(bundle: Bundle, settings: Settings, metrics: Metrics) -> Engine:
     backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch)
     backend.warm_up()
     log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
-    return Engine(spec, backend, settings.engine, metrics.observer(spec.name, spec.version))
+    observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
+    return Engine(spec, backend, settings.engine, observer)
 
 
 def _connect(engine: Engine, loop: asyncio.AbstractEventLoop, crashed: asyncio.Event) -> _Served:

@@ -21,7 +21,7 @@ from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
 from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
-from support.observer import Unobserved
+from support.observer import Unobserved, uncounted
 from support.wire import WireStream, block, steps_of, u32
 
 
@@ -97,7 +97,7 @@ async def front_door(
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     models = Models()
-    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call))
+    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), uncounted, "0.0.0")
     served, threads = {}, []
     for name in names or ("counter",):
         model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)

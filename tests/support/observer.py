@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from stepstream_server.engine.ports import Origin, TurnReport
+from stepstream_server.engine.ports import InferenceTotals, Origin, TurnReport
 from stepstream_server.errors import Reason
 
 
@@ -39,3 +39,8 @@ class Unobserved:
 
     def turn(self, report: TurnReport) -> None:
         """Forgets it."""
+
+
+def uncounted(model: str, version: int) -> InferenceTotals:
+    """What nobody has observed."""
+    return InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
-from stepstream_server.rpc.status import DOMAIN, call_status
+from stepstream_server.rpc.status import call_status
 
 # Generic in their stubs only, hence the quotes.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -23,7 +23,8 @@ OnCall = Callable[[str, str, str], None]  # service, method, name of the status 
 class Boundary(grpc.aio.ServerInterceptor):
     """The last place that sees an exception before gRPC does."""
 
-    def __init__(self, on_call: OnCall, max_calls: int) -> None:
+    def __init__(self, services: Collection[str], on_call: OnCall, max_calls: int) -> None:
+        self._services = services  # ours, by their names on the wire
         self._on_call = on_call
         self._max_calls = max_calls  # other than streams, which have a limit of their own
         self._calls = 0
@@ -36,7 +37,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         """Wraps our handlers; health and reflection speak gRPC themselves."""
         handler = await continuation(handler_call_details)
         service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if handler is None or not service.startswith(f"{DOMAIN}."):
+        if handler is None or service not in self._services:
             return handler
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         inner = getattr(handler, kind)

@@ -13,6 +13,7 @@ PLATFORM = "stepstream"  # what computes, where Triton would say onnxruntime_onn
 
 _DATA_TYPES: dict[DType, oip_pb2.DataType] = {"float32": oip_pb2.TYPE_FP32, "int64": oip_pb2.TYPE_INT64}
 _MOST = 2**31 - 1  # of an int32
+_LONGEST = 2**64 - 1  # microseconds
 
 
 def encode_metadata(spec: ModelSpec, versions: Sequence[int]) -> oip_pb2.ModelMetadataResponse:
@@ -49,7 +50,7 @@ def encode_config(spec: ModelSpec, limits: Limits) -> oip_pb2.ModelConfig:
 def _encode_sequences(spec: ModelSpec, limits: Limits) -> oip_pb2.ModelSequenceBatching:
     """As Triton's strategy `oldest` without a delay: any sequences that have a step waiting share a batch."""
     return oip_pb2.ModelSequenceBatching(
-        max_sequence_idle_microseconds=round(limits.idle_ttl_seconds * 1e6),
+        max_sequence_idle_microseconds=min(round(limits.idle_ttl_seconds * 1e6), _LONGEST),
         oldest=oip_pb2.ModelSequenceBatching.StrategyOldest(
             max_candidate_sequences=min(limits.capacity, _MOST), preserve_ordering=True
         ),
