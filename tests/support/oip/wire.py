@@ -94,12 +94,12 @@ class InferCall:
 
     async def receive(self, count: int = 1) -> list[oip_pb2.ModelStreamInferResponse]:
         """So many responses. Raises AssertionError if the stream ends before."""
-        responses = []
+        responses: list[oip_pb2.ModelStreamInferResponse] = []
         for _ in range(count):
             response = await self.call.read()
             if response is grpc.aio.EOF:
                 raise AssertionError(f"ended: {await self.call.code()}, {await self.call.details()}")
-            responses.append(response)
+            responses.append(response)  # type: ignore[arg-type]  # its stub does not know EOF's type from others
         return responses
 
     async def end(self) -> tuple[grpc.StatusCode, str]:
