@@ -58,7 +58,10 @@ def check_books(world: World) -> None:
     """Slots, pages, queued rows and counts agree with each other."""
     engine = world.engine
     table, backlog, cache = engine._table, engine._backlog, engine._ledger._cache
-    rows, alive = backlog.rows, sorted(table._by_id.values())
+    rows, alive = backlog.rows, sorted({*table._by_id.values(), *table.replaced})
+    assert len(table) == len(alive) == len(table._by_id) + len(table.replaced)
+    assert not table.over
+    assert set(table.replaced) <= set(rows["session"].tolist())
     assert sorted([*world.backend.free, *table.slot[alive].tolist()]) == list(range(SESSIONS))
     assert dict(engine._lifecycle._held) == Counter(stream for stream in table.stream[alive].tolist() if stream != NO_STREAM)
     assert backlog.steps == rows["length"][rows["kind"] == Kind.APPLY].sum()

@@ -102,20 +102,12 @@ class Admission:
 
     def _admit_new(self, rows: Rows, inputs: tuple[Tensor, ...], valid: NDArray[np.bool_]) -> None:
         """Appends rows of distinct sessions that begin at their admission points or above, as what they turn out to be."""
-        table, settings = self._table, self._settings
+        table = self._table
         sessions, steps, step = rows["session"], rows["length"], rows["kind"] == Kind.APPLY
         kept = to_keep(rows)
-        refusals = {  # the first that applies is what the caller hears
-            Reason.SEQUENCE_MISMATCH: rows["first"] > table.admitted[sessions],
-            Reason.SERVER_DRAINING: np.full(len(rows), table.draining),
-            Reason.SESSION_QUARANTINED: step & (table.status[sessions] == Status.QUARANTINED),
-            self._invalid: ~valid,
-            Reason.WINDOW_FULL: (rows["first"] + steps - table.released[sessions] > settings.window_steps)
-            | (table.kept[sessions] + kept > self._window_kept),
-        }
-        refused = np.logical_or.reduce(list(refusals.values()))
-        refusals[Reason.QUEUE_FULL] = self._overflow(steps * (step & ~refused), kept * ~refused)
-        refused |= refusals[Reason.QUEUE_FULL]
+        quarantined = step & (table.status[sessions] == Status.QUARANTINED)
+        columns = (table.admitted[sessions], table.released[sessions], table.kept[sessions])
+        refused, refusals = self._refusals(rows, valid, kept, quarantined, *columns)
         if refused.any():
             rows["kind"][refused] = Kind.REFUSE
             rows["reason"] = np.select(list(refusals.values()), list(refusals))
@@ -127,6 +119,40 @@ class Admission:
             resets = rows["session"][rows["kind"] == Kind.RESET]
             table.status[resets[table.status[resets] == Status.QUARANTINED]] = Status.RESETTING
         self._backlog.append(rows, inputs)
+
+    def why_not_first(self, rows: Rows, valid: NDArray[np.bool_]) -> Ints:
+        """Why rows could not be the first of new sessions, as numbers of Reasons; 0 where they could: [n]."""
+        none, never = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
+        _, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none)
+        reasons: Ints = np.select(list(refusals.values()), list(refusals))
+        return reasons
+
+    def _refusals(
+        self,
+        rows: Rows,
+        valid: NDArray[np.bool_],
+        kept: Ints,
+        quarantined: NDArray[np.bool_],
+        admitted: Ints,
+        released: Ints,
+        kept_before: Ints,
+    ) -> tuple[NDArray[np.bool_], dict[Reason, NDArray[np.bool_]]]:
+        """Which rows are refused, and for what; the first that applies is what the caller hears. All arguments are [n].
+
+        kept: answers that each row will keep; admitted, released, kept_before: where its session stands.
+        """
+        steps = rows["length"]
+        refusals = {
+            Reason.SEQUENCE_MISMATCH: rows["first"] > admitted,
+            Reason.SERVER_DRAINING: np.full(len(rows), self._table.draining),
+            Reason.SESSION_QUARANTINED: quarantined,
+            self._invalid: ~valid,
+            Reason.WINDOW_FULL: (rows["first"] + steps - released > self._settings.window_steps)
+            | (kept_before + kept > self._window_kept),
+        }
+        refused = np.logical_or.reduce(list(refusals.values()))
+        refusals[Reason.QUEUE_FULL] = self._overflow(steps * ((rows["kind"] == Kind.APPLY) & ~refused), kept * ~refused)
+        return refused | refusals[Reason.QUEUE_FULL], refusals
 
     @property
     def _invalid(self) -> Reason:
@@ -155,8 +181,9 @@ def _valid(spec: TensorSpec, values: Tensor) -> NDArray[np.bool_]:
 
 def _part(rows: Rows, first: Ints, end: Ints) -> Rows:
     """Copies of rows, cut to [first, end)."""
-    cut_short = (rows["keep"] == Keep.LAST) & (end != rows["first"] + rows["length"])
-    rows["keep"][cut_short] = Keep.NONE  # the row's last step is not in this part
+    cut_short = end != rows["first"] + rows["length"]  # the row's last step is not in this part
+    rows["keep"][cut_short & (rows["keep"] == Keep.LAST)] = Keep.NONE
+    rows["ends"][cut_short] = False
     rows["offset"] += first - rows["first"]
     rows["first"], rows["length"] = first, end - first
     return rows

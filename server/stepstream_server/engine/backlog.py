@@ -41,6 +41,8 @@ ROW = np.dtype(
         ("kind", np.uint8),
         ("keep", np.uint8),  # ports.Keep
         ("cached", np.bool_),  # whether answers are kept for a repeat
+        ("ends", np.bool_),  # whether its session ends once its last step was answered
+        ("begin", np.int64),  # of one that ends: number of the first step that was sent
         ("reason", np.int16),  # errors.Reason, of REFUSE
         ("arrival", np.float64),  # monotonic seconds
         ("deadline", np.float64),  # monotonic seconds

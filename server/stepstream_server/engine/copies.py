@@ -181,7 +181,8 @@ class Copies:
             message = f"snapshot: expected at most {command.most_bytes} bytes, got {snapshot.bytes}; acknowledge answers first"
             raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="snapshot")
         if command.close:
-            self._table.claim(command.id, command.secret)  # a stream may have attached it while the command waited
+            if session not in self._table.replaced:  # a stream may have attached it while the command waited
+                self._table.claim(command.id, command.secret)
             self._moved.remember(command.request_id, _what(command), [], now, snapshot)
             self._lifecycle.end(np.array([session]), Ending.MOVED, now, report)
         return snapshot

@@ -20,6 +20,7 @@ from stepstream_server.engine.blocks import Blocks
 from stepstream_server.engine.calls import Calls
 from stepstream_server.engine.control import Control
 from stepstream_server.engine.copies import Copies
+from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.lifecycle import Lifecycle
 from stepstream_server.engine.outbox import Outbox, global_stream
@@ -47,6 +48,7 @@ from stepstream_server.engine.ports import (
 )
 from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.scheduler import Group, Scheduler
+from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
@@ -91,10 +93,12 @@ class Engine:
         self._ledger = ledger
         admission = Admission(spec, settings, self._table, self._backlog, cache)
         self._blocks = Blocks(self._table, self._backlog, ledger, self._outbox, admission)
-        self._calls = Calls(self._table, ledger, self._outbox, admission)
         self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
         requests = Requests(settings.tombstone_seconds)
-        self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, ledger, self._outbox)
+        finished = Finished(settings.tombstone_seconds)
+        self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, cache, ledger, self._outbox, finished)
+        starts = Starts(self._table, self._backlog, admission, self._lifecycle)
+        self._calls = Calls(self._table, ledger, self._outbox, admission, starts, finished)
         self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self.limits = _limits(settings, backend)
@@ -169,17 +173,17 @@ class Engine:
             elif isinstance(command, Call):
                 calls.append((global_stream(door, command.stream), command))
             else:
-                self._admit(blocks, calls)
+                self._admit(blocks, calls, report)
                 blocks, calls = [], []
                 self._dispatch(door, command, report)
-        self._admit(blocks, calls)
+        self._admit(blocks, calls, report)
         self._lifecycle.expire(self.clock(), report)
 
-    def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]]) -> None:
+    def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
         if blocks:
             self._blocks.admit(blocks)
         if calls:
-            self._calls.admit(calls)
+            self._calls.admit(calls, self.clock(), report)
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
         match command:
@@ -243,8 +247,10 @@ class Engine:
             if len(rows):
                 self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
             self._steps += len(rows) * result.length
-        report.duplicates = self._outcomes.end_turn()
+        report.duplicates += self._outcomes.end_turn()
         self._copies.carry_out(now, report)
+        if self._lifecycle.end_over(now, report):
+            self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
 
     def _hand_over(self, report: TurnReport) -> None:
         self._control.answer_drains()

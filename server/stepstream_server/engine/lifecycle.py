@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from stepstream_server.config import EngineSettings
+from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog
+from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, door_of
-from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Opened, Origin, SessionInfo, TurnReport
+from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
 from stepstream_server.engine.requests import Made
 from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
@@ -29,15 +31,19 @@ class Lifecycle:
         backend: Backend,
         table: SessionTable,
         backlog: Backlog,
+        cache: AnswerCache,
         ledger: Ledger,
         outbox: Outbox,
+        finished: Finished,
     ) -> None:
         self._settings = settings
         self._backend = backend
         self._table = table
         self._backlog = backlog
+        self._cache = cache
         self._ledger = ledger
         self._outbox = outbox
+        self._finished = finished
         self._held: Counter[int] = Counter()  # sessions attached, by stream
 
     @property
@@ -63,7 +69,7 @@ class Lifecycle:
                 wanted[session_id or place] = place
             except CallerError as error:
                 results[place] = error
-                report.refused[error.reason] = report.refused.get(error.reason, 0) + 1
+                count_refused(error.reason, report)
         sessions = self._open([ids[place] for place in wanted.values()], idle_ttl, now)
         for place, session in zip(wanted.values(), sessions.tolist(), strict=True):
             results[place] = session
@@ -74,6 +80,15 @@ class Lifecycle:
         """Raises CallerError(SERVER_DRAINING)."""
         if self._table.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
+
+    def refuse_if_full(self, room: bool) -> None:
+        """Raises CallerError(SESSION_CAPACITY)."""
+        if not room:
+            raise CallerError(
+                Reason.SESSION_CAPACITY,
+                f"all {self._table.capacity} sessions are in use",
+                retry_delay_seconds=_CAPACITY_RETRY_SECONDS,
+            )
 
     def describe(self, found: Sequence[int | StepStreamError], *, with_secret: bool) -> list[Opened | StepStreamError]:
         """What the holders of sessions need to know of them; in their places, why there are none."""
@@ -90,7 +105,7 @@ class Lifecycle:
 
     def again(self, made: Made) -> int | StepStreamError:
         """A session that was opened before, or how it has ended since."""
-        if self._table.alive(made.session, made.generation):
+        if self._table.alive(made.session, made.generation) and made.session not in self._table.replaced:
             return made.session
         try:
             self._table.find(made.id)
@@ -117,20 +132,19 @@ class Lifecycle:
 
     def _check(self, session_id: str, twice: bool, room: bool) -> None:
         self.refuse_if_draining()
-        self._table.check_new_id(session_id)
+        if session_id:
+            self._table.check_id(session_id)
+        if session_id in self._table:
+            raise CallerError(Reason.SESSION_EXISTS, f"session {session_id!r} is open already", field="id")
         if twice and session_id:
             raise CallerError(Reason.SESSION_EXISTS, f"id: expected each once, got {session_id!r} again", field="id")
-        if not room:
-            raise CallerError(
-                Reason.SESSION_CAPACITY,
-                f"all {self._table.capacity} sessions are in use",
-                retry_delay_seconds=_CAPACITY_RETRY_SECONDS,
-            )
+        self.refuse_if_full(room)
 
     def _open(self, ids: Sequence[str], idle_ttl: float | None, now: float) -> Ints:
         settings = self._settings
         ttl = min(idle_ttl or settings.idle_ttl_seconds, settings.idle_ttl_seconds)
         lifetime = settings.max_lifetime_seconds or float("inf")
+        self._finished.forget(ids)
         return self._table.open(ids, self._backend.allocate(len(ids)), now, ttl, lifetime)
 
     # Being held ------------------------------------------------------------------------------------------------------
@@ -177,24 +191,66 @@ class Lifecycle:
         """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
         self.end(self._table.expired(now, _EXPIRED_PER_TURN), Ending.EXPIRED, now, report)
 
+    def end_over(self, now: float, report: TurnReport) -> bool:
+        """Ends sessions whose last step was answered in this turn, and replaced ones of which nothing is pending any more.
+
+        Returns whether there were any.
+        """
+        table = self._table
+        if not table.over and not table.replaced:
+            return False
+        before = len(table)
+        for session in table.over.keys() & table.replaced:
+            session_id = table.id(session)
+            self._end_over([session], now, report)
+            self._finished.forget([session_id])  # what comes from now on is for the session that has its id
+        self._end_over(list(table.over), now, report)
+        replaced = np.array(sorted(table.replaced), np.int64)
+        self.end(replaced[~np.isin(replaced, self._backlog.rows["session"])], Ending.REPLACED, now, report)
+        return len(table) < before
+
+    def _end_over(self, sessions: list[int], now: float, report: TurnReport) -> None:
+        """Ends sessions, and keeps the answers to their last rows, if those were numbered, while their tombstones stand."""
+        table = self._table
+        for session in sessions:
+            begin, end, keep, cached = table.over[session]
+            seqs = np.arange({Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep], end)
+            if cached and begin >= table.acked[session] and self._cache.held_at(session, seqs).all():
+                outputs = self._cache.fetch_at(session, seqs)
+                self._finished.remember(table.id(session), begin, end - begin, keep, outputs, now)
+        self.end(np.array(sessions, np.int64), Ending.CLOSED, now, report)
+
     def end(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
         """Ends distinct sessions."""
         if not len(sessions):
             return
-        self.let_go(sessions, ending)
-        self._refuse_left(sessions, ending)
         table = self._table
+        self.let_go(sessions, ending)
+        self._refuse_left(sessions, ending, now, report)
         self._ledger.acknowledge(sessions, table.next_seq[sessions])
         self._backend.release(table.slot[sessions])
+        if ending is Ending.REPLACED:
+            report.replaced += [table.id(session) for session in sessions.tolist()]
         table.end(sessions, ending, now)
         report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
 
-    def _refuse_left(self, sessions: Ints, ending: Ending) -> None:
+    def _refuse_left(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
         """What is left in the backlog when nobody holds the sessions any more: rows of momentary calls."""
         backlog = self._backlog
         left = np.isin(backlog.rows["session"], sessions)
         for row in backlog.rows[left]:
-            message = f"session {self._table.id(int(row['session']))!r} {HOW_ENDED[ending]}"
-            first, length, reason = int(row["first"]), int(row["length"]), REASON_OF_ENDING[ending]
-            self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, 0, message)
+            session_id = self._table.id(int(row["session"]))
+            stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
+            outputs = self._finished.find(session_id, first, length, Keep(int(row["keep"])), now)
+            if outputs is not None:
+                self._outbox.answer_one(stream, tag, first, length, len(outputs[0]), outputs)
+                report.duplicates += length
+            else:
+                message = f"session {session_id!r} {HOW_ENDED[ending]}"
+                self._outbox.refuse(stream, tag, first, length, REASON_OF_ENDING[ending], 0, message)
         backlog.remove(left)
+
+
+def count_refused(reason: Reason, report: TurnReport) -> None:
+    """A session that was wanted could not be had."""
+    report.refused[reason] = report.refused.get(reason, 0) + 1

@@ -16,10 +16,10 @@ from stepstream_server.engine.backlog import Backlog, Kind, Rows
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Ints, Keep, Tensor, TurnReport
-from stepstream_server.engine.table import SessionTable, Status
+from stepstream_server.engine.table import Last, SessionTable, Status
 from stepstream_server.errors import Reason
 
-_MESSAGES = {
+_TEXTS = {
     Reason.SEQUENCE_MISMATCH: "step {first} came where step {expected} was expected",
     Reason.ANSWER_DISCARDED: "the answer to step {first} has been acknowledged and is no longer kept",
     Reason.ANSWER_NOT_KEPT: "step {first} was applied without keeping its outputs",
@@ -88,6 +88,9 @@ class Outcomes:
         finishes = rows["length"] == length
         kept = np.where(keep == Keep.ALL, length, (keep == Keep.LAST) & finishes)
         self._keep(rows, kept, outputs)
+        if (last := rows["ends"] & finishes).any():
+            for row in rows[last]:
+                self._end(row, int(row["first"]) + length)
         lengths = np.full(len(rows), length)
         self._outbox.answer(rows["stream"], rows["tag"], first, lengths, kept, _select(outputs, kept))
         report.steps = np.concatenate([report.steps, lengths])
@@ -141,8 +144,8 @@ class Outcomes:
         rows = self._backlog.rows
         ready = (rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] > now)
         ready &= rows["first"][heads] < self._table.stop_at[rows["session"][heads]]
-        if self._refused:
-            ready &= ~np.isin(rows["session"][heads], list(self._refused))
+        if self._refused or self._table.over:
+            ready &= ~np.isin(rows["session"][heads], [*self._refused, *self._table.over])
         computable: Ints = heads[ready]
         return computable
 
@@ -151,7 +154,7 @@ class Outcomes:
         rows = self._backlog.rows
         for count, position in enumerate(positions):
             row = rows[position]
-            if row["kind"] == Kind.APPLY:
+            if row["kind"] == Kind.APPLY or session in self._table.over:
                 return count
             if row["kind"] == Kind.REFUSE:
                 self._refuse(row, int(row["length"]), Reason(int(row["reason"])))
@@ -166,8 +169,14 @@ class Outcomes:
                 self._refused.add(session)
                 if row["length"]:
                     return count
+            elif row["ends"]:
+                self._end(row, int(row["first"]))
             gone[position] = True
         return len(positions)
+
+    def _end(self, row: np.void, end: int) -> None:
+        """The row has been answered up to its end; what of its session is behind it will not be."""
+        self._table.over[int(row["session"])] = Last(int(row["begin"]), end, Keep(int(row["keep"])), bool(row["cached"]))
 
     def _reset(self, session: int, row: np.void, now: float) -> None:
         """Back to the initial state; takes one number, like a step."""
@@ -212,9 +221,7 @@ class Outcomes:
     def _refuse(self, row: np.void, length: int, reason: Reason) -> None:
         """Refuses the row's next `length` steps."""
         first, expected = int(row["first"]), int(self._table.next_seq[row["session"]])
-        message = self._backlog.text(int(row["intake"])) or _MESSAGES[reason].format(
-            first=first, length=length, expected=expected
-        )
+        message = self._backlog.text(int(row["intake"])) or explain(reason, first, length, expected)
         self._outbox.refuse(int(row["stream"]), int(row["tag"]), first, length, reason, expected, message)
         _shorten(row, length)
 
@@ -236,6 +243,11 @@ class Outcomes:
         alone = ~cached & (table.acked[sessions] == first)
         table.acked[sessions[alone]] += length
         table.released[sessions[alone & (table.released[sessions] == first)]] += length
+
+
+def explain(reason: Reason, first: int, length: int, expected: int) -> str:
+    """What the caller of so many steps from `first` on is told who is refused for that reason."""
+    return _TEXTS[reason].format(first=first, length=length, expected=expected)
 
 
 def _select(outputs: Sequence[Tensor], kept: Ints) -> list[Tensor]:

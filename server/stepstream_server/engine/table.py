@@ -10,11 +10,12 @@ import enum
 import secrets as tokens
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports import NO_STREAM, Ending, Ints
+from stepstream_server.engine.ports import NO_STREAM, Ending, Ints, Keep
 from stepstream_server.errors import CallerError, Reason
 
 ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
@@ -46,6 +47,15 @@ class Status(enum.IntEnum):
     RESETTING = 3  # quarantined, and a reset is pending: what comes behind it is admitted
 
 
+class Last(NamedTuple):
+    """The row with which a session ends: its steps, and what was kept of them."""
+
+    begin: int  # steps [begin, end)
+    end: int
+    keep: Keep
+    cached: bool  # whether its answers were kept for a repeat
+
+
 class SessionTable:
     """Sessions of one model. Numbers only; states live in the backend, answers in the cache."""
 
@@ -74,27 +84,27 @@ class SessionTable:
         self._free: list[int] = []
         self._high = 0  # session numbers from here on have never been used
         self._position = np.zeros(capacity, np.int64)  # scratch for `firsts`
+        self.replaced: set[int] = set()  # sessions whose ids others have: they end when nothing of them is pending
+        self.over: dict[int, Last] = {}  # sessions whose end was answered in this turn: they end with it
         self.draining = False  # whether nothing new is taken, because the server is about to stop
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
         self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
         self._tombstone_seconds = tombstone_seconds
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return self._high - len(self._free)
 
     def __repr__(self) -> str:
         return f"<SessionTable {len(self)}/{self.capacity} sessions | {len(self._tombstones)} tombstones>"
 
-    def check_new_id(self, session_id: str) -> None:
-        """Raises CallerError if the id is malformed or taken. An empty one asks for a made one."""
-        if len(session_id) > ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
+    def check_id(self, session_id: str) -> None:
+        """Raises CallerError if the id is malformed."""
+        if not 0 < len(session_id) <= ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
             raise CallerError(
                 Reason.INVALID_ARGUMENT,
                 f"id: expected 1 to {ID_LENGTH} characters of A-Z a-z 0-9 . _ : -, got {session_id[:ID_LENGTH]!r}",
                 field="id",
             )
-        if session_id in self._by_id:
-            raise CallerError(Reason.SESSION_EXISTS, f"session {session_id!r} is open already", field="id")
 
     def open(self, ids: Sequence[str], slots: Ints, now: float, idle_ttl: float, lifetime: float) -> Ints:
         """Adds sessions whose ids have been checked (empty: one is made) and returns their numbers: [n]."""
@@ -127,18 +137,27 @@ class SessionTable:
         self.kept[sessions] = kept
 
     def end(self, sessions: Ints, ending: Ending, now: float) -> None:
-        """Removes sessions and remembers why."""
+        """Removes sessions and remembers why, but for those whose ids others have."""
         for session in sessions.tolist():
             session_id = self._ids[session]
-            del self._by_id[session_id]
+            if session in self.replaced:
+                self.replaced.remove(session)
+            else:
+                del self._by_id[session_id]
+                self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
+            self.over.pop(session, None)
             self._ids[session] = ""
-            self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
             self._free.append(session)
         self._secrets[sessions] = 0
         self.status[sessions] = Status.FREE
         self.stream[sessions] = NO_STREAM
         self.generation[sessions] += 1
         self._forget(now)
+
+    def give_up_id(self, session: int) -> None:
+        """The session can no longer be found, so that another one can be opened under its id."""
+        del self._by_id[self._ids[session]]
+        self.replaced.add(session)
 
     def find(self, session_id: str) -> int:
         """Number of an open session. Raises CallerError: not found, closed, expired, evicted or moved."""
@@ -149,6 +168,9 @@ class SessionTable:
         if ending is None:
             raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {session_id!r}", field="id")
         raise CallerError(REASON_OF_ENDING[ending], f"session {session_id!r} {HOW_ENDED[ending]}", field="id")
+
+    def __contains__(self, session_id: str) -> bool:
+        return session_id in self._by_id
 
     def numbers(self, session_ids: Sequence[str]) -> Ints:
         """Number of each open session; -1 where there is none: [n]."""
@@ -189,8 +211,10 @@ class SessionTable:
         return bool(self.generation[session] == generation and self.status[session] != Status.FREE)
 
     def page(self, start: int, most: int) -> tuple[Ints, int | None]:
-        """Open sessions from number `start` on, and where the next page starts; None if these are the last."""
+        """Sessions that can be found, from number `start` on, and where the next page starts; None if these are the last."""
         found = start + np.flatnonzero(self.status[start : self._high] != Status.FREE)
+        if self.replaced:
+            found = found[~np.isin(found, list(self.replaced))]
         return found[:most], int(found[most]) if len(found) > most else None
 
     def firsts(self, sessions: Ints) -> NDArray[np.bool_]:
