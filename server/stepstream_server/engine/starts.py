@@ -61,7 +61,7 @@ class Starts:
             except CallerError as error:
                 errors[session_id] = error
                 count_refused(error.reason, report)
-        replaced = (former >= 0) & [session_id not in errors for session_id in ids]
+        replaced = (former >= 0) & np.array([session_id not in errors for session_id in ids], np.bool_)
         for session in former[replaced & pending].tolist():
             self._table.give_up_id(session)
         self._end(former[replaced & ~pending], now, report)
