@@ -29,13 +29,14 @@ SERVICES = [  # of the contract
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 ]
+_OURS = [*SERVICES, oip.NAME]
 
 
 class RpcServer:
     """A front door that listens. Models appear in it when they are published."""
 
     def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, totals: ReadTotals, version: str) -> None:
-        self.health = Health([*SERVICES, oip.NAME])
+        self.health = Health(_OURS)
         self.streams = Streams(models, settings)
         self._models = models
         self._settings = settings
@@ -46,7 +47,7 @@ class RpcServer:
 
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
-        boundary = Boundary([*SERVICES, oip.NAME], self._on_call, self._settings.max_calls)
+        boundary = Boundary(_OURS, self._on_call, self._settings.max_calls)
         server = grpc.aio.server(interceptors=[boundary], options=server_options(self._settings))
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
@@ -55,7 +56,7 @@ class RpcServer:
         catalogue = Catalogue(self._models, self.health, self._totals, self._version)
         oip.register(server, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
-        # Not of the protocol above: its service is declared nowhere, and tools stumble over a name that they cannot look up.
+        # Without the Open Inference Protocol: no file declares its service, and tools stumble over names that they cannot look up.
         names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, server)
         try:
