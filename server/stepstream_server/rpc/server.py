@@ -56,7 +56,7 @@ class RpcServer:
         catalogue = Catalogue(self._models, self.health, self._totals, self._version)
         oip.register(server, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
-        # Without the Open Inference Protocol: no file declares its service, and tools stumble over names that they cannot look up.
+        # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.
         names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, server)
         try:
