@@ -55,7 +55,9 @@ async def test_readiness_follows_the_servers_life() -> None:
     """Alive while it warms up and while it drains, ready in between."""
     async with front_door(publish=False) as front:
         assert await readiness(front) == (True, False, False)
-        assert (await ask(front, "RepositoryIndex")).models == []
+        (model,) = (await ask(front, "RepositoryIndex")).models
+        assert (model.name, model.version, model.state, model.reason) == ("counter", "1", "LOADING", "models are being warmed up")
+        assert not (await ask(front, "RepositoryIndex", ready=True)).models
     async with front_door() as front:
         assert await readiness(front) == (True, True, True)
         await front.rpc.health.draining()

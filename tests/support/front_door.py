@@ -96,10 +96,11 @@ async def front_door(
     `tap` hears of every command on its way to an engine.
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
-    models = Models()
+    names = names or ("counter",)
+    models = Models([spec(name) for name in names])
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), uncounted, "0.0.0")
     served, threads = {}, []
-    for name in names or ("counter",):
+    for name in names:
         model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
         served[name] = model
         threads.append(thread)

@@ -58,8 +58,8 @@ class Catalogue:
         """Of one version, of all versions of a model, or of all models."""
         specs = [door.spec for door in self._models.all()]
         if request.name:
-            newest = self._find(request).spec
-            specs = [newest] if request.version else [each for each in specs if each.name == request.name]
+            found = self._find(request).spec
+            specs = [found] if request.version else [each for each in specs if each.name == request.name]
         elif request.version:
             message = f"version: expected none without a name, got {request.version[:32]!r}"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="version")
