@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stepstream_server.engine.ports import Attach, DoorLost, Ending, Export, Origin
+from stepstream_server.engine.ports import NO_SEQ, Attach, DoorLost, Ending, Export, Origin
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
