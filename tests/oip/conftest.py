@@ -1,0 +1,50 @@
+"""A whole server in this process, `tritonclient` in another one, and the native client for comparison."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from stepstream import Client
+from stepstream_server.app import Bound
+from stepstream_server.bundles import write
+from support.models import random_model
+from support.oip.triton import Triton, tritonclient
+from support.server import serving
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ecg`: mv -> next, ahead_9, ahead_27. `pair`: x[2] -> y[1], in two versions. `tokens`: a token x below 5 -> y[5]."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(ROOT / "models" / "ecg", folder / "ecg")
+    for version in (1, 2):
+        write(folder / f"pair{version}", *random_model("gru", inputs=2, name="pair", version=version, seed=version))
+    write(folder / "tokens", *random_model("lstm", inputs=3, outputs=5, tokens=5, name="tokens"))
+    return folder
+
+
+@pytest.fixture
+async def bound(models: Path) -> AsyncIterator[Bound]:
+    """Where the models are served, and their metrics."""
+    async with serving(models) as bound:
+        yield bound
+
+
+@pytest.fixture
+async def client(bound: Bound) -> AsyncIterator[Client]:
+    """A native client."""
+    async with Client(bound.listen) as client:
+        yield client
+
+
+@pytest.fixture
+async def triton(bound: Bound) -> AsyncIterator[Triton]:
+    """Somebody else's client."""
+    async with tritonclient(bound.listen) as triton:
+        yield triton
