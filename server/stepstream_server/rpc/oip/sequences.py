@@ -6,7 +6,6 @@ A sequence is a session: a string id names it as it stands, an integer n names s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +14,15 @@ from numpy.typing import NDArray
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.engine.ports import NO_SEQ, Ints
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.columns import check_rows, check_seq
+from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.convert.fields import check_id
-from stepstream_server.rpc.oip.tensors import Input, wrong
+from stepstream_server.rpc.oip.layouts import END, ID, START, STEP
+from stepstream_server.rpc.oip.tensors import Expected, array, strings, wrong
 
-Parameters = Mapping[str, oip_pb2.InferParameter]
 Flags = NDArray[np.bool_]
 
-_INTEGER = "int:"  # before the session's id of a sequence with an integer id
+_INTEGER = "int:"  # before the number, in the session's id of a sequence with an integer id
 _U64 = 1 << 64  # C++ clients send unsigned ids as signed numbers
-ID, START, END, STEP = "SEQUENCE_ID", "SEQUENCE_START", "SEQUENCE_END", "SEQUENCE_STEP"  # input tensors, [B] each
 
 _UNNUMBERED: Ints = np.full(1, NO_SEQ)
 _YES: Flags = np.ones(1, np.bool_)
@@ -33,132 +31,92 @@ for _constant in (_UNNUMBERED, _YES):
 
 
 class Sequences(NamedTuple):
-    """n sequences: columns of a momentary call."""
+    """B sequences, as columns of a momentary call."""
 
     ids: list[str]  # of their sessions
-    seqs: Ints  # [n], or NO_SEQ
-    starts: Flags | None  # [n]; None: no row does
+    seqs: Ints  # [B], or NO_SEQ
+    starts: Flags | None  # [B]; None: none of them
     ends: Flags | None
 
 
-def decode_parameters(parameters: Parameters) -> Sequences:
-    """The one sequence of a request's parameters. Raises CallerError(INVALID_ARGUMENT)."""
-    if "sequence_id" not in parameters:
-        raise _wrong_parameter(
-            "sequence_id", "expected the id of the request's sequence: the model keeps a state for each, got none"
-        )
-    seqs = _UNNUMBERED
-    if "sequence_step" in parameters:
-        seqs = np.array([_step(parameters["sequence_step"])], np.int64)
+def decode_parameters(request: oip_pb2.ModelInferRequest) -> Sequences:
+    """The one sequence that a request's parameters name. Raises CallerError(INVALID_ARGUMENT)."""
+    parameters = request.parameters
+    id, step = parameters.get("sequence_id"), parameters.get("sequence_step")
     return Sequences(
-        [_decode_id(parameters["sequence_id"])],
-        seqs,
-        _YES if _flag(parameters, "sequence_start") else None,
-        _YES if _flag(parameters, "sequence_end") else None,
+        [_decode_id(id)],
+        _UNNUMBERED if step is None else _decode_step(step),
+        _YES if _decode_flag("sequence_start", parameters.get("sequence_start")) else None,
+        _YES if _decode_flag("sequence_end", parameters.get("sequence_end")) else None,
     )
 
 
-def decode_tensors(inputs: dict[str, Input], parameters: Parameters, most: int) -> Sequences | None:
-    """Those of input tensors, which are taken out of `inputs`; None if there is none. Raises CallerError.
-
-    most: sequences of one request.
-    """
-    tensor = inputs.pop(ID, None)
-    if tensor is None:
-        return None
-    if "sequence_id" in parameters:
+def decode_columns(request: oip_pb2.ModelInferRequest, columns: dict[str, Expected], raw: bool) -> Sequences:
+    """Those that input tensors name. Raises CallerError(INVALID_ARGUMENT)."""
+    if "sequence_id" in request.parameters:
         raise wrong(ID, "expected either this tensor or the parameter sequence_id, got both")
-    count = _count(tensor)
-    check_rows(ID, count, most)
-    numbers = inputs.pop(STEP, None)
-    return Sequences(
-        _ids(tensor),
-        np.full(count, NO_SEQ) if numbers is None else _steps(numbers, count),
-        _flags(inputs.pop(START, None), count),
-        _flags(inputs.pop(END, None), count),
-    )
+    starts, ends = (array(request, columns[name], raw).astype(np.bool_) if name in columns else None for name in (START, END))
+    ids = _decode_ids(request, columns[ID], raw)
+    seqs = _decode_steps(array(request, columns[STEP], raw)) if STEP in columns else np.full(len(ids), NO_SEQ)
+    return Sequences(ids, seqs, starts, ends)
 
 
-def _decode_id(parameter: oip_pb2.InferParameter) -> str:
-    kind = parameter.WhichOneof("parameter_choice")
-    if kind == "int64_param":
+def _decode_id(parameter: oip_pb2.InferParameter | None) -> str:
+    kind = "nothing" if parameter is None else parameter.WhichOneof("parameter_choice")
+    if parameter is not None and kind == "int64_param":
         return _integer("sequence_id", parameter.int64_param)
-    if kind == "string_param":
+    if parameter is not None and kind == "string_param":
         return _string("sequence_id", parameter.string_param)
-    if kind == "uint64_param":
+    if parameter is not None and kind == "uint64_param":
         return _integer("sequence_id", parameter.uint64_param)
-    raise _wrong_parameter("sequence_id", f"expected an integer or a string, got {kind or 'nothing'}")
+    raise _wrong_parameter("sequence_id", f"expected an integer or a string, since the model keeps a state, got {kind}")
 
 
-def _ids(tensor: Input) -> list[str]:
-    if tensor.datatype == "BYTES":
-        ids = [_string(ID, each) for each in tensor.strings()]
+def _decode_ids(request: oip_pb2.ModelInferRequest, column: Expected, raw: bool) -> list[str]:
+    if column.datatype == "BYTES":
+        ids = [_string(ID, each) for each in strings(request, column, raw)]
     else:
-        ids = [_integer(ID, each) for each in tensor.array("INT64").tolist()]
+        ids = [_integer(ID, each) for each in array(request, column, raw).tolist()]
     if len(set(ids)) != len(ids):
         ((twice, _),) = Counter(ids).most_common(1)
         raise wrong(ID, f"expected each sequence once, got {twice!r} again")
     return ids
 
 
+def _decode_steps(seqs: Ints) -> Ints:
+    if int(seqs.min()) < NO_SEQ:
+        raise wrong(STEP, f"expected numbers of 0 or more, or {NO_SEQ} for none, got {seqs.min()}")
+    check_seq(STEP, max(0, int(seqs.max())))
+    return seqs
+
+
 def _integer(field: str, number: int) -> str:
     if number == 0:
-        raise _wrong_parameter(field, "expected a number other than 0, which means no sequence")
+        raise _wrong_parameter(field, "expected a number other than 0, which stands for no sequence")
     return f"{_INTEGER}{number % _U64}"
 
 
 def _string(field: str, id: str) -> str:
     if id.startswith(_INTEGER):
-        raise _wrong_parameter(
-            field, f"expected no string that begins with {_INTEGER!r}, which stands for integers, got {id[:50]!r}"
-        )
+        problem = f"expected no string that begins with {_INTEGER!r}, which stands for integers, got {id[:50]!r}"
+        raise _wrong_parameter(field, problem)
     return check_id(field, id)
 
 
-def _step(parameter: oip_pb2.InferParameter) -> int:
+def _decode_step(parameter: oip_pb2.InferParameter) -> Ints:
     kind = parameter.WhichOneof("parameter_choice")
     number = parameter.int64_param if kind == "int64_param" else parameter.uint64_param
     if kind not in ("int64_param", "uint64_param") or number < 0:
         raise _wrong_parameter("sequence_step", f"expected an integer of 0 or more, got {kind or 'nothing'} {number}")
-    return check_seq("sequence_step", number)
+    return np.array([check_seq("sequence_step", number)], np.int64)
 
 
-def _steps(tensor: Input, count: int) -> Ints:
-    steps = _column(tensor, count).array("INT64").astype(np.int64, copy=False)
-    least, most = int(steps.min(initial=0)), int(steps.max(initial=0))
-    if least < NO_SEQ:
-        raise wrong(STEP, f"expected numbers of 0 or more, or {NO_SEQ} for none, got {least}")
-    check_seq(STEP, most)
-    return steps.reshape(count)
-
-
-def _flag(parameters: Parameters, name: str) -> bool:
-    if name not in parameters:
+def _decode_flag(name: str, parameter: oip_pb2.InferParameter | None) -> bool:
+    if parameter is None:
         return False
-    parameter = parameters[name]
-    kind = parameter.WhichOneof("parameter_choice")
-    if kind != "bool_param":
+    if not parameter.bool_param and (kind := parameter.WhichOneof("parameter_choice")) != "bool_param":
         raise _wrong_parameter(name, f"expected a bool, got {kind or 'nothing'}")
     return parameter.bool_param
-
-
-def _flags(tensor: Input | None, count: int) -> Flags | None:
-    if tensor is None:
-        return None
-    flags = _column(tensor, count).array("BOOL").reshape(count)
-    return flags if flags.any() else None
-
-
-def _count(tensor: Input) -> int:
-    if not tensor.shape or tensor.shape[1:] not in ((), (1,)) or tensor.shape[0] < 1:
-        raise wrong(tensor.name, f"shape: expected [B], one per sequence, got {list(tensor.shape)}")
-    return tensor.shape[0]
-
-
-def _column(tensor: Input, count: int) -> Input:
-    if _count(tensor) != count:
-        raise wrong(tensor.name, f"shape: expected [{count}] as of {ID}, got {list(tensor.shape)}")
-    return tensor
 
 
 def _wrong_parameter(field: str, problem: str) -> CallerError:

@@ -18,8 +18,9 @@ from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.absent import ABSENT
 from stepstream_server.rpc.oip.catalogue import Catalogue
+from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import decode_request
-from stepstream_server.rpc.oip.responses import Responses, translate
+from stepstream_server.rpc.oip.responses import encode_response, translate
 from stepstream_server.rpc.oip.stream import InferStream, wants_grpc_errors
 from stepstream_server.rpc.streams import Streams
 
@@ -34,17 +35,17 @@ class InferenceCalls:
     def __init__(self, models: Models, streams: Streams, settings: DoorSettings) -> None:
         self._models = models
         self._streams = streams
-        self._settings = settings
-        self._responses = Responses(stream=False)
-        self._make_stream = partial(InferStream, responses=Responses(stream=True))
+        self._step_timeout_seconds = settings.step_timeout_seconds
+        self._layouts = Layouts(models, settings, stream=False)
+        self._make_stream = partial(InferStream, layouts=Layouts(models, settings, stream=True))
 
     async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
         arrival, left = time.monotonic(), context.time_remaining()
         try:
-            decoded = decode_request(request, self._models, self._settings)
-            deadline = arrival + (self._settings.step_timeout_seconds if left is None else left)
-            outcomes = await complete(decoded.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
-            return self._responses.encode(decoded, outcomes)
+            decoded = decode_request(request, self._layouts)
+            deadline = arrival + (self._step_timeout_seconds if left is None else left)
+            outcomes = await complete(decoded.layout.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
+            return encode_response(decoded, outcomes, self._layouts)
         except StepStreamError as error:
             raise translate(error) from error
 

@@ -14,8 +14,9 @@ from stepstream_server.rpc.caller import Asked, Caller
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.duplex import Duplex
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import Request, decode_request
-from stepstream_server.rpc.oip.responses import Responses, encode_failure, translate
+from stepstream_server.rpc.oip.responses import encode_failure, encode_response, translate
 from stepstream_server.rpc.outgoing import Unread
 
 _FOREVER = float("inf")
@@ -48,15 +49,13 @@ class InferStream:
         unread: Unread,
         on_full: Callable[[], None],
         *,
-        responses: Responses,
+        layouts: Layouts,
         grpc_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._models = models
-        self._settings = settings
+        self._layouts = layouts
         self._unread = unread
         self._on_full = on_full
-        self._encode = responses.encode
         self._grpc_errors = grpc_errors
         self._clock = clock
         self._caller = Caller(number)
@@ -97,7 +96,7 @@ class InferStream:
         place, arrival = _Place(), self._clock()
         self._places.append(place)
         try:
-            self._ask(place, decode_request(message, self._models, self._settings), arrival)
+            self._ask(place, decode_request(message, self._layouts), arrival)
         except StepStreamError as error:
             self._fail(place, message.id, error)
         self._credits.take(place.credits)
@@ -105,14 +104,14 @@ class InferStream:
     def _ask(self, place: _Place, request: Request, arrival: float) -> None:
         def answer() -> None:
             try:
-                self._fill(place, self._encode(request, asked.outcomes))
+                self._fill(place, encode_response(request, asked.outcomes, self._layouts))
             except StepStreamError as error:
                 self._fail(place, request.id, error)
 
-        place.credits = request.steps * request.door.step_credits
-        asked = Asked(request.lengths.tolist(), answer)
-        first_tag = self._caller.take_tags(len(request.lengths))
-        self._caller.ask(request.door, request.call(self._caller.number, first_tag, arrival, _FOREVER), asked)
+        layout, caller = request.layout, self._caller
+        place.credits = layout.credits
+        asked = Asked([layout.steps] * layout.rows, answer)
+        caller.ask(layout.door, request.call(caller.number, caller.take_tags(layout.rows), arrival, _FOREVER), asked)
 
     def _next(self) -> tuple[bytes, int] | None:
         """The response whose turn it is, if it is ready. Raises StepStreamError where errors end the call."""

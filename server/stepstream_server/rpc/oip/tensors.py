@@ -1,10 +1,9 @@
-"""Tensors of the protocol: names of types, elements raw or listed, and numpy arrays."""
+"""Elements of a request's input tensors, raw or listed, as numpy arrays and strings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,92 +12,86 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import I64, WIRE_TYPES
 
-_BOOL = np.dtype("?")
-_ELEMENTS: dict[str, tuple[np.dtype[Any], str]] = {  # type of the elements, and where they are listed if they are
-    "FP32": (WIRE_TYPES["float32"], "fp32_contents"),
-    "INT64": (I64, "int64_contents"),
-    "BOOL": (_BOOL, "bool_contents"),
-}
+DTYPES: dict[str, np.dtype[Any]] = {"FP32": WIRE_TYPES["float32"], "INT64": I64, "BOOL": np.dtype("?")}  # by datatype
+_LISTED = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}  # where elements are if not raw
 _LENGTH_BYTES = 4  # stand before each element of BYTES
 _ELSEWHERE = "shared_memory_region"  # a parameter: the elements lie in memory that the server was to map
 
-InputTensor = oip_pb2.ModelInferRequest.InferInputTensor
+Array = NDArray[Any]
+Shape = tuple[int, ...]
 
 
-class Input:
-    """One input of a request; its elements are looked at when somebody asks for them."""
-
-    __slots__ = ("_raw", "_tensor", "datatype", "name", "shape")
-
-    def __init__(self, tensor: InputTensor, raw: bytes | None) -> None:
-        self.name = tensor.name
-        self.datatype = tensor.datatype
-        self.shape = tuple(tensor.shape)
-        self._tensor = tensor
-        self._raw = raw
-
-    def array(self, datatype: str) -> NDArray[Any]:
-        """Its elements [*shape], as FP32, INT64 or BOOL. Raises CallerError(INVALID_ARGUMENT)."""
-        self._expect(datatype)
-        dtype, listed = _ELEMENTS[datatype]
-        if self._raw is None:
-            values = np.array(getattr(self._tensor.contents, listed), dtype)
-            self._check_size(len(values), math.prod(self.shape), "elements")
-        else:
-            self._check_size(len(self._raw), math.prod(self.shape) * dtype.itemsize, "bytes")
-            values = np.frombuffer(self._raw, dtype)
-        return values.reshape(self.shape)
-
-    def strings(self) -> list[str]:
-        """Its elements, as BYTES. Raises CallerError(INVALID_ARGUMENT)."""
-        self._expect("BYTES")
-        elements = list(self._tensor.contents.bytes_contents) if self._raw is None else _split(self.name, self._raw)
-        self._check_size(len(elements), math.prod(self.shape), "elements")
-        try:
-            return [element.decode() for element in elements]
-        except UnicodeDecodeError as error:
-            raise wrong(self.name, f"expected UTF-8, got {error.object[:50]!r}") from error
-
-    def _expect(self, datatype: str) -> None:
-        if self.datatype != datatype:
-            raise wrong(self.name, f"expected datatype {datatype}, got {self.datatype!r}")
-        if min(self.shape, default=0) < 0:
-            raise wrong(self.name, f"shape: expected sizes of 0 or more, got {list(self.shape)}")
-
-    def _check_size(self, actual: int, expected: int, what: str) -> None:
-        if actual != expected:
-            raise wrong(self.name, f"expected {expected} {what} for shape {list(self.shape)}, got {actual}")
-
-
-def read_inputs(request: oip_pb2.ModelInferRequest) -> dict[str, Input]:
-    """By name, none of them twice. Raises CallerError."""
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise CallerError(
-            Reason.INVALID_ARGUMENT,
-            f"raw_input_contents: expected one for each of {len(request.inputs)} inputs, got {len(raw)}",
-            field="raw_input_contents",
-        )
-    inputs: dict[str, Input] = {}
-    for index, tensor in enumerate(request.inputs):
-        if tensor.parameters and _ELSEWHERE in tensor.parameters:
+def check_elements(request: oip_pb2.ModelInferRequest) -> bool:
+    """Whether elements are raw rather than listed. Raises CallerError where some of them are neither."""
+    raw, inputs = request.raw_input_contents, request.inputs
+    if len(raw) == len(inputs):
+        return True
+    for tensor in inputs:
+        if _ELSEWHERE in tensor.parameters:
             message = f"inputs[{tensor.name}]: shared memory is not offered; send the elements in the request"
             raise CallerError(Reason.NOT_IMPLEMENTED, message, field=f"inputs[{tensor.name}]")
-        if tensor.name in inputs:
-            raise wrong(tensor.name, "expected once, got it twice")
-        inputs[tensor.name] = Input(tensor, raw[index] if raw else None)
-    return inputs
+    if raw:
+        message = f"raw_input_contents: expected one for each of {len(inputs)} inputs, got {len(raw)}"
+        raise CallerError(Reason.INVALID_ARGUMENT, message, field="raw_input_contents")
+    return False
 
 
-def encode_strings(strings: Sequence[str]) -> bytes:
+class Expected(NamedTuple):
+    """An input tensor as it was found to be right, but for its elements."""
+
+    place: int  # in the request
+    datatype: str
+    shape: Shape  # of the array that it becomes
+    elements: int
+    bytes: int  # if they are raw
+
+
+def expect(place: int, datatype: str, shape: Shape) -> Expected:
+    """BYTES have no size that is known before."""
+    elements = math.prod(shape)
+    return Expected(place, datatype, shape, elements, elements * DTYPES[datatype].itemsize if datatype in DTYPES else 0)
+
+
+def array(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> Array:
+    """An input's elements, [*shape]. Raises CallerError(INVALID_ARGUMENT) if there are not as many."""
+    place, datatype, shape, elements, size = expected
+    if raw:
+        data = request.raw_input_contents[place]
+        if len(data) != size:
+            raise _wrong_size(request, expected, size, len(data), "bytes")
+        return np.frombuffer(data, DTYPES[datatype]).reshape(shape)
+    listed = getattr(request.inputs[place].contents, _LISTED[datatype])
+    if len(listed) != elements:
+        raise _wrong_size(request, expected, elements, len(listed), "elements")
+    return np.array(listed, DTYPES[datatype]).reshape(shape)
+
+
+def strings(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[str]:
+    """Elements of an input of datatype BYTES. Raises CallerError(INVALID_ARGUMENT)."""
+    tensor = request.inputs[expected.place]
+    elements = _split(tensor.name, request.raw_input_contents[expected.place]) if raw else list(tensor.contents.bytes_contents)
+    if len(elements) != expected.elements:
+        raise _wrong_size(request, expected, expected.elements, len(elements), "elements")
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError as error:
+        raise wrong(tensor.name, f"expected UTF-8, got {error.object[:50]!r}") from error
+
+
+def encode_strings(texts: list[str]) -> bytes:
     """Raw elements of a BYTES tensor."""
-    elements = [each.encode() for each in strings]
+    elements = [each.encode() for each in texts]
     return b"".join([len(element).to_bytes(_LENGTH_BYTES, "little") + element for element in elements])
 
 
 def wrong(name: str, problem: str) -> CallerError:
     """An error of one input."""
     return CallerError(Reason.INVALID_ARGUMENT, f"inputs[{name}]: {problem}", field=f"inputs[{name}]")
+
+
+def _wrong_size(request: oip_pb2.ModelInferRequest, expected: Expected, wanted: int, actual: int, what: str) -> CallerError:
+    tensor = request.inputs[expected.place]
+    return wrong(tensor.name, f"expected {wanted} {what} for shape {list(tensor.shape)}, got {actual}")
 
 
 def _split(name: str, raw: bytes) -> list[bytes]:
