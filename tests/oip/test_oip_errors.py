@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from stepstream import Client
-from stepstream_server.app import Bound
 from support.oip.triton import STREAMS, Answer, Request, Tensor, Triton, Way, reading, sequence, tritonclient
 from support.oip.waiting import expired
 from support.server import serving
@@ -228,7 +227,9 @@ async def test_tokens_out_of_range_are_refused(triton: Triton) -> None:
         assert (answer.status, answer.error.partition(":")[0]) == ("INVALID_ARGUMENT", "INPUT_OUT_OF_RANGE")
 
 
-async def test_a_request_in_time_is_answered(triton: Triton, bound: Bound) -> None:
-    """Triton's parameter `timeout`, in microseconds, and 0 for none."""
-    (answers,) = await triton.infer("sync", [replace(START, timeout=30_000_000), replace(STEP, timeout=0)])
-    assert [answer.seq for answer in answers] == [0, 1]
+async def test_a_request_may_have_a_timeout(triton: Triton, client: Client) -> None:
+    """Triton's parameter, in microseconds, 0 for none: what has not begun to run by then is not applied."""
+    requests = [START, *(replace(STEP, timeout=timeout) for timeout in (30_000_000, 1, 0))]
+    (answers,) = await triton.infer("sync", requests)
+    assert [answer.status for answer in answers] == [None, None, "DEADLINE_EXCEEDED", None]
+    assert [answers[each].seq for each in (0, 1, 3)] == [0, 1, 2]
