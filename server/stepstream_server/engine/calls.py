@@ -15,7 +15,7 @@ from stepstream_server.engine.backlog import Rows
 from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox
-from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Call, Ints, Keep, Tensor, TurnReport
+from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Call, Ints, Tensor, TurnReport
 from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
@@ -140,11 +140,11 @@ class Calls:
 
     def _answer_finished(self, session_id: str, row: np.void, now: float, report: TurnReport) -> bool:
         """Whether the row repeats the last one of a session that is gone: then it is answered."""
-        stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
-        outputs = self._finished.find(session_id, first, length, Keep(int(row["keep"])), now)
-        if outputs is None:
+        stream, tag, first, length, keep = (int(row[name]) for name in ("stream", "tag", "first", "length", "keep"))
+        answer = self._finished.find(session_id, now)
+        if answer is None or not answer.answers(first, length, keep):
             return False
-        self._outbox.answer_one(stream, tag, first, length, len(outputs[0]), outputs)
+        self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
         report.duplicates += length
         return True
 

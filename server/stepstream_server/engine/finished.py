@@ -13,10 +13,17 @@ _ENTRY_BYTES = 512  # of one answer beside its outputs: its id, its numbers, and
 
 
 @dataclass(frozen=True, slots=True)
-class _LastAnswer:
-    steps: tuple[int, int, Keep]  # number of the first, how many, and which of them have outputs
+class LastAnswer:
+    """How the row was answered with which a session ended."""
+
+    first: int  # number of its first step
+    length: int  # steps
+    keep: Keep
     outputs: list[Tensor]  # one [kept, *shape] per declared output
-    forgotten_at: float  # monotonic seconds
+
+    def answers(self, first: int, length: int, keep: int) -> bool:
+        """Whether a row is just the same."""
+        return (first, length, keep) == (self.first, self.length, self.keep)
 
     @property
     def bytes(self) -> int:
@@ -28,34 +35,28 @@ class Finished:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._answers: OrderedDict[str, _LastAnswer] = OrderedDict()  # by id; the oldest first
+        self._answers: OrderedDict[str, tuple[float, LastAnswer]] = OrderedDict()  # id -> (forgotten at, answer)
         self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def remember(self, session_id: str, first: int, length: int, keep: Keep, outputs: list[Tensor], now: float) -> None:
-        """Keeps the answer with which a session ended. outputs: one [kept, *shape] per declared output."""
+    def remember(self, session_id: str, answer: LastAnswer, now: float) -> None:
+        """Keeps the answer with which a session ended."""
         self.forget([session_id])
-        answer = _LastAnswer((first, length, keep), outputs, now + self._seconds)
-        self._answers[session_id] = answer
+        self._answers[session_id] = (now + self._seconds, answer)
         self._bytes += answer.bytes
         while self._answers:
-            oldest, answer = next(iter(self._answers.items()))
-            if self._bytes <= _MOST_BYTES and answer.forgotten_at > now:
+            oldest, (forgotten_at, _) = next(iter(self._answers.items()))
+            if self._bytes <= _MOST_BYTES and forgotten_at > now:
                 break
             self.forget([oldest])
 
-    def find(self, session_id: str, first: int, length: int, keep: Keep, now: float) -> list[Tensor] | None:
-        """The outputs with which a session's last row was answered, if it asked for just these steps; else None."""
-        answer = self._answers.get(session_id)
-        if answer is None or answer.forgotten_at <= now or answer.steps != (first, length, keep):
-            return None
-        return answer.outputs
+    def find(self, session_id: str, now: float) -> LastAnswer | None:
+        """The answer with which a session ended, while it is remembered."""
+        forgotten_at, answer = self._answers.get(session_id, (0.0, None))
+        return answer if forgotten_at > now else None
 
     def forget(self, session_ids: Iterable[str]) -> None:
         """Lets go of the answers of sessions whose ids stand for others now."""
         for session_id in session_ids if self._answers else ():
-            answer = self._answers.pop(session_id, None)
+            _, answer = self._answers.pop(session_id, (0.0, None))
             if answer is not None:
                 self._bytes -= answer.bytes

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog
-from stepstream_server.engine.finished import Finished
+from stepstream_server.engine.finished import Finished, LastAnswer
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
 from stepstream_server.engine.requests import Made
-from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, Last, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
+_NAMES = ("session", "stream", "tag", "first", "length", "keep")
 _CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
@@ -200,33 +202,39 @@ class Lifecycle:
         if not table.over and not table.replaced:
             return False
         before = len(table)
-        for session in table.over.keys() & table.replaced:
-            session_id = table.id(session)
-            self._end_over([session], now, report)
-            self._finished.forget([session_id])  # what comes from now on is for the session that has its id
-        self._end_over(list(table.over), now, report)
+        answers = {}
+        for session, last in table.over.items():
+            if (answer := self._last_answer(session, last)) is not None:
+                answers[session] = answer
+                if session not in table.replaced:  # else its id stands for another session
+                    self._finished.remember(table.id(session), answer, now)
+        self.end(np.array(list(table.over), np.int64), Ending.CLOSED, now, report, answers)
         replaced = np.array(sorted(table.replaced), np.int64)
         self.end(replaced[~np.isin(replaced, self._backlog.rows["session"])], Ending.REPLACED, now, report)
         return len(table) < before
 
-    def _end_over(self, sessions: list[int], now: float, report: TurnReport) -> None:
-        """Ends sessions, and keeps the answers to their last rows, if those were numbered, while their tombstones stand."""
-        table = self._table
-        for session in sessions:
-            begin, end, keep, cached = table.over[session]
-            seqs = np.arange({Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep], end)
-            if cached and begin >= table.acked[session] and self._cache.held_at(session, seqs).all():
-                outputs = self._cache.fetch_at(session, seqs)
-                self._finished.remember(table.id(session), begin, end - begin, keep, outputs, now)
-        self.end(np.array(sessions, np.int64), Ending.CLOSED, now, report)
+    def _last_answer(self, session: int, last: Last) -> LastAnswer | None:
+        """How a session's last row was answered; None if that was not kept for a repeat, or has been acknowledged."""
+        begin, end, keep, cached = last
+        seqs = np.arange({Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep], end)
+        if not cached or begin < self._table.acked[session] or not self._cache.held_at(session, seqs).all():
+            return None
+        return LastAnswer(begin, end - begin, keep, self._cache.fetch_at(session, seqs))
 
-    def end(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
-        """Ends distinct sessions."""
+    def end(
+        self,
+        sessions: Ints,
+        ending: Ending,
+        now: float,
+        report: TurnReport,
+        answers: Mapping[int, LastAnswer] = MappingProxyType({}),
+    ) -> None:
+        """Ends distinct sessions. answers: to their last rows, for repeats of those that are queued."""
         if not len(sessions):
             return
         table = self._table
         self.let_go(sessions, ending)
-        self._refuse_left(sessions, ending, now, report)
+        self._settle_left(sessions, ending, answers, report)
         self._ledger.acknowledge(sessions, table.next_seq[sessions])
         self._backend.release(table.slot[sessions])
         if ending is Ending.REPLACED:
@@ -234,19 +242,18 @@ class Lifecycle:
         table.end(sessions, ending, now)
         report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
 
-    def _refuse_left(self, sessions: Ints, ending: Ending, now: float, report: TurnReport) -> None:
+    def _settle_left(self, sessions: Ints, ending: Ending, answers: Mapping[int, LastAnswer], report: TurnReport) -> None:
         """What is left in the backlog when nobody holds the sessions any more: rows of momentary calls."""
         backlog = self._backlog
         left = np.isin(backlog.rows["session"], sessions)
         for row in backlog.rows[left]:
-            session_id = self._table.id(int(row["session"]))
-            stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
-            outputs = self._finished.find(session_id, first, length, Keep(int(row["keep"])), now)
-            if outputs is not None:
-                self._outbox.answer_one(stream, tag, first, length, len(outputs[0]), outputs)
+            session, stream, tag, first, length, keep = (int(row[name]) for name in _NAMES)
+            answer = answers.get(session)
+            if answer is not None and answer.answers(first, length, keep):
+                self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
                 report.duplicates += length
             else:
-                message = f"session {session_id!r} {HOW_ENDED[ending]}"
+                message = f"session {self._table.id(session)!r} {HOW_ENDED[ending]}"
                 self._outbox.refuse(stream, tag, first, length, REASON_OF_ENDING[ending], 0, message)
         backlog.remove(left)
 
