@@ -15,15 +15,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine
+from benchmarks.analyzed import ROWS as ANALYZED
+from benchmarks.analyzed import analyzed
 from benchmarks.cpu import row_9
 from benchmarks.drive import bundle_folder, targets
+from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.idle import row_10
 from benchmarks.neighbours import row_8, row_15
 from benchmarks.opening import row_16
 from benchmarks.overload import row_6, row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import ROOT
-from benchmarks.report import TITLES, Line, Report, markdown, read
+from benchmarks.report import TITLES, Line, Report, combine, markdown, read
 from benchmarks.soak import plot, row_11
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
@@ -32,6 +35,7 @@ from benchmarks.turns import row_1
 from stepstream_server.bundles import init_model
 
 _RESULTS = Path(__file__).parent / "results"
+_REFERENCE = _RESULTS / "reference.json"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
 _ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15}
@@ -55,7 +59,9 @@ def main() -> None:
     if arguments.adopt:
         _adopt(read(arguments.adopt))
         return
-    report = Report(arguments.effort, machine.describe(), _notes(), _measure(arguments.rows, _EFFORTS[arguments.effort]))
+    report = Report(
+        arguments.effort, machine.describe(), _notes(arguments.rows), _measure(arguments.rows, _EFFORTS[arguments.effort])
+    )
     report.write(arguments.out)
     report.show(Console(width=None if sys.stdout.isatty() else 240))
 
@@ -94,12 +100,18 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell))
+    if ANALYZED & set(rows) and not missing():
+        runs.append(lambda: analyzed(folder / "analyzed", rows, effort, tell))
     return runs
 
 
 def _adopt(report: Report) -> None:
-    """Writes a result as the reference and into the documentation: the table between its marks, and the plot."""
-    report.write(_RESULTS / "reference.json")
+    """Writes a result as the reference and into the documentation: the table between its marks, and the plot.
+
+    Rows that it lacks stay as they are.
+    """
+    report = combine(report, read(_REFERENCE))
+    report.write(_REFERENCE)
     figures = markdown(report)
     for memory in (each for each in report.lines if each.series):
         plot(memory, _MEMORY)
@@ -116,7 +128,7 @@ def _rows(text: str) -> tuple[int, ...]:
     return rows
 
 
-def _notes() -> list[str]:
+def _notes(rows: Collection[int]) -> list[str]:
     """What a reader must know of the machine as it is before the run."""
     cores, load = machine.describe()["cores"], os.getloadavg()[0]
     notes = []
@@ -128,6 +140,8 @@ def _notes() -> list[str]:
         notes.append(
             f"Other work ran on the machine: when the run began, {load:.1f} processes had been running over the last minute."
         )
+    if ANALYZED & set(rows) and (why := missing()):
+        notes.append(f"Rows {min(ANALYZED)} to {max(ANALYZED)} are left out: {why}.")
     return notes
 
 

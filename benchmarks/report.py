@@ -30,6 +30,9 @@ TITLES = {
     14: "from exec to SERVING",
     15: "p99 of honest clients beside one that misbehaves",
     16: "sessions opened and closed per second",
+    17: "perf_analyzer, sequences over streams: requests per second against the echo of its protocol",
+    18: "perf_analyzer, an open loop of sequences over streams: p99 against the echo's",
+    19: "perf_analyzer, sequences by unary calls: requests per second against the echo",
 }
 
 
@@ -105,6 +108,25 @@ def read(path: Path) -> Report:
     data = json.loads(path.read_text())
     lines = [Line(**{name: value for name, value in each.items() if name != "met"}) for each in data["lines"]]
     return Report(data["effort"], data["machine"], data["notes"], lines)
+
+
+def combine(report: Report, earlier: Report) -> Report:
+    """What was measured anew, and beside it those rows of an earlier run that were not, with a note of which is which.
+
+    Raises ValueError if the two do not compare: another effort, machine or version.
+    """
+    rows = {each.row for each in report.lines}
+    kept = [each for each in earlier.lines if each.row not in rows]
+    if not kept:
+        return report
+    for what in ("effort", "machine"):
+        if getattr(report, what) != getattr(earlier, what):
+            raise ValueError(f"{what}: expected the earlier run's, {getattr(earlier, what)}, got {getattr(report, what)}")
+    apart = f"Rows {', '.join(map(str, sorted(rows)))} were measured in a run of their own"
+    said = [note for note in earlier.notes if not note.startswith(apart)]
+    new = [f"{apart}: {note}" for note in report.notes if note not in said] or [f"{apart}."]
+    lines = sorted([*report.lines, *kept], key=lambda each: each.row)
+    return Report(report.effort, report.machine, [*said, *new], lines)
 
 
 def markdown(report: Report) -> str:
