@@ -83,7 +83,7 @@ MALFORMED: dict[str, tuple[Request, str]] = {
     "a number twice": (of_many(np.array([1, 1], "<i8")), "inputs[SEQUENCE_ID]: expected each sequence once, got 'int:1' again"),
     "a sequence 0 of several": (of_many(np.array([1, 0], "<i8")), "SEQUENCE_ID"),
     "a bad id of several": (of_many(["a", "int:1"]), "SEQUENCE_ID"),
-    "ids of another datatype": (of_many(np.array([1, 2], "<f4")), "inputs[SEQUENCE_ID]: expected datatype INT64, got 'FP32'"),
+    "ids of another datatype": (of_many(np.array([1, 2], "<f4")), "inputs[SEQUENCE_ID]: expected datatype INT64 or BYTES"),
     "more rows than ids": (of_many(["a"]), "inputs[mv]: shape: expected [1, 1] or [1, T, 1], got [2, 1]"),
     "fewer flags than ids": (of_many(["a", "b"], Tensor("SEQUENCE_START", np.ones(1, "?"))), "SEQUENCE_START"),
     "flags that are numbers": (
