@@ -32,6 +32,7 @@ class World(Harness):
         self.sums: dict[tuple[int, int, int], float] = {}  # by (session, generation, seq): what was answered first
         self.owners: dict[tuple[int, int], tuple[int, int]] = {}  # (session, generation) of each (stream, tag)
         self.tags, self.calls = itertools.count(1), itertools.count(100)
+        self.lengths: dict[int, int] = {}  # steps of each momentary call, by its stream
 
     def point(self, index: int) -> int:
         """The session's admission point."""
@@ -107,6 +108,9 @@ actions = st.one_of(
     st.tuples(st.just("detach"), index, st.booleans()),
     st.tuples(st.just("end stream"), st.integers(1, 3)),
     st.tuples(st.just("call"), index, st.none() | st.integers(-4, 1), numbers, st.booleans()),
+    st.tuples(st.just("sequence"), index, st.none() | st.integers(0, 3), numbers, st.booleans(), st.booleans()),
+    st.tuples(st.just("sequence"), index, st.none() | st.integers(0, 3), numbers, st.just(False), st.booleans()),
+    st.tuples(st.just("caller gone")),
     st.tuples(st.just("open"), index, st.integers(1, 3)),
     st.tuples(st.just("clock"), st.sampled_from([1.0, 6.0, 11.0])),
     st.tuples(st.just("turn")),
@@ -135,6 +139,8 @@ def test_the_books_balance_and_every_input_has_one_outcome(
             world.listen()
         for key, told in world.told.items():
             assert told == world.asked[key] if key not in world.left else _is_subsequence(told, world.asked[key])
+        for stream, length in world.lengths.items():
+            assert len(world.told.get((stream, 0), ())) == length
         assert {key for key, asked in world.asked.items() if asked} - world.left <= set(world.told)
 
 
@@ -204,6 +210,26 @@ def _call(world: World, index: int, offset: int | None, values: list[float], sec
         world.left.add((stream, 0))  # its number is the engine's choice
         world.call(session, seq, values, stream=stream, secret=session.secret if secret else b"")
         world.asked[stream, 0] = list(range(10_000))
+        world.lengths[stream] = len(values)
+
+
+def _sequence(world: World, index: int, seq: int | None, values: list[float], start: bool, end: bool) -> None:
+    """A momentary step, under an id of momentary callers or of streams, that may begin or end its session."""
+    stream = next(world.calls)
+    name = world.sessions[index][0].id if index in world.sessions and len(values) > 4 else f"sequence-{index}"
+    seqs = [NO_SEQ if seq is None else seq]
+    world.owners[stream, 0] = -stream, 0  # what it answers belongs to any session of that id
+    world.left.add((stream, 0))
+    world.call_many([name], seqs, [values], stream=stream, starts=[start], ends=[end])
+    world.asked[stream, 0] = list(range(10_000))
+    world.lengths[stream] = len(values)
+
+
+def _caller_gone(world: World) -> None:
+    """The newest momentary caller stops listening."""
+    if world.lengths:
+        stream, _ = world.lengths.popitem()
+        world.end_stream(stream)
 
 
 def _open(world: World, index: int, stream: int) -> None:
@@ -225,6 +251,8 @@ ACTIONS: dict[str, Any] = {
     "detach": _detach,
     "end stream": _end_stream,
     "call": _call,
+    "sequence": _sequence,
+    "caller gone": _caller_gone,
     "open": _open,
     "clock": lambda world, seconds: world.clock.advance(seconds),
     "turn": World.listen,

@@ -76,6 +76,17 @@ def test_a_repeat_that_ends_ends_the_session() -> None:
     assert closed(h) == {Ending.CLOSED: 2}
 
 
+def test_a_new_step_behind_a_repeat_that_ends_is_not_applied() -> None:
+    """Though the repeat needs no launch, and the step could be in this turn's."""
+    h = Harness()
+    step(h, 1.0, seq=0, start=True)
+    h.turn()
+    step(h, 1.0, seq=0, end=True, tag=1)
+    step(h, 2.0, tag=2)
+    assert h.turn() == [Answer(CALLER, 1, 0, 1, (1.0,)), Refusal(CALLER, 2, 1, 1, Reason.SESSION_CLOSED, 0)]
+    assert h.engine.stats().steps == 1
+
+
 def test_an_unnumbered_end_is_not_kept() -> None:
     """Its repeat could be anything."""
     h = Harness()
