@@ -75,7 +75,7 @@ async def test_a_model_that_is_not_served_is_not_ready(models: FrontDoor) -> Non
     assert not (await ask(models, "ModelReady", name="c")).ready
     code, message = await refusal(models, "ModelReady", name="a", version="newest")
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith("version: expected a number")
+    assert message.startswith("INVALID_ARGUMENT: version: expected a number")
 
 
 async def test_the_server_says_which_extensions_it_has(models: FrontDoor) -> None:
@@ -100,7 +100,7 @@ async def test_unknown_models_are_not_found(models: FrontDoor, method: str) -> N
     """The error names what is served; a version that is none is refused by its field."""
     assert await refusal(models, method, name="c") == (
         grpc.StatusCode.NOT_FOUND,
-        "model: 'c' is not served; served: a, b",
+        "MODEL_NOT_FOUND: model: 'c' is not served; served: a, b",
     )
     assert (await refusal(models, method, name="a", version="2"))[0] is grpc.StatusCode.NOT_FOUND
     assert (await refusal(models, method, name="a", version="v1"))[0] is grpc.StatusCode.INVALID_ARGUMENT
@@ -123,7 +123,10 @@ async def test_statistics_of_one_model_or_of_all(models: FrontDoor) -> None:
     assert await named() == [("a", "1"), ("b", "1")]
     assert await named(name="b") == await named(name="b", version="1") == [("b", "1")]
     code, message = await refusal(models, "ModelStatistics", version="1")
-    assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, "version: expected none without a name, got '1'")
+    assert (code, message) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_ARGUMENT: version: expected none without a name, got '1'",
+    )
 
 
 async def test_the_index_tells_which_models_are_ready(models: FrontDoor) -> None:
@@ -143,7 +146,7 @@ async def test_there_is_one_repository(models: FrontDoor) -> None:
     """It has no name to ask for."""
     code, message = await refusal(models, "RepositoryIndex", repository_name="/models")
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith("repository_name: expected none")
+    assert message.startswith("INVALID_ARGUMENT: repository_name: expected none")
 
 
 def test_models_are_known_before_they_are_warm() -> None:
@@ -160,7 +163,10 @@ async def test_calls_without_a_counterpart_say_what_to_do_instead(front: FrontDo
     call = front.channel.unary_unary(f"/{SERVICE}/{method}", bytes, bytes)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"")
-    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, f"{method}: {ABSENT[method]}")
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.UNIMPLEMENTED,
+        f"NOT_IMPLEMENTED: {method}: {ABSENT[method]}",
+    )
 
 
 async def test_calls_are_counted_with_their_codes(front: FrontDoor) -> None:
@@ -177,7 +183,7 @@ async def test_an_unknown_exception_tells_nothing(front: FrontDoor, monkeypatch:
         raise ValueError("password is swordfish")
 
     monkeypatch.setattr(Models, "find", leak)
-    assert await refusal(front, "ModelConfig", name="counter") == (grpc.StatusCode.INTERNAL, "internal error")
+    assert await refusal(front, "ModelConfig", name="counter") == (grpc.StatusCode.INTERNAL, "ENGINE_FAILED: internal error")
 
 
 async def test_calls_are_bounded() -> None:
@@ -189,7 +195,7 @@ async def test_calls_are_bounded() -> None:
         step = StepRequest(model="counter", session_id="s", secret=opened.secret, inputs={"x": Values(numbers=[1.0])})
         waiting = asyncio.ensure_future(front.inference.Step(step))
         await wait_for(gate.reached)
-        assert await refusal(front, "ServerReady") == (grpc.StatusCode.RESOURCE_EXHAUSTED, "all 1 calls are in use")
+        assert await refusal(front, "ServerReady") == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL: all 1 calls are in use")
         gate.open()
         await waiting
         assert (await ask(front, "ServerReady")).ready

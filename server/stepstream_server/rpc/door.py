@@ -54,14 +54,23 @@ class ModelDoor:
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
+        self._said: list[Command] = []  # since the loop began its round
 
     def open(self, door: Door) -> None:
         """Connects to the engine."""
         self._door = door
 
     def submit(self, command: Command) -> None:
-        """Passes a command on. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
-        self._door.submit(command)
+        """Passes a command on, behind those before it, once the loop has been through all that is ready now: what came
+        together is then together in a turn, where a command passed on at once would begin a turn of its own.
+
+        Raises ServerFault(ENGINE_FAILED) once the engine has stopped.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._said:
+            self._loop.call_soon(self._pass_in)
+        self._said.append(command)
 
     def listen(self, stream: int, listener: Listener) -> None:
         """From now on outcomes for this stream go to the listener."""
@@ -72,8 +81,9 @@ class ModelDoor:
     def leave(self, stream: int) -> None:
         """Nothing more is wanted for this stream: its queued steps are dropped, its sessions detached."""
         if self._listeners.pop(stream, None) is not None:
-            with contextlib.suppress(ServerFault):
-                self._door.submit(StreamEnded(stream))
+            with contextlib.suppress(StepStreamError):
+                self.submit(StreamEnded(stream))
+                self._pass_in()  # at once: what it drops shall not run meanwhile
 
     def forget(self, stream: int) -> None:
         """A momentary call has all its outcomes."""
@@ -114,6 +124,12 @@ class ModelDoor:
     def fail(self, error: StepStreamError) -> None:
         """On the engine's thread."""
         self._wake(lambda: self._tell_all(error))
+
+    def _pass_in(self) -> None:
+        said, self._said = self._said, []
+        with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
+            for command in said:
+                self._door.submit(command)
 
     def _wake(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,13 +17,14 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 Streaming: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
+Translate = Callable[[StepStreamError], StepStreamError]  # into a protocol's own words
 OnCall = Callable[[str, str, str], None]  # service, method, name of the status code
 
 
 class Boundary(grpc.aio.ServerInterceptor):
     """The last place that sees an exception before gRPC does."""
 
-    def __init__(self, services: Collection[str], on_call: OnCall, max_calls: int) -> None:
+    def __init__(self, services: Mapping[str, Translate], on_call: OnCall, max_calls: int) -> None:
         self._services = services  # ours, by their names on the wire
         self._on_call = on_call
         self._max_calls = max_calls  # other than streams, which have a limit of their own
@@ -80,7 +81,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             yield
             code = grpc.StatusCode.OK
         except Exception as error:
-            status = call_status(_known(error, method))
+            status = call_status(self._services[service](_known(error, method)))
             code = status.code
             await context.abort_with_status(status)
         finally:

@@ -16,10 +16,11 @@ from stepstream_proto.v1 import (
 )
 from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.health import Health
-from stepstream_server.rpc.interceptors import Boundary, OnCall
+from stepstream_server.rpc.interceptors import Boundary, OnCall, Translate
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip import service as oip
 from stepstream_server.rpc.oip.catalogue import Catalogue, ReadTotals
+from stepstream_server.rpc.oip.responses import translate
 from stepstream_server.rpc.services import InferenceService, ModelService
 from stepstream_server.rpc.session_service import SessionService
 from stepstream_server.rpc.streams import Streams
@@ -29,14 +30,15 @@ SERVICES = [  # of the contract
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 ]
-_OURS = [*SERVICES, oip.NAME]
+# All that are ours, and how each protocol puts an error.
+_OURS: dict[str, Translate] = {**dict.fromkeys(SERVICES, lambda error: error), oip.NAME: translate}
 
 
 class RpcServer:
     """A front door that listens. Models appear in it when they are published."""
 
     def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, totals: ReadTotals, version: str) -> None:
-        self.health = Health(_OURS)
+        self.health = Health(list(_OURS))
         self.streams = Streams(models, settings)
         self._models = models
         self._settings = settings

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.caller import complete
 from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
@@ -20,7 +20,7 @@ from stepstream_server.rpc.oip.absent import ABSENT
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import decode_request
-from stepstream_server.rpc.oip.responses import encode_response, translate
+from stepstream_server.rpc.oip.responses import encode_response
 from stepstream_server.rpc.oip.stream import InferStream, wants_grpc_errors
 from stepstream_server.rpc.streams import Streams
 
@@ -41,13 +41,10 @@ class InferenceCalls:
 
     async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
         arrival, left = time.monotonic(), context.time_remaining()
-        try:
-            decoded = decode_request(request, self._layouts)
-            deadline = arrival + (self._step_timeout_seconds if left is None else left)
-            outcomes = await complete(decoded.layout.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
-            return encode_response(decoded, outcomes, self._layouts)
-        except StepStreamError as error:
-            raise translate(error) from error
+        decoded = decode_request(request, self._layouts)
+        deadline = arrival + (self._step_timeout_seconds if left is None else left)
+        outcomes = await complete(decoded.layout.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
+        return encode_response(decoded, outcomes, self._layouts)
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context

@@ -125,8 +125,8 @@ class InferStream:
         return place.response, place.credits
 
     def _fail(self, place: _Place, id: str, error: StepStreamError) -> None:
-        place.error = translate(error)
-        self._fill(place, encode_failure(id, place.error))
+        place.error = error
+        self._fill(place, encode_failure(id, translate(error)))
 
     def _fill(self, place: _Place, response: bytes) -> None:
         place.response = response
