@@ -175,3 +175,21 @@ async def test_a_version_may_be_chosen(triton: Triton, client: Client, version: 
     same_bits(answers, await steps(client, "pair", values, served))
     assert {answer.model for answer in answers} == {("pair", str(served))}
     assert [each.version async for each in client.list_sessions("pair")] == [served]
+
+
+async def test_a_sequence_outlives_a_stream_that_is_cut(triton: Triton, client: Client) -> None:
+    """What was under way is applied up to some step, without a hole; the sequence goes on from there on another stream."""
+    values = np.sin(np.arange(200) / 5).tolist()
+    requests = [replace(request, end=False) for request in sequence(5, *values)]
+    await triton.infer("cut", requests, at_once=True)
+    answer = await triton.one(Request("ecg", [reading(0.5)], 5), "aio_stream")
+    assert 1 <= answer.seq <= 200
+    same_bits([answer], (await steps(client, "ecg", [*values[: answer.seq], 0.5]))[-1:])
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("way", ["sync", "aio"])
+async def test_requests_may_be_compressed(triton: Triton, client: Client, way: Way, algorithm: str) -> None:
+    """As the client can be told to."""
+    (answers,) = await triton.infer(way, [replace(request, compression=algorithm) for request in sequence(5, *READINGS)])
+    same_bits(answers, await steps(client, "ecg", READINGS))

@@ -37,6 +37,8 @@ DEFAULTS = {
 def arguments(request: Json) -> Json:
     """A request's arguments, as every call of `tritonclient` takes them."""
     plain = {name: request[name] for name in request if name in DEFAULTS or name == "model_name"}
+    if request.get("compression"):
+        plain["compression_algorithm"] = request["compression"]
     plain["inputs"] = [_input(tensor) for tensor in request["inputs"]]
     if request.get("outputs"):
         plain["outputs"] = [triton.InferRequestedOutput(name) for name in request["outputs"]]
@@ -160,6 +162,17 @@ def stream(client: triton.InferenceServerClient, requests: list[Json], at_once: 
     return answers
 
 
+def cut(client: triton.InferenceServerClient, requests: list[Json], at_once: bool, headers: Json) -> list[Json]:
+    """A stream that is cancelled after its first answer, with all the other requests under way."""
+    heard: SimpleQueue[Json] = SimpleQueue()
+    client.start_stream(callback=lambda result, error: heard.put(told(result, error)), headers=headers)
+    for request in requests:
+        client.async_stream_infer(**arguments(request))
+    first = heard.get()
+    client.stop_stream(cancel_requests=True)
+    return [first]
+
+
 async def unary_aio(client: aio.InferenceServerClient, requests: list[Json], at_once: bool, headers: Json) -> list[Json]:
     """`infer` of the asynchronous client, one after the other or all at once."""
 
@@ -200,7 +213,7 @@ def infer(address: str, way: str, lanes: list[list[Json]], at_once: bool, header
     """Each lane's requests by a client of its own, all lanes at the same time."""
     if way in ("aio", "aio_stream"):
         return asyncio.run(_infer_aio(address, unary_aio if way == "aio" else stream_aio, lanes, at_once, headers))
-    play = {"sync": unary, "sync_stream": stream}[way]
+    play = {"sync": unary, "sync_stream": stream, "cut": cut}[way]
 
     def lane(requests: list[Json]) -> list[Json]:
         with triton.InferenceServerClient(address) as client:

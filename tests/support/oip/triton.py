@@ -19,7 +19,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 MOST_BYTES = 1 << 26  # of a line
 
 Array = NDArray[Any]
-Way = Literal["sync", "sync_stream", "aio", "aio_stream"]
+Way = Literal["sync", "sync_stream", "aio", "aio_stream", "cut"]
 WAYS: tuple[Way, ...] = ("sync", "sync_stream", "aio", "aio_stream")
 STREAMS: tuple[Way, ...] = ("sync_stream", "aio_stream")
 DATATYPES = {"<f4": "FP32", "<f8": "FP64", "<f2": "FP16", "<i8": "INT64", "<i4": "INT32", "|b1": "BOOL"}
@@ -59,6 +59,7 @@ class Request:
     outputs: Sequence[str] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     timeout: int | None = None  # microseconds
+    compression: str = ""  # "gzip" or "deflate"; not on streams
     patch: Mapping[str, Any] | None = None  # JSON of what the message is to hold besides
 
     def told(self) -> dict[str, Any]:
@@ -74,6 +75,7 @@ class Request:
             "sequence_start": self.start,
             "sequence_end": self.end,
             "timeout": self.timeout,
+            "compression": self.compression,
             "parameters": parameters,
         }
         return request if self.patch is None else {**request, "patch": self.patch}
