@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from stepstream import Client
 from stepstream_server.app import Bound
 from stepstream_server.bundles import write
 from support.models import random_model
-from support.oip.triton import Triton, tritonclient
+from support.oip.process import Driver, Drivers
+from support.oip.triton import Triton
 from support.server import serving
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,22 @@ async def client(bound: Bound) -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def drivers() -> Iterator[Drivers]:
+    """Processes with `tritonclient`."""
+    drivers = Drivers()
+    yield drivers
+    drivers.end()
+
+
 @pytest.fixture
-async def triton(bound: Bound) -> AsyncIterator[Triton]:
+async def driver(drivers: Drivers) -> AsyncIterator[Driver]:
+    """One of them."""
+    async with drivers.one() as driver:
+        yield driver
+
+
+@pytest.fixture
+def triton(driver: Driver, bound: Bound) -> Triton:
     """Somebody else's client."""
-    async with tritonclient(bound.listen) as triton:
-        yield triton
+    return Triton(driver, bound.listen)

@@ -12,19 +12,23 @@ import pytest
 from support.front_door import wait_for
 from support.gated_server import running
 from support.health import NOT_SERVING, SERVING, Watch
-from support.oip.triton import Request, Tensor, sequence, tritonclient
+from support.oip.process import Drivers
+from support.oip.triton import Request, Tensor, Triton, sequence
 
 START, STEP = (Request("pair", [Tensor("x", np.ones((1, 2), "<f4"))], 5, start=start) for start in (True, False))
 
 
-async def test_a_draining_server_answers_what_it_has_and_takes_no_more(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_draining_server_answers_what_it_has_and_takes_no_more(
+    drivers: Drivers, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is alive and not ready; starts, steps and streams are refused with a status that says: elsewhere, or later."""
     async with (
         running(models, monkeypatch) as server,
-        tritonclient(server.bound.listen) as triton,
-        tritonclient(server.bound.listen) as other,
+        drivers.one() as driver,
+        drivers.one() as another,
         grpc.aio.insecure_channel(server.bound.listen) as channel,
     ):
+        triton, other = Triton(driver, server.bound.listen), Triton(another, server.bound.listen)
         assert (await other.one(START)).error == ""
         readiness = Watch(channel, "readiness")
         assert await readiness.status() == SERVING

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from stepstream import Client
-from support.oip.triton import STREAMS, Answer, Request, Tensor, Triton, Way, reading, sequence, tritonclient
+from support.oip.process import Driver
+from support.oip.triton import STREAMS, Answer, Request, Tensor, Triton, Way, reading, sequence
 from support.oip.waiting import expired
 from support.server import serving
 
@@ -193,9 +194,10 @@ async def test_an_id_may_be_used_again(triton: Triton) -> None:
     assert [answer.seq for answer in answers] == [0, 0, 1, 0]
 
 
-async def test_an_idle_sequence_expires(models: Path) -> None:
+async def test_an_idle_sequence_expires(driver: Driver, models: Path) -> None:
     """And says so, unlike one that was never started; a start makes another."""
-    async with serving(models, engine={"idle_ttl_seconds": 0.05}) as bound, tritonclient(bound.listen) as triton:
+    async with serving(models, engine={"idle_ttl_seconds": 0.05}) as bound:
+        triton = Triton(driver, bound.listen)
         assert (await triton.one(START)).seq == 0
         await expired(bound.listen)
         answer = await triton.one(STEP)
@@ -203,9 +205,10 @@ async def test_an_idle_sequence_expires(models: Path) -> None:
         assert (await triton.one(START)).seq == 0
 
 
-async def test_a_full_server_refuses_starts(models: Path) -> None:
+async def test_a_full_server_refuses_starts(driver: Driver, models: Path) -> None:
     """Those of new sequences alone: who is there goes on, or begins again."""
-    async with serving(models, engine={"capacity": 2}) as bound, tritonclient(bound.listen) as triton:
+    async with serving(models, engine={"capacity": 2}) as bound:
+        triton = Triton(driver, bound.listen)
         starts = [replace(START, sequence=id) for id in (1, 2, 3, 2)]
         (answers,) = await triton.infer("sync", [*starts, replace(STEP, sequence=1, end=True), starts[2]])
         assert [answer.status for answer in answers] == [None, None, "RESOURCE_EXHAUSTED", None, None, None]

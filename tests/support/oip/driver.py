@@ -1,4 +1,4 @@
-"""Drives an unmodified `tritonclient`: commands as JSON lines on stdin, what the server answered as JSON lines on stdout.
+"""Drives an unmodified `tritonclient`: commands as JSON lines on stdin, what a server answered as JSON lines on stdout.
 
 A process of its own, as a user's would be: it knows nothing of StepStream, not even its messages.
 """
@@ -248,13 +248,13 @@ async def _call_aio(address: str, name: str, given: Json) -> Any:
         return await getattr(client, name)(**given)
 
 
-def main(address: str) -> None:
+def main() -> None:
     """Answers commands until stdin ends."""
     for line in sys.stdin:
         command = json.loads(line)
         do = infer if command.pop("do") == "infer" else call
-        print(json.dumps(do(address, **command)), flush=True)
+        print(json.dumps(do(**command)), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

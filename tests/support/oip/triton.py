@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-DRIVER = Path(__file__).with_name("driver.py")
-MOST_BYTES = 1 << 26  # of a line
+from support.oip.process import Driver
 
 Array = NDArray[Any]
 Way = Literal["sync", "sync_stream", "aio", "aio_stream", "cut"]
@@ -119,10 +113,11 @@ class Refused(Exception):
 
 
 class Triton:
-    """A process with `tritonclient`, which does one thing after the other."""
+    """`tritonclient`, talking to one server; it does one thing after the other."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, driver: Driver, address: str) -> None:
+        self._driver = driver
+        self._address = address
 
     async def infer(
         self, way: Way, *lanes: Sequence[Request], at_once: bool = False, headers: Mapping[str, str] | None = None
@@ -130,7 +125,7 @@ class Triton:
         """Each lane's requests by a client of its own; at_once: without waiting for answers. Outcomes by lane, in the order in
         which they came on a stream, in the order of the requests otherwise."""
         told = [[request.told() for request in lane] for lane in lanes]
-        done = await self._do({"do": "infer", "way": way, "lanes": told, "at_once": at_once, "headers": dict(headers or {})})
+        done = await self._do(do="infer", way=way, lanes=told, at_once=at_once, headers=dict(headers or {}))
         return [[_answer(each) for each in lane] for lane in done]
 
     async def one(self, request: Request, way: Way = "sync") -> Answer:
@@ -140,36 +135,14 @@ class Triton:
 
     async def call(self, name: str, /, way: Literal["sync", "aio"] = "sync", **given: Any) -> Any:
         """A method of the client by its name. Raises Refused."""
-        done = await self._do({"do": "call", "way": way, "name": name, "given": given})
+        done = await self._do(do="call", way=way, name=name, given=given)
         if "error" in done:
             answer = _answer(done)
             raise Refused(f"{answer.status}: {answer.error}")
         return done["value"]
 
-    async def _do(self, command: Mapping[str, Any]) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(command).encode() + b"\n")
-        await self._process.stdin.drain()
-        line = await self._process.stdout.readline()
-        assert line, "the process with tritonclient has ended: its stderr tells why"
-        return json.loads(line)
-
-
-@asynccontextmanager
-async def tritonclient(address: str) -> AsyncIterator[Triton]:
-    """A process with `tritonclient` that talks to a server, until the block ends; fails if it does not end well."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", str(DRIVER), address, stdin=pipe, stdout=pipe, limit=MOST_BYTES
-    )
-    try:
-        yield Triton(process)
-        await process.communicate(b"")
-        assert process.returncode == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    async def _do(self, **command: Any) -> Any:
+        return await self._driver.do({"address": self._address, **command})
 
 
 # Requests ------------------------------------------------------------------------------------------------------------
