@@ -20,7 +20,7 @@ from stepstream_server.spec import ModelSpec
 _ROW_BYTES = 20  # of the columns of one row: handle 4, first_seq 8, length 4, kept 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """A turn's answers of one model, as the contract writes them."""
 
@@ -34,6 +34,15 @@ class Turn:
     all_step_bytes: int  # of all outputs together
     single: bool  # every row is one step long
     complete: bool  # every step of every row has outputs
+    _rows: list[tuple[int, int, int, int]] | None = None
+
+    def rows(self) -> list[tuple[int, int, int, int]]:
+        """Tag, first number, length and steps with outputs of each row, for who looks at them one by one; made once."""
+        if self._rows is None:
+            answers = self.answers
+            columns = (answers.tags, answers.first_seqs, answers.lengths, answers.kept)
+            self._rows = list(zip(*[column.tolist() for column in columns], strict=True))
+        return self._rows
 
 
 class Piece(NamedTuple):

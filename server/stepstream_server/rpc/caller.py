@@ -7,7 +7,6 @@ is still queued when it leaves is dropped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 
 from stepstream_server.engine.ports import Call, Detached, RowErrors
 from stepstream_server.errors import StepStreamError
@@ -36,26 +35,20 @@ class Outcome:
 
 
 class Asked:
-    """One request: `on_done` is called when all of its rows have their outcomes."""
+    """One request: `done` is called when all of its rows have their outcomes."""
 
-    __slots__ = ("_left", "_on_done", "outcomes")
+    __slots__ = ("_left", "outcomes")
 
-    def __init__(self, lengths: Sequence[int], on_done: Callable[[], None]) -> None:
-        self.outcomes = [Outcome(steps) for steps in lengths]
-        self._left = len(lengths)
-        self._on_done = on_done
+    def __init__(self, rows: int, steps: int) -> None:
+        """steps: of each row."""
+        self.outcomes = [Outcome(steps) for _ in range(rows)]
+        self._left = rows
 
-    def _count(self, outcome: Outcome, steps: int) -> bool:
-        """Whether the row has all of its outcomes now."""
-        outcome.left -= steps
-        if outcome.left > 0:
-            return False
-        self._left -= 1
-        if not self._left:
-            self._on_done()
-        return True
+    def done(self) -> None:
+        """All outcomes are there. Must not raise."""
 
     def answered(self, row: int, first_seq: int, steps: int, outputs: tuple[bytes, ...]) -> bool:
+        """Whether the row has all of its outcomes now."""
         outcome = self.outcomes[row]
         if not outcome.outputs:
             outcome.first_seq = first_seq
@@ -63,9 +56,19 @@ class Asked:
         return self._count(outcome, steps)
 
     def refused(self, row: int, steps: int, error: StepStreamError) -> bool:
+        """The same for steps that were refused or failed."""
         outcome = self.outcomes[row]
         outcome.error = outcome.error or error
         return self._count(outcome, steps)
+
+    def _count(self, outcome: Outcome, steps: int) -> bool:
+        outcome.left -= steps
+        if outcome.left > 0:
+            return False
+        self._left -= 1
+        if not self._left:
+            self.done()
+        return True
 
 
 class Caller:
@@ -85,14 +88,14 @@ class Caller:
         self._next_tag = first + count
         return first
 
-    def ask(self, door: ModelDoor, call: Call, asked: Asked) -> None:
+    def ask(self, door: ModelDoor, call: Call, first_tag: int, asked: Asked) -> None:
         """Submits a call under this caller's number, with tags from `take_tags`. Raises StepStreamError."""
         if door not in self._doors:
             door.listen(self.number, self)
             self._doors.add(door)
         door.submit(call)
-        for row, tag in enumerate(call.tags.tolist()):
-            self._rows[tag] = (asked, row)
+        for row in range(len(asked.outcomes)):
+            self._rows[first_tag + row] = (asked, row)
 
     def leave(self) -> None:
         """Nothing more is wanted: what is still queued is dropped."""
@@ -105,13 +108,10 @@ class Caller:
         self._rows.clear()
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
-        answers, sizes = piece.turn.answers, piece.turn.step_bytes
-        rows = slice(piece.first, piece.last)
-        columns = (each[rows].tolist() for each in (answers.tags, answers.first_seqs, answers.lengths, answers.kept))
-        start = piece.kept_first
-        for tag, first_seq, length, kept in zip(*columns, strict=True):
+        turn, start = piece.turn, piece.kept_first
+        for tag, first_seq, length, kept in turn.rows()[piece.first : piece.last]:
             end = start + kept
-            outputs = tuple([data[size * start : size * end] for data, size in zip(piece.turn.outputs, sizes, strict=True)])
+            outputs = tuple([data[size * start : size * end] for data, size in zip(turn.outputs, turn.step_bytes, strict=True)])
             start = end
             asked, row = self._rows[tag]
             if asked.answered(row, first_seq, length, outputs):
@@ -132,13 +132,29 @@ class Caller:
             asked.refused(row, asked.outcomes[row].left, error)
 
 
+class _Awaited(Asked):
+    """A request that somebody waits for."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, rows: int, steps: int) -> None:
+        super().__init__(rows, steps)
+        self._event = asyncio.Event()
+
+    def done(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> list[Outcome]:
+        await self._event.wait()
+        return self.outcomes
+
+
 async def complete(door: ModelDoor, call: Call) -> list[Outcome]:
-    """Asks by a caller of its own, under the call's stream, and waits for the outcomes of all rows. Raises StepStreamError."""
-    done = asyncio.Event()
-    caller, asked = Caller(call.stream), Asked(call.lengths.tolist(), done.set)
+    """Asks by a caller of its own, under the call's stream, and waits for the outcomes of its rows, which are equally long
+    and have tags from 0 on. Raises StepStreamError if it cannot be asked."""
+    caller, asked = Caller(call.stream), _Awaited(len(call.ids), int(call.lengths[0]))
     try:
-        caller.ask(door, call, asked)
-        await done.wait()
+        caller.ask(door, call, 0, asked)
+        return await asked.wait()
     finally:
         caller.leave()
-    return asked.outcomes

@@ -24,15 +24,27 @@ _OBJECT_BYTES = 512  # that hold a response in memory, beside its bytes
 _GRPC_ERRORS = "triton_grpc_error"  # of a call's metadata: the first error ends the call, with its status
 
 
-class _Place:
-    """A request's place among the responses."""
+class _Place(Asked):
+    """A request's place among the responses; it keeps what the response is made of until then."""
 
-    __slots__ = ("credits", "error", "response")
+    __slots__ = ("_stream", "credits", "error", "id", "request", "response")
 
-    def __init__(self) -> None:
-        self.credits = 1
+    def __init__(self, stream: InferStream, id: str, request: Request | None) -> None:
+        """request: None if it was not understood."""
+        self._stream = stream
+        self.id = id
+        self.request = request
         self.response: bytes | None = None  # None: not ready
         self.error: StepStreamError | None = None
+        if request is None:
+            super().__init__(0, 0)
+            self.credits = 1
+        else:
+            super().__init__(request.layout.rows, request.layout.steps)
+            self.credits = request.layout.credits
+
+    def done(self) -> None:
+        self._stream.answer(self)
 
 
 class InferStream:
@@ -92,26 +104,33 @@ class InferStream:
         self._places.clear()
         self._hold(-self._held_bytes)
 
-    def _take(self, message: oip_pb2.ModelInferRequest) -> None:
-        place, arrival = _Place(), self._clock()
-        self._places.append(place)
-        try:
-            self._ask(place, decode_request(message, self._layouts), arrival)
-        except StepStreamError as error:
-            self._fail(place, message.id, error)
-        self._credits.take(place.credits)
-
-    def _ask(self, place: _Place, request: Request, arrival: float) -> None:
-        def answer() -> None:
+    def answer(self, place: _Place) -> None:
+        """All that a response is made of is there."""
+        if place.request is not None:
             try:
-                self._fill(place, encode_response(request, asked.outcomes, self._layouts))
+                self._fill(place, encode_response(place.request, place.outcomes, self._layouts))
             except StepStreamError as error:
-                self._fail(place, request.id, error)
+                self._fail(place, error)
 
-        layout, caller = request.layout, self._caller
-        place.credits = layout.credits
-        asked = Asked([layout.steps] * layout.rows, answer)
-        caller.ask(layout.door, request.call(caller.number, caller.take_tags(layout.rows), arrival, _FOREVER), asked)
+    def _take(self, message: oip_pb2.ModelInferRequest) -> None:
+        arrival, caller = self._clock(), self._caller
+        try:
+            request = decode_request(message, self._layouts)
+        except StepStreamError as error:
+            self._fail(self._enter(_Place(self, message.id, None)), error)
+            return
+        place = self._enter(_Place(self, request.id, request))
+        try:
+            first_tag = caller.take_tags(request.layout.rows)
+            caller.ask(request.layout.door, request.call(caller.number, first_tag, arrival, _FOREVER), first_tag, place)
+        except StepStreamError as error:
+            self._fail(place, error)
+
+    def _enter(self, place: _Place) -> _Place:
+        """Takes its place behind the requests before it."""
+        self._places.append(place)
+        self._credits.take(place.credits)
+        return place
 
     def _next(self) -> tuple[bytes, int] | None:
         """The response whose turn it is, if it is ready. Raises StepStreamError where errors end the call."""
@@ -124,9 +143,9 @@ class InferStream:
         self._hold(-len(place.response) - _OBJECT_BYTES)
         return place.response, place.credits
 
-    def _fail(self, place: _Place, id: str, error: StepStreamError) -> None:
+    def _fail(self, place: _Place, error: StepStreamError) -> None:
         place.error = error
-        self._fill(place, encode_failure(id, translate(error)))
+        self._fill(place, encode_failure(place.id, translate(error)))
 
     def _fill(self, place: _Place, response: bytes) -> None:
         place.response = response
