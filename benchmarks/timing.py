@@ -34,7 +34,7 @@ class Effort:
 
 FULL = Effort(7, 1.5, 0.4, 0.1, (1, 16, 64, 256, 1000), (1, 16, 256), 100_000, 9, 5, 5, 10_000_000, 3, 400)
 QUICK = Effort(3, 0.4, 0.2, 0.05, (1, 64, 1000), (), 100_000, 3, 2, 1, 1_000_000, 1, 200)
-SMOKE = Effort(1, 0.1, 0.02, 0.002, (1, 16), (), 300, 1, 1, 1, 100_000, 1, 60)  # only whether it works: no figures
+SMOKE = Effort(1, 0.1, 0.02, 0.002, (1, 16), (), 300, 1, 1, 1, 100_000, 1, 150)  # only whether it works: no figures
 
 
 def interleave(runs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

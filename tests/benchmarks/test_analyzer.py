@@ -11,7 +11,7 @@ from benchmarks.analyzer import AnalyzerPlan, analyze, read_report
 from benchmarks.process import Server
 from support.perf_analyzer import require_perf_analyzer
 
-WINDOW_MS = 50
+WINDOW_MS = 100
 
 
 def plan(target: Server, **changes: int | bool) -> AnalyzerPlan:

@@ -16,7 +16,7 @@ from support.perf_analyzer import require_perf_analyzer
 from support.process import ServerProcess, server_process
 
 SEQUENCES = ("--sequence-length", "10", "--sequence-length-variation", "50")
-WINDOWS = ("-p", "60", "-r", "3", "-s", "1000")  # three short ones, whatever they differ by
+WINDOWS = ("-p", "150", "-r", "3", "-s", "1000")  # three short ones, whatever they differ by
 
 
 async def analyze(server: ServerProcess, *flags: str) -> int:
@@ -40,7 +40,7 @@ async def analyze(server: ServerProcess, *flags: str) -> int:
     [
         ("--streaming", "--concurrency-range", "8"),
         ("--concurrency-range", "8"),
-        ("--streaming", "--request-rate-range", "500", "--num-of-sequences", "8", "--sequence-id-range", "1:17"),
+        ("--streaming", "--request-rate-range", "200", "--num-of-sequences", "8", "--sequence-id-range", "1:17"),
     ],
     ids=["streams", "unary", "rate, ids used again"],
 )
