@@ -167,7 +167,7 @@ class Admission:
             full |= kept > 0
         return full
 
-    def _append(self, rows: Rows, kind: Kind, reason: Reason | None = None) -> None:
+    def _append(self, rows: Rows, kind: int, reason: Reason | None = None) -> None:
         """Appends rows that need no inputs."""
         rows["kind"], rows["reason"] = kind, reason or 0
         self._backlog.append(rows)

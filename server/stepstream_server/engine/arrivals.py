@@ -24,7 +24,7 @@ def join(commands: Sequence[tuple[int, Block]] | Sequence[tuple[int, Call]]) -> 
     rows["offset"] = np.cumsum(lengths) - lengths
     rows["tag"] = concatenate([command.tags for command in only])
     rows["stream"] = _spread([stream for stream, _ in commands], counts)
-    rows["keep"] = _spread([command.keep for command in only], counts)
+    rows["keep"] = _spread([int(command.keep) for command in only], counts)
     rows["arrival"] = _spread([command.arrival for command in only], counts)
     rows["deadline"] = _spread([command.deadline for command in only], counts)
     inputs = tuple(concatenate(parts) for parts in zip(*(command.inputs for command in only), strict=True))

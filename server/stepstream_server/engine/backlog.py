@@ -6,9 +6,8 @@ out, whatever a row asks for, so outcomes come in input order: steps to apply, r
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +19,13 @@ from stepstream_server.spec import TensorSpec
 Rows = NDArray[Any]  # structured, dtype ROW
 
 
-class Kind(enum.IntEnum):
-    """What a row is waiting for."""
+class Kind:
+    """What a row is waiting for. Plain numbers: numpy compares arrays with them five times as fast as with an Enum's."""
 
-    APPLY = 0  # its next step to be computed
-    RESET = 1  # the state to be zeroed
-    REPEAT = 2  # to be answered from the cache: it was applied, or is pending in front of this row
-    REFUSE = 3  # to be told its reason
+    APPLY: Final = 0  # its next step to be computed
+    RESET: Final = 1  # the state to be zeroed
+    REPEAT: Final = 2  # to be answered from the cache: it was applied, or is pending in front of this row
+    REFUSE: Final = 3  # to be told its reason
 
 
 ROW = np.dtype(

@@ -18,6 +18,8 @@ from stepstream_server.engine.ports import Ints, Keep
 from stepstream_server.engine.table import SessionTable, Status
 from stepstream_server.errors import Reason
 
+KEEP_ALL, KEEP_LAST = int(Keep.ALL), int(Keep.LAST)  # numpy compares with plain numbers
+
 
 class Ledger:
     """The only writer of `admitted`, `acked`, `released` and `kept`, but for admission, settling, and sessions just opened."""
@@ -98,7 +100,8 @@ class Ledger:
 
 def to_keep(rows: Rows) -> Ints:
     """How many answers of each row with steps to apply will be kept in the cache: [n]."""
-    kept: Ints = np.where(rows["keep"] == Keep.ALL, rows["length"], rows["keep"] == Keep.LAST) * rows["cached"]
+    keep = rows["keep"]
+    kept: Ints = np.where(keep == KEEP_ALL, rows["length"], keep == KEEP_LAST) * rows["cached"]
     return kept
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog, Kind, Rows
-from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.ledger import KEEP_ALL, KEEP_LAST, Ledger
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Ints, Keep, Tensor, TurnReport
 from stepstream_server.engine.table import Last, SessionTable, Status
@@ -86,7 +86,7 @@ class Outcomes:
         self._table.next_seq[sessions] = first + length
         self._table.used_at[sessions] = now
         finishes = rows["length"] == length
-        kept = np.where(keep == Keep.ALL, length, (keep == Keep.LAST) & finishes)
+        kept = np.where(keep == KEEP_ALL, length, (keep == KEEP_LAST) & finishes)
         self._keep(rows, kept, outputs)
         if (last := rows["ends"] & finishes).any():
             for row in rows[last]:

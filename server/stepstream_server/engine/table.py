@@ -6,11 +6,10 @@ its row, its id and its secret, never a thread or a timer. A session number is u
 
 from __future__ import annotations
 
-import enum
 import secrets as tokens
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,13 +37,13 @@ HOW_ENDED = {
 }
 
 
-class Status(enum.IntEnum):
+class Status:
     """A session's life: FREE -> OPEN -> QUARANTINED -> RESETTING -> OPEN; closing leads to FREE from anywhere."""
 
-    FREE = 0
-    OPEN = 1
-    QUARANTINED = 2  # its last launch would have made it non-finite: only reset and close are accepted
-    RESETTING = 3  # quarantined, and a reset is pending: what comes behind it is admitted
+    FREE: Final = 0
+    OPEN: Final = 1
+    QUARANTINED: Final = 2  # its last launch would have made it non-finite: only reset and close are accepted
+    RESETTING: Final = 3  # quarantined, and a reset is pending: what comes behind it is admitted
 
 
 class Last(NamedTuple):
