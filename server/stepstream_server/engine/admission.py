@@ -39,8 +39,8 @@ class Admission:
 
     def valid(self, inputs: tuple[Tensor, ...], lengths: Ints) -> NDArray[np.bool_]:
         """Which rows consist of numbers that the model takes: [n]."""
-        valid = np.ones(len(inputs[0]), np.bool_)
-        for spec, values in zip(self._inputs, inputs, strict=True):
+        valid = _valid(self._inputs[0], inputs[0])
+        for spec, values in zip(self._inputs[1:], inputs[1:], strict=True):
             valid &= _valid(spec, values)
         if len(valid) == len(lengths):
             return valid
@@ -161,8 +161,9 @@ class Admission:
     def _overflow(self, steps: Ints, kept: Ints) -> NDArray[np.bool_]:
         """Which rows the server has no room for: [n]. The first that fit are served."""
         room = self._settings.max_pending_steps - self._backlog.steps
-        full: NDArray[np.bool_] = (steps > room) | (np.cumsum(steps * (steps <= room)) > room)
-        full &= steps > 0
+        full = np.zeros(len(steps), np.bool_)
+        if steps.sum() > room:
+            full |= ((steps > room) | (np.cumsum(steps * (steps <= room)) > room)) & (steps > 0)
         if self._cache.bytes_used >= self._settings.cache_bytes:
             full |= kept > 0
         return full

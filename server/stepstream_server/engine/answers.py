@@ -112,7 +112,7 @@ class AnswerCache:
         for offset in range(int((last - first).max(initial=0)) + 1):
             numbers = first + offset
             entries = numbers % self._ring_size
-            missing = np.flatnonzero((numbers <= last) & (self._ring[sessions, entries] == _NO_PAGE))
+            missing = ((numbers <= last) & (self._ring[sessions, entries] == _NO_PAGE)).nonzero()[0]
             if missing.size:
                 pages = self._take_pages(missing.size)
                 self._ring[sessions[missing], entries[missing]] = pages

@@ -99,7 +99,8 @@ class Backlog:
 
     def heads(self) -> Ints:
         """Positions of each session's first row, in order of arrival."""
-        return np.flatnonzero(self._table.firsts(self.rows["session"]))
+        heads: Ints = self._table.firsts(self.rows["session"]).nonzero()[0]
+        return heads
 
     def by_session(self, sessions: Sequence[int]) -> Iterator[Ints]:
         """Positions of each session's rows, in order of arrival."""

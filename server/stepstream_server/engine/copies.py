@@ -85,6 +85,8 @@ class Copies:
 
     def carry_out(self, now: float, report: TurnReport) -> None:
         """Answers whoever waited for a step that has been applied now, or that will not be."""
+        if not self._waiting:
+            return
         waiting, self._waiting = sorted(self._waiting, key=lambda each: each.at_seq), []  # an export may end its session
         for each in waiting:
             self._table.stop_at[each.session] = NEVER

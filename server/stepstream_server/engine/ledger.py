@@ -44,7 +44,7 @@ class Ledger:
         old, next_seq = table.acked[sessions], table.next_seq[sessions]
         new = np.maximum(old, np.minimum(counts, next_seq))
         released = new - old
-        sparse = np.flatnonzero(table.kept[sessions] != table.admitted[sessions] - old)  # some steps keep no outputs
+        sparse = (table.kept[sessions] != table.admitted[sessions] - old).nonzero()[0]  # some steps keep no outputs
         if sparse.size:
             released[sparse] = self._cache.count(sessions[sparse], old[sparse], new[sparse])
         table.kept[sessions] -= released

@@ -59,9 +59,10 @@ class Outcomes:
         """Settles what needs no computing. Returns the positions of the heads that do."""
         heads = self._backlog.heads()
         rows = self._backlog.rows
-        late = heads[(rows["kind"][heads] == Kind.APPLY) & (rows["deadline"][heads] <= now)]
-        if late.size:
-            self._fail(late, Reason.DEADLINE_EXCEEDED)
+        late = rows["deadline"][heads] <= now
+        if late.any():
+            late &= rows["kind"][heads] == Kind.APPLY
+            self._fail(heads[late], Reason.DEADLINE_EXCEEDED)
         special = heads[rows["kind"][heads] != Kind.APPLY]
         if not special.size and not self._touched:
             return heads  # none stands where a copy is to be taken: that was done when it came there

@@ -218,6 +218,8 @@ class SessionTable:
 
     def firsts(self, sessions: Ints) -> NDArray[np.bool_]:
         """Which entries are the first of their session: [n]. All of them are where no session occurs twice."""
+        if len(sessions) == 1:
+            return np.ones(1, np.bool_)
         positions = np.arange(len(sessions))
         self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first entry, stands
         first: NDArray[np.bool_] = self._position[sessions] == positions
