@@ -182,6 +182,8 @@ class Calls:
 
 def _flags(columns: Sequence[NDArray[np.bool_] | None], counts: Sequence[int]) -> NDArray[np.bool_]:
     """Columns of so many rows each, of which those may be missing that are false throughout."""
+    if all(column is None for column in columns):
+        return np.zeros(sum(counts), np.bool_)
     parts = zip(columns, counts, strict=True)
     return concatenate([np.zeros(count, np.bool_) if column is None else column for column, count in parts])
 
@@ -189,9 +191,11 @@ def _flags(columns: Sequence[NDArray[np.bool_] | None], counts: Sequence[int]) -
 def _rounds(ids: Sequence[str]) -> Iterator[Ints]:
     """Places of the ids, in rounds that have each id at most once: the first of each, then the second of each, and so on."""
     seen: Counter[str] = Counter()
-    numbers = np.zeros(len(ids), np.int64)
+    rounds: list[list[int]] = []
     for place, session_id in enumerate(ids):
-        numbers[place] = seen[session_id]
+        number = seen[session_id]
         seen[session_id] += 1
-    for number in range(int(numbers.max(initial=-1)) + 1):
-        yield np.flatnonzero(numbers == number)
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(place)
+    yield from map(np.array, rounds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -227,14 +226,14 @@ class Lifecycle:
         ending: Ending,
         now: float,
         report: TurnReport,
-        answers: Mapping[int, LastAnswer] = MappingProxyType({}),
+        answers: Mapping[int, LastAnswer] | None = None,
     ) -> None:
         """Ends distinct sessions. answers: to their last rows, for repeats of those that are queued."""
         if not len(sessions):
             return
         table = self._table
         self.let_go(sessions, ending)
-        self._settle_left(sessions, ending, answers, report)
+        self._settle_left(sessions, ending, answers or {}, report)
         self._ledger.acknowledge(sessions, table.next_seq[sessions])
         self._backend.release(table.slot[sessions])
         if ending is Ending.REPLACED:

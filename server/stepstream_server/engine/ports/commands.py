@@ -120,8 +120,9 @@ class Call:
 
     Outcomes come as Answers and RowErrors of `stream`, under the tags. What is wrong with one row harms no other.
     A row that starts is step 0 of a new session, which is opened in place of one that is open under that id, unless a stream
-    holds that one: it gives up its id at once, and ends (REPLACED) when what is pending of it has had its outcome. A row that
-    ends closes its session with the turn in which its last step was answered; if it fails or is refused, nothing is ended.
+    holds that one: it gives up its id at once, and ends (REPLACED) when what is pending of it has had its outcome. No secret is
+    asked for that. A row that ends closes its session with the turn in which its last step was answered; if it fails or is
+    refused, nothing is ended. If it was numbered, just the same row is answered again for a while.
     """
 
     stream: int
