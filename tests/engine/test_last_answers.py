@@ -25,18 +25,19 @@ def test_a_repeat_of_a_numbered_end_is_answered_though_the_session_is_gone(keep:
 
 
 def test_nothing_but_the_exact_repeat_is_answered() -> None:
-    """Other numbers, other lengths, other outputs: the session is closed."""
+    """Other numbers, other lengths, other outputs, no end: the session is closed."""
     h = Harness()
     step(h, 1.0, start=True)
     step(h, [1.0, 1.0], seq=1, end=True)
     h.settle()
-    for values, seq, keep in (
-        ([1.0, 1.0], 0, Keep.ALL),
-        ([1.0], 1, Keep.ALL),
-        ([1.0, 1.0], 1, Keep.LAST),
-        ([1.0, 1.0], NO_SEQ, Keep.ALL),
+    for values, seq, keep, end in (
+        ([1.0, 1.0], 0, Keep.ALL, True),
+        ([1.0], 1, Keep.ALL, True),
+        ([1.0, 1.0], 1, Keep.LAST, True),
+        ([1.0, 1.0], NO_SEQ, Keep.ALL, True),
+        ([1.0, 1.0], 1, Keep.ALL, False),
     ):
-        step(h, values, seq=seq, end=True, keep=keep)
+        step(h, values, seq=seq, end=end, keep=keep)
         assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.SESSION_CLOSED]
 
 
@@ -85,6 +86,21 @@ def test_a_new_step_behind_a_repeat_that_ends_is_not_applied() -> None:
     step(h, 2.0, tag=2)
     assert h.turn() == [Answer(CALLER, 1, 0, 1, (1.0,)), Refusal(CALLER, 2, 1, 1, Reason.SESSION_CLOSED, 0)]
     assert h.engine.stats().steps == 1
+
+
+def test_a_queued_repeat_of_the_end_is_answered_whatever_is_acknowledged_behind_it() -> None:
+    """It was sent before, so that its answer is kept for it."""
+    h = Harness()
+    step(h, 1.0, seq=0, start=True)
+    h.turn()
+    for tag in (1, 2):
+        step(h, 1.0, seq=0, end=True, tag=tag)
+    step(h, 2.0, tag=3)
+    assert h.turn() == [
+        Answer(CALLER, 1, 0, 1, (1.0,)),
+        Answer(CALLER, 2, 0, 1, (1.0,)),
+        Refusal(CALLER, 3, 1, 1, Reason.SESSION_CLOSED, 0),
+    ]
 
 
 def test_an_unnumbered_end_is_not_kept() -> None:

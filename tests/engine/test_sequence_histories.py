@@ -72,7 +72,7 @@ class World:
         return not self.reference.ended_with(row) if sequence is None else row.seq < len(sequence.sums)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 80))
 def test_every_history_of_sequences_has_the_outcomes_of_the_reference(seed: int, length: int) -> None:
     """Starts, ends, replacements and repeats sent ahead by several callers, among streams that hold the same sessions."""

@@ -94,7 +94,7 @@ class ReferenceTable:
 
     def ended_with(self, row: Row) -> bool:
         """Whether the row repeats the numbered one with which the last life of its id has ended."""
-        return not row.start and row.id in self._last and self._last[row.id][0] == row.steps
+        return row.end and not row.start and row.id in self._last and self._last[row.id][0] == row.steps
 
     def _refusal(self, row: Row) -> Reason | None:
         """Why no step of the row is looked at."""

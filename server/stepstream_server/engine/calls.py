@@ -140,10 +140,10 @@ class Calls:
 
     def _answer_finished(self, session_id: str, row: np.void, now: float, report: TurnReport) -> bool:
         """Whether the row repeats the last one of a session that is gone: then it is answered."""
-        stream, tag, first, length, keep = (int(row[name]) for name in ("stream", "tag", "first", "length", "keep"))
         answer = self._finished.find(session_id, now)
-        if answer is None or not answer.answers(first, length, keep):
+        if answer is None or not answer.answers(row):
             return False
+        stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
         self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
         report.duplicates += length
         return True

@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from stepstream_server.engine.ports import Keep, Tensor
 
 _MOST_BYTES = 64 << 20  # of all that is kept: 100,000 answers of 128 numbers, more than end within the time they are kept
@@ -21,9 +23,9 @@ class LastAnswer:
     keep: Keep
     outputs: list[Tensor]  # one [kept, *shape] per declared output
 
-    def answers(self, first: int, length: int, keep: int) -> bool:
-        """Whether a row is just the same."""
-        return (first, length, keep) == (self.first, self.length, self.keep)
+    def answers(self, row: np.void) -> bool:
+        """Whether a row of the backlog's kind is just the same. Parts of longer rows are not."""
+        return bool(row["ends"]) and (row["first"], row["length"], row["keep"]) == (self.first, self.length, self.keep)
 
     @property
     def bytes(self) -> int:

@@ -19,7 +19,6 @@ from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, Last, Se
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
-_NAMES = ("session", "stream", "tag", "first", "length", "keep")
 _CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
@@ -213,10 +212,10 @@ class Lifecycle:
         return len(table) < before
 
     def _last_answer(self, session: int, last: Last) -> LastAnswer | None:
-        """How a session's last row was answered; None if that was not kept for a repeat, or has been acknowledged."""
+        """How a session's last row was answered; None if that was not kept for a repeat, or is not kept any more."""
         begin, end, keep, cached = last
         seqs = np.arange({Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep], end)
-        if not cached or begin < self._table.acked[session] or not self._cache.held_at(session, seqs).all():
+        if not cached or begin < self._table.released[session] or not self._cache.held_at(session, seqs).all():
             return None
         return LastAnswer(begin, end - begin, keep, self._cache.fetch_at(session, seqs))
 
@@ -246,9 +245,9 @@ class Lifecycle:
         backlog = self._backlog
         left = np.isin(backlog.rows["session"], sessions)
         for row in backlog.rows[left]:
-            session, stream, tag, first, length, keep = (int(row[name]) for name in _NAMES)
+            session, stream, tag, first, length = (int(row[name]) for name in ("session", "stream", "tag", "first", "length"))
             answer = answers.get(session)
-            if answer is not None and answer.answers(first, length, keep):
+            if answer is not None and answer.answers(row):
                 self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
                 report.duplicates += length
             else:
