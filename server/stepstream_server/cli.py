@@ -7,8 +7,8 @@ to be right. Exit codes: 0 well, 1 failed, 2 wrong usage or settings.
 from __future__ import annotations
 
 import asyncio
-import gc
 import functools
+import gc
 import importlib.metadata
 import inspect as reflection
 import os
