@@ -123,9 +123,8 @@ class Admission:
     def why_not_first(self, rows: Rows, valid: NDArray[np.bool_]) -> Ints:
         """Why rows could not be the first of new sessions, as numbers of Reasons; 0 where they could: [n]."""
         none, never = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        _, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none)
-        reasons: Ints = np.select(list(refusals.values()), list(refusals))
-        return reasons
+        refused, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none)
+        return np.select(list(refusals.values()), list(refusals)) if refused.any() else none
 
     def _refusals(
         self,

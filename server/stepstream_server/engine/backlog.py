@@ -47,6 +47,7 @@ ROW = np.dtype(
         ("deadline", np.float64),  # monotonic seconds
     ]
 )
+_RAW = np.dtype((np.void, ROW.itemsize))  # rows as they lie in memory, which numpy joins in 2 us; by fields it takes 16
 
 
 class Backlog:
@@ -70,7 +71,8 @@ class Backlog:
     def rows(self) -> Rows:
         """All rows in order of arrival. Fields may be written to; only `remove` and `append` change how many there are."""
         if self._fresh:
-            self._rows = np.concatenate([self._rows, *self._fresh]) if len(self._rows) or len(self._fresh) > 1 else self._fresh[0]
+            parts = [self._rows, *self._fresh] if len(self._rows) else self._fresh
+            self._rows = parts[0] if len(parts) == 1 else np.concatenate([part.view(_RAW) for part in parts]).view(ROW)
             self._fresh = []
         return self._rows
 

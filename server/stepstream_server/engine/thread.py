@@ -12,7 +12,7 @@ from stepstream_server.engine.turnstile import Turnstile
 from stepstream_server.errors import Reason, ServerFault
 
 # Commands that one turn takes in at most, so that a flood cannot keep the turn from running: enough for every stream of a
-# busy server to be in each batch, and about 50 ms if each is of the costliest kind.
+# busy server to be in each batch, and about 70 ms if each starts one and the same session anew, which costs most.
 _COMMANDS_PER_TURN = 512
 # Of these, commands of one stream: more than arrive of one in the half millisecond of a turn, and 3 ms of the costliest kind.
 _COMMANDS_PER_STREAM = 16
