@@ -179,7 +179,7 @@ def test_a_momentary_call_that_is_given_up_can_be_made_again(stage: str) -> None
     h.settle()
     h.call(scene.victim, 0, VICTIM, stream=CALLING)
     scene.send_mates()
-    at_stage(stage, h, lambda: h.end_stream(CALLING))
+    at_stage(stage, h, lambda: h.hang_up(CALLING))
     outcomes = h.settle()
     for tag in range(MATES):
         assert sums(outcomes, TOGETHER, tag) == MATE_SUMS

@@ -229,7 +229,7 @@ def _caller_gone(world: World) -> None:
     """The newest momentary caller stops listening."""
     if world.lengths:
         stream, _ = world.lengths.popitem()
-        world.end_stream(stream)
+        world.hang_up(stream)
 
 
 def _open(world: World, index: int, stream: int) -> None:

@@ -78,7 +78,7 @@ def test_a_replaced_session_whose_callers_have_gone_ends() -> None:
     step(h, [1.0] * 50, start=True, stream=8)
     h.turn()
     step(h, 10.0, start=True)
-    h.end_stream(8)
+    h.hang_up(8)
     h.turn()
     assert (closed(h), len(h.backend.free)) == ({Ending.REPLACED: 1}, 1)
     assert h.get("a").next_seq == 1

@@ -94,7 +94,7 @@ def test_an_end_whose_caller_has_gone_ends_nothing() -> None:
     step(h, 1.0, start=True)
     h.turn()
     step(h, 2.0, end=True, stream=8)
-    h.end_stream(8)
+    h.hang_up(8)
     assert h.settle() == []
     assert h.get("a").next_seq == 1
     h.door.submit(DoorLost())

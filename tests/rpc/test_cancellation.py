@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
-from stepstream_server.engine.ports import Attach, Block, Call, Close, Detach, Open, StreamEnded
+from stepstream_server.engine.ports import Attach, Block, Call, CallersLeft, Close, Detach, Open, StreamEnded
 from stepstream_server.rpc.stream import Stream
 from support.front_door import Arrivals, CountingStream, front_door, wait_for
 from support.scene import STEPS, HeldMail, Scene
@@ -167,7 +167,7 @@ async def test_a_call_that_is_cancelled_can_be_made_again(scene: Scene, stage: s
 
     await scene.queue(send)
     await scene.reach(stage)
-    gone = scene.arrivals.next(StreamEnded)
+    gone = scene.arrivals.next(CallersLeft)
     calls[0].cancel()
     await gone
     scene.go_on()
@@ -186,7 +186,7 @@ async def test_a_call_whose_time_is_over_can_be_made_again(scene: Scene, stage: 
 
     async def send() -> None:
         arrived = scene.arrivals.next(Call)
-        gone.append(scene.arrivals.next(StreamEnded))
+        gone.append(scene.arrivals.next(CallersLeft))
         calls.append(scene.front.inference.Step(step(opened.session.id), timeout=0.3))
         await arrived
 

@@ -10,7 +10,7 @@ import pytest
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_proto.v1 import session_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine.ports import StreamEnded
+from stepstream_server.engine.ports import CallersLeft
 from support.front_door import Arrivals, FrontDoor, front_door, wait_for
 from support.oip.wire import InferCall, add_column, infer, infer_request, sums_of
 
@@ -136,7 +136,7 @@ async def test_what_a_cancelled_stream_has_queued_is_dropped() -> None:
         model.gate.close()
         await other.send(infer_request("counter", [5], 2, start=True))
         await wait_for(model.gate.reached)
-        gone = arrivals.next(StreamEnded)
+        gone = arrivals.next(CallersLeft)
         await stream.send(*[infer_request("counter", [1], 1)] * 3, infer_request("nobody", [1], 1))
         stream.call.cancel()
         await gone

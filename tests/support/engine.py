@@ -17,6 +17,7 @@ from stepstream_server.engine.ports import (
     Attach,
     Block,
     Call,
+    CallersLeft,
     Close,
     Command,
     Delivery,
@@ -232,18 +233,18 @@ class Harness:
         flat = [value for row in values for value in row]
         self.door.submit(
             Call(
-                stream=stream,
+                streams=np.full(len(ids), stream),
                 tags=np.array(range(len(ids)) if tags is None else tags, np.uint32),
                 ids=ids,
                 secrets=secrets,
                 seqs=np.array(seqs, np.int64),
                 lengths=np.array([len(row) for row in values], np.int64),
                 inputs=(np.array(flat, np.float32)[:, None],),
-                keep=keep,
-                arrival=self.clock(),
-                deadline=deadline,
-                starts=None if starts is None else np.array(starts, np.bool_),
-                ends=None if ends is None else np.array(ends, np.bool_),
+                keeps=np.full(len(ids), int(keep)),
+                arrivals=np.full(len(ids), self.clock()),
+                deadlines=np.full(len(ids), deadline),
+                starts=np.zeros(len(ids), np.bool_) if starts is None else np.array(starts, np.bool_),
+                ends=np.zeros(len(ids), np.bool_) if ends is None else np.array(ends, np.bool_),
             )
         )
 
@@ -274,6 +275,9 @@ class Harness:
 
     def end_stream(self, stream: int) -> None:
         self.door.submit(StreamEnded(stream))
+
+    def hang_up(self, caller: int) -> None:
+        self.door.submit(CallersLeft([caller]))
 
     def get(self, session_id: str) -> Any:
         """A SessionInfo, or the error."""

@@ -11,12 +11,12 @@ from stepstream_server.rpc import ModelDoor
 
 
 def submissions(door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Command]:
-    """The commands submitted from now on."""
-    told, submit = asyncio.Queue[Command](), door.submit
+    """The commands that the engine is told from now on."""
+    told, submit = asyncio.Queue[Command](), door._door.submit
 
     def spy(command: Command) -> None:
         submit(command)
         told.put_nowait(command)
 
-    monkeypatch.setattr(door, "submit", spy)
+    monkeypatch.setattr(door._door, "submit", spy)
     return told

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.admission import Admission
-from stepstream_server.engine.arrivals import concatenate, join
+from stepstream_server.engine.arrivals import concatenate
 from stepstream_server.engine.backlog import ROW, Backlog, Kind, Rows
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox
@@ -110,9 +111,24 @@ class Blocks:
 
 
 def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor, ...]]:
-    """Rows of all blocks, their generations, and their inputs."""
-    rows, inputs = join(blocks)
-    rows["session"] = concatenate([block.sessions for _, block in blocks])
-    rows["first"] = concatenate([block.first_seqs for _, block in blocks])
+    """Rows of all blocks, their generations, and their inputs as one array per declared input."""
+    only = [block for _, block in blocks]
+    counts = [len(block.sessions) for block in only]
+    rows = np.zeros(sum(counts), ROW)
+    rows["session"] = concatenate([block.sessions for block in only])
+    rows["first"] = concatenate([block.first_seqs for block in only])
+    rows["length"] = lengths = concatenate([block.lengths for block in only])
+    rows["offset"] = np.cumsum(lengths) - lengths
+    rows["tag"] = concatenate([block.tags for block in only])
     rows["cached"] = True
-    return rows, concatenate([block.generations for _, block in blocks]), inputs
+    rows["stream"] = _spread([stream for stream, _ in blocks], counts)
+    rows["keep"] = _spread([int(block.keep) for block in only], counts)
+    rows["arrival"] = _spread([block.arrival for block in only], counts)
+    rows["deadline"] = _spread([block.deadline for block in only], counts)
+    inputs = tuple(concatenate(parts) for parts in zip(*(block.inputs for block in only), strict=True))
+    return rows, concatenate([block.generations for block in only]), inputs
+
+
+def _spread(values: Sequence[float], counts: Sequence[int]) -> float | NDArray[Any]:
+    """Each block's value for each of its rows."""
+    return values[0] if len(values) == 1 else np.repeat(values, counts)

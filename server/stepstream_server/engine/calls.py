@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.admission import Admission
-from stepstream_server.engine.arrivals import concatenate, join, sums_before
-from stepstream_server.engine.backlog import Rows
+from stepstream_server.engine.arrivals import concatenate, sums_before
+from stepstream_server.engine.backlog import ROW, Rows
 from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
-from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Call, Ints, Tensor, TurnReport
 from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable, Status
-from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.errors import CallerError, StepStreamError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +60,35 @@ class Calls:
         self._finished = finished
 
     def admit(self, calls: Sequence[tuple[int, Call]], now: float, report: TurnReport) -> None:
-        """Admits calls, each with its engine-wide stream; those of one session in order."""
+        """Admits calls, each with the number of its door; rows of one session in order."""
         arrivals = self._join(calls)
         if len(set(arrivals.ids)) == len(arrivals.ids):
             self._admit_distinct(arrivals, now, report)
-            return
-        arrivals = self._refuse_doubles(calls, arrivals)
-        if not self._admit_sequels(arrivals):
+        elif not self._admit_sequels(arrivals):
             for round_ in _rounds(arrivals.ids):
                 self._admit_distinct(arrivals.part(round_), now, report)
 
     def _join(self, calls: Sequence[tuple[int, Call]]) -> _Arrivals:
-        rows, inputs = join(calls)
-        rows["first"] = concatenate([call.seqs for _, call in calls])
-        rows["cached"] = rows["first"] != NO_SEQ
-        ids = [session_id for _, call in calls for session_id in call.ids]
+        """Left open: sessions, and first numbers where the caller does not know them."""
+        only = [call for _, call in calls]
+        rows = np.zeros(sum(len(call.ids) for call in only), ROW)
+        rows["stream"] = concatenate([global_stream(door, call.streams) for door, call in calls])
+        rows["tag"] = concatenate([call.tags for call in only])
+        rows["first"] = seqs = concatenate([call.seqs for call in only])
+        rows["cached"] = seqs != NO_SEQ
+        rows["length"] = lengths = concatenate([call.lengths for call in only])
+        rows["offset"] = np.cumsum(lengths) - lengths
+        rows["keep"] = concatenate([call.keeps for call in only])
+        rows["arrival"] = concatenate([call.arrivals for call in only])
+        rows["deadline"] = concatenate([call.deadlines for call in only])
+        rows["ends"] = concatenate([call.ends for call in only])
+        starts = concatenate([call.starts for call in only])
+        inputs = tuple(concatenate(parts) for parts in zip(*(call.inputs for call in only), strict=True))
+        ids = [session_id for call in only for session_id in call.ids]
         secrets: list[bytes] = []
-        if any(call.secrets for _, call in calls):
-            secrets = [secret for _, call in calls for secret in call.secrets or [b""] * len(call.ids)]
-        counts = [len(call.ids) for _, call in calls]
-        rows["ends"] = _flags([call.ends for _, call in calls], counts)
-        starts = _flags([call.starts for _, call in calls], counts)
-        return _Arrivals(ids, secrets, rows, self._admission.valid(inputs, rows["length"]), starts, inputs)
-
-    def _refuse_doubles(self, calls: Sequence[tuple[int, Call]], arrivals: _Arrivals) -> _Arrivals:
-        """Refuses what names a session that an earlier row of the same call has named. Returns the others."""
-        seen: set[tuple[int, str]] = set()
-        single = np.ones(len(arrivals.ids), np.bool_)
-        owners = [number for number, (_, call) in enumerate(calls) for _ in call.ids]
-        for place, named in enumerate(zip(owners, arrivals.ids, strict=True)):
-            if named in seen:
-                single[place] = False
-                message = f"ids: expected each once, got {named[1]!r} again"
-                self._refuse(arrivals.rows[place], CallerError(Reason.INVALID_ARGUMENT, message, field="ids"))
-            seen.add(named)
-        return arrivals if single.all() else arrivals.part(np.flatnonzero(single))
+        if any(call.secrets for call in only):
+            secrets = [secret for call in only for secret in call.secrets or [b""] * len(call.ids)]
+        return _Arrivals(ids, secrets, rows, self._admission.valid(inputs, lengths), starts, inputs)
 
     def _admit_distinct(self, arrivals: _Arrivals, now: float, report: TurnReport) -> None:
         """Admits rows of different sessions."""
@@ -178,14 +172,6 @@ class Calls:
         first, length = max(int(row["first"]), 0), int(row["length"])
         stream, tag = int(row["stream"]), int(row["tag"])
         self._outbox.refuse(stream, tag, first, length, error.reason, error.expected_seq, error.message)
-
-
-def _flags(columns: Sequence[NDArray[np.bool_] | None], counts: Sequence[int]) -> NDArray[np.bool_]:
-    """Columns of so many rows each, of which those may be missing that are false throughout."""
-    if all(column is None for column in columns):
-        return np.zeros(sum(counts), np.bool_)
-    parts = zip(columns, counts, strict=True)
-    return concatenate([np.zeros(count, np.bool_) if column is None else column for column, count in parts])
 
 
 def _rounds(ids: Sequence[str]) -> Iterator[Ints]:

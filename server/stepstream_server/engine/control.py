@@ -12,6 +12,7 @@ from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
     Attach,
+    CallersLeft,
     Close,
     Detach,
     DoorLost,
@@ -70,6 +71,8 @@ class Control:
                 self._outbox.reply(door, Reply(command.request, value))
             case Detach():
                 self._detach(door, command, now, report)
+            case CallersLeft():
+                self._lifecycle.lose_callers([global_stream(door, stream) for stream in command.streams])
             case StreamEnded():
                 self._lifecycle.end_stream(global_stream(door, command.stream))
             case DoorLost():

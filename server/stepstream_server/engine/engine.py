@@ -171,7 +171,7 @@ class Engine:
             if isinstance(command, Block):
                 blocks.append((global_stream(door, command.stream), command))
             elif isinstance(command, Call):
-                calls.append((global_stream(door, command.stream), command))
+                calls.append((door, command))
             else:
                 self._admit(blocks, calls, report)
                 blocks, calls = [], []

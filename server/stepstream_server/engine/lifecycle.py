@@ -173,6 +173,10 @@ class Lifecycle:
         for session in self._table.attached_to(stream).tolist() if stream in self._held else []:
             self._forget_hold(session, stream)
 
+    def lose_callers(self, streams: Sequence[int]) -> None:
+        """The same for momentary callers, who hold no sessions."""
+        self._ledger.drop(np.isin(self._backlog.rows["stream"], streams))
+
     def lose_door(self, door: int) -> None:
         """The same for all streams of a door."""
         queued = np.unique(self._backlog.rows["stream"]).tolist()

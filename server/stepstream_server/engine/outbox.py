@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from stepstream_server.engine.ports import (
 from stepstream_server.errors import Reason
 from stepstream_server.spec import TensorSpec
 
+IntOrInts = TypeVar("IntOrInts", int, Ints)
+
 # The engine's own number for a stream: which door it belongs to, then the door's number for it.
 _STREAM_BITS = 40
 
 
-def global_stream(door: int, stream: int) -> int:
-    """The engine-wide number of a door's stream."""
+def global_stream(door: int, stream: IntOrInts) -> IntOrInts:
+    """The engine-wide number of a door's stream, or the numbers of several."""
     return door << _STREAM_BITS | stream
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 
-from stepstream_server.engine.ports import Call, Detached, RowErrors
+from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.answers import Piece
 from stepstream_server.rpc.convert.streams import decode_row_error
 from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.rpc.gathering import Steps
 
-_TAGS = 1 << 32  # there are no more
+_TAGS = 1 << 32  # as many as there are
 
 
 class Outcome:
@@ -72,7 +73,7 @@ class Asked:
 
 
 class Caller:
-    """On the event loop's thread. A `Listener` of every model that it asks; tags count the rows it has asked for."""
+    """On the event loop's thread. A `Listener` of every model that it asks; its tags count the rows it has asked for."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -80,29 +81,25 @@ class Caller:
         self._doors: set[ModelDoor] = set()
         self._next_tag = 0
 
-    def take_tags(self, count: int) -> int:
-        """The first of so many tags in a row that no other request has."""
-        first = self._next_tag
-        if first + count > _TAGS:  # 32 bits: those at the other end have been answered long ago
-            first = 0
-        self._next_tag = first + count
-        return first
-
-    def ask(self, door: ModelDoor, call: Call, first_tag: int, asked: Asked) -> None:
-        """Submits a call under this caller's number, with tags from `take_tags`. Raises StepStreamError."""
+    def ask(self, door: ModelDoor, steps: Steps, asked: Asked) -> None:
+        """Asks for steps under this caller's number. Raises StepStreamError."""
         if door not in self._doors:
             door.listen(self.number, self)
             self._doors.add(door)
-        door.submit(call)
-        for row in range(len(asked.outcomes)):
-            self._rows[first_tag + row] = (asked, row)
+        rows, tag = len(steps.ids), self._next_tag
+        if tag + rows > _TAGS:
+            tag = 0  # those requests have been answered long ago
+        door.call(self.number, tag, steps)
+        self._next_tag = tag + rows
+        for row in range(rows):
+            self._rows[tag + row] = (asked, row)
 
     def leave(self) -> None:
         """Nothing more is wanted: what is still queued is dropped."""
         doors, self._doors = self._doors, set()
         for door in doors:
             if self._rows:
-                door.leave(self.number)
+                door.hang_up(self.number)
             else:
                 door.forget(self.number)
         self._rows.clear()
@@ -149,12 +146,14 @@ class _Awaited(Asked):
         return self.outcomes
 
 
-async def complete(door: ModelDoor, call: Call) -> list[Outcome]:
-    """Asks by a caller of its own, under the call's stream, and waits for the outcomes of its rows, which are equally long
-    and have tags from 0 on. Raises StepStreamError if it cannot be asked."""
-    caller, asked = Caller(call.stream), _Awaited(len(call.ids), int(call.lengths[0]))
+async def complete(door: ModelDoor, number: int, steps: Steps) -> list[Outcome]:
+    """Asks by a caller of its own, under a number that no other has, and waits for the outcomes of all rows.
+
+    Raises StepStreamError if it cannot be asked.
+    """
+    caller, asked = Caller(number), _Awaited(len(steps.ids), steps.length)
     try:
-        caller.ask(door, call, 0, asked)
+        caller.ask(door, steps, asked)
         return await asked.wait()
     finally:
         caller.leave()

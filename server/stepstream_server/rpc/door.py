@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from stepstream_server.engine.ports import Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
+from stepstream_server.engine.ports import CallersLeft, Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
 from stepstream_server.rpc.credits import step_credits, window_credits
+from stepstream_server.rpc.gathering import Gathering, Steps
 from stepstream_server.spec import ModelSpec
 
 
@@ -54,7 +55,10 @@ class ModelDoor:
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
-        self._said: list[Command] = []  # since the loop began its round
+        # Since the loop began its round:
+        self._said: list[Command] = []
+        self._gathering = Gathering(spec.inputs)
+        self._due = False  # whether they will be passed in at its end
 
     def open(self, door: Door) -> None:
         """Connects to the engine."""
@@ -66,11 +70,13 @@ class ModelDoor:
 
         Raises ServerFault(ENGINE_FAILED) once the engine has stopped.
         """
-        if self._failure is not None:
-            raise self._failure
-        if not self._said:
-            self._loop.call_soon(self._pass_in)
+        self._pass_in_soon()
         self._said.append(command)
+
+    def call(self, stream: int, first_tag: int, steps: Steps) -> None:
+        """The same for momentary steps of a caller, whose rows have tags from `first_tag` on."""
+        self._pass_in_soon()
+        self._gathering.add(stream, first_tag, steps)
 
     def listen(self, stream: int, listener: Listener) -> None:
         """From now on outcomes for this stream go to the listener."""
@@ -80,10 +86,11 @@ class ModelDoor:
 
     def leave(self, stream: int) -> None:
         """Nothing more is wanted for this stream: its queued steps are dropped, its sessions detached."""
-        if self._listeners.pop(stream, None) is not None:
-            with contextlib.suppress(StepStreamError):
-                self.submit(StreamEnded(stream))
-                self._pass_in()  # at once: what it drops shall not run meanwhile
+        self._leave(stream, StreamEnded(stream))
+
+    def hang_up(self, stream: int) -> None:
+        """The same for a momentary caller."""
+        self._leave(stream, CallersLeft([stream]))
 
     def forget(self, stream: int) -> None:
         """A momentary call has all its outcomes."""
@@ -125,8 +132,24 @@ class ModelDoor:
         """On the engine's thread."""
         self._wake(lambda: self._tell_all(error))
 
+    def _leave(self, stream: int, command: Command) -> None:
+        if self._listeners.pop(stream, None) is not None:
+            with contextlib.suppress(StepStreamError):
+                self.submit(command)
+                self._pass_in()  # at once: what it drops shall not run meanwhile
+
+    def _pass_in_soon(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._pass_in)
+
     def _pass_in(self) -> None:
+        self._due = False
         said, self._said = self._said, []
+        if self._gathering:
+            said.insert(0, self._gathering.take())  # first, since a caller may have left since then
         with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
             for command in said:
                 self._door.submit(command)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
-import numpy as np
-
 from stepstream_proto.v1 import (
     inference_pb2,
     inference_pb2_grpc,
@@ -14,12 +12,12 @@ from stepstream_proto.v1 import (
     model_pb2_grpc,
 )
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine import ports
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns, values
 from stepstream_server.rpc.caller import complete
 from stepstream_server.rpc.convert.fields import check_id
 from stepstream_server.rpc.convert.models import encode_model
+from stepstream_server.rpc.gathering import Steps
 from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.stream import Stream
@@ -52,19 +50,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         keep = columns.decode_keep(request.outputs)
         values.check_answer(door.spec, steps, keep, self._settings.max_message_bytes)
         left = context.time_remaining()
-        call = ports.Call(
-            stream=self._models.next_stream(),
-            tags=np.zeros(1, np.uint32),
+        step = Steps(
             ids=[check_id("session_id", request.session_id)],
-            secrets=[request.secret],
-            seqs=np.array([columns.check_seq("seq", request.seq) if request.HasField("seq") else ports.NO_SEQ], np.int64),
-            lengths=np.array([steps], np.int64),
-            inputs=inputs,
-            keep=keep,
+            length=steps,
+            inputs=tuple(each.tobytes() for each in inputs),
             arrival=arrival,
             deadline=arrival + (self._settings.step_timeout_seconds if left is None else left),
+            keep=keep,
+            seqs=[columns.check_seq("seq", request.seq)] if request.HasField("seq") else None,
+            secrets=[request.secret],
         )
-        (outcome,) = await complete(door, call)
+        (outcome,) = await complete(door, self._models.next_stream(), step)
         if outcome.error is not None:
             raise outcome.error
         return inference_pb2.StepResponse(

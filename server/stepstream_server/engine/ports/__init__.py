@@ -6,12 +6,13 @@ Every column of a record is a numpy array with one entry per row; `n` is the num
 """
 
 from stepstream_server.engine.ports.backend import Backend, Computed
-from stepstream_server.engine.ports.basics import NO_SEQ, NO_STREAM, Ending, Floats, Ints, Keep, Origin, Tensor
+from stepstream_server.engine.ports.basics import CALLERS, NO_SEQ, NO_STREAM, Ending, Floats, Ints, Keep, Origin, Tensor
 from stepstream_server.engine.ports.commands import (
     Acknowledge,
     Attach,
     Block,
     Call,
+    CallersLeft,
     Close,
     Command,
     Copying,
@@ -47,6 +48,7 @@ from stepstream_server.engine.ports.results import (
 )
 
 __all__ = [
+    "CALLERS",
     "NO_SEQ",
     "NO_STREAM",
     "Acknowledge",
@@ -55,6 +57,7 @@ __all__ = [
     "Backend",
     "Block",
     "Call",
+    "CallersLeft",
     "Close",
     "Command",
     "Computed",

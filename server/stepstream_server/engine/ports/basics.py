@@ -14,6 +14,7 @@ Tensor = NDArray[Any]  # float32 or int64, C order
 
 NO_SEQ = -1  # a momentary call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
+CALLERS = -2  # a command of momentary callers, who have numbers as streams have but are many to a command
 
 
 class Keep(enum.IntEnum):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports.basics import Ints, Keep, Tensor
+from stepstream_server.engine.ports.basics import CALLERS, Floats, Ints, Keep, Tensor
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 
@@ -116,27 +117,39 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Momentary steps (or chunks) of n different sessions, addressed by id; never takes over.
+    """Momentary steps (or chunks) of sessions addressed by id; never takes over. Rows of one session are taken in their order.
 
-    Outcomes come as Answers and RowErrors of `stream`, under the tags. What is wrong with one row harms no other.
+    `streams` are numbers of callers: each row's outcome comes as Answers and RowErrors of its stream, under its tag. What is
+    wrong with one row harms no other.
     A row that starts is step 0 of a new session, which is opened in place of one that is open under that id, unless a stream
     holds that one: it gives up its id at once, and ends (REPLACED) when what is pending of it has had its outcome. No secret is
     asked for that. A row that ends closes its session with the turn in which its last step was answered; if it fails or is
     refused, nothing is ended. If it was numbered, just the same row is answered again for a while.
     """
 
-    stream: int
-    tags: NDArray[np.uint32]  # [n], the caller's own
-    ids: Sequence[str]  # [n], each once
-    secrets: Sequence[bytes]  # [n], or empty: none is known
-    seqs: Ints  # [n], or NO_SEQ: the next free number, no answer is kept
-    lengths: Ints  # [n], each >= 1
+    stream: ClassVar[int] = CALLERS
+
+    streams: Ints
+    tags: NDArray[np.uint32]  # the callers' own
+    ids: Sequence[str]
+    secrets: Sequence[bytes]  # [n], empty ones where none is known; or none at all
+    seqs: Ints  # or NO_SEQ: the next free number, and no answer is kept
+    lengths: Ints  # each >= 1
     inputs: tuple[Tensor, ...]  # one per declared input: [sum(lengths), *shape]
-    keep: Keep
-    arrival: float  # monotonic seconds
-    deadline: float = float("inf")  # monotonic seconds
-    starts: NDArray[np.bool_] | None = None  # [n]: opens the session first
-    ends: NDArray[np.bool_] | None = None  # [n]: closes the session afterwards
+    keeps: Ints  # of Keep
+    arrivals: Floats  # monotonic seconds
+    deadlines: Floats  # monotonic seconds; not begun by then: dropped
+    starts: NDArray[np.bool_]  # opens the session first
+    ends: NDArray[np.bool_]  # closes the session afterwards
+
+
+@dataclass(frozen=True, slots=True)
+class CallersLeft:
+    """Nobody listens under these numbers of callers any more: their queued steps are dropped."""
+
+    stream: ClassVar[int] = CALLERS
+
+    streams: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +240,6 @@ class Drain:
 
 Copying = Fork | Export
 Command = (
-    Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | Get | List | Close | Copying | Import
+    Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Close | Copying | Import
     | StreamEnded | DoorLost | Drain
 )  # fmt: skip

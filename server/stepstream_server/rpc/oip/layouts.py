@@ -10,11 +10,8 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine.ports import Ints
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import check_rows, check_steps
 from stepstream_server.rpc.door import ModelDoor
@@ -37,10 +34,9 @@ class Layout(NamedTuple):
 
     door: ModelDoor
     rows: int  # B
-    lengths: Ints  # [B], all the same
     steps: int  # of one sequence
     credits: int  # that a stream takes for it
-    inputs: tuple[Expected, ...]  # one per declared input: [B * steps, *shape]
+    inputs: tuple[Expected, ...]  # one per declared input, of B * steps steps
     columns: dict[str, Expected] | None  # SEQUENCE_ tensors, [B] each; None: the parameters name the one sequence
     outputs: tuple[int, ...]  # of the model, that come back
     tells_step: bool  # whether the response has SEQUENCE_STEP
@@ -96,11 +92,10 @@ class Layouts:
         return Layout(
             door,
             count,
-            np.full(count, steps),
             steps,
             count * steps * door.step_credits,
             tuple(
-                expect(place, DATATYPES[each.dtype], (count * steps, *each.shape))
+                expect(place, DATATYPES[each.dtype], count * steps * each.elements)
                 for place, each in zip(inputs, spec.inputs, strict=True)
             ),
             columns,
@@ -145,7 +140,7 @@ def _read_columns(request: oip_pb2.ModelInferRequest, places: dict[str, int]) ->
         if tuple(tensor.shape) not in ((count,), (count, 1)):
             expected = f"[{count}] as of {ID}" if columns else "[B], one per sequence"
             raise wrong(name, f"shape: expected {expected}, got {list(tensor.shape)}")
-        columns[name] = expect(place, tensor.datatype, (count,))
+        columns[name] = expect(place, tensor.datatype, count)
     return columns
 
 

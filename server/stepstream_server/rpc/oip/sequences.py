@@ -8,35 +8,27 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stepstream_proto.oip.v2 import oip_pb2
-from stepstream_server.engine.ports import NO_SEQ, Ints
+from stepstream_server.engine.ports import NO_SEQ
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.convert.fields import check_id
 from stepstream_server.rpc.oip.layouts import END, ID, START, STEP
-from stepstream_server.rpc.oip.tensors import Expected, array, strings, wrong
-
-Flags = NDArray[np.bool_]
+from stepstream_server.rpc.oip.tensors import Expected, numbers, strings, wrong
 
 _INTEGER = "int:"  # before the number, in the session's id of a sequence with an integer id
 _U64 = 1 << 64  # C++ clients send unsigned ids as signed numbers
 
-_UNNUMBERED: Ints = np.full(1, NO_SEQ)
-_YES: Flags = np.ones(1, np.bool_)
-for _constant in (_UNNUMBERED, _YES):
-    _constant.flags.writeable = False
+_YES = [True]
 
 
 class Sequences(NamedTuple):
-    """B sequences, as columns of a momentary call."""
+    """B sequences, as columns."""
 
     ids: list[str]  # of their sessions
-    seqs: Ints  # [B], or NO_SEQ
-    starts: Flags | None  # [B]; None: none of them
-    ends: Flags | None
+    seqs: list[int] | None  # [B], or NO_SEQ; None: none is numbered
+    starts: list[bool] | None  # [B]; None: none of them
+    ends: list[bool] | None
 
 
 def decode_parameters(request: oip_pb2.ModelInferRequest) -> Sequences:
@@ -45,7 +37,7 @@ def decode_parameters(request: oip_pb2.ModelInferRequest) -> Sequences:
     id, step = parameters.get("sequence_id"), parameters.get("sequence_step")
     return Sequences(
         [_decode_id(id)],
-        _UNNUMBERED if step is None else _decode_step(step),
+        None if step is None else [_decode_step(step)],
         _YES if _decode_flag("sequence_start", parameters.get("sequence_start")) else None,
         _YES if _decode_flag("sequence_end", parameters.get("sequence_end")) else None,
     )
@@ -55,10 +47,9 @@ def decode_columns(request: oip_pb2.ModelInferRequest, columns: dict[str, Expect
     """Those that input tensors name. Raises CallerError(INVALID_ARGUMENT)."""
     if "sequence_id" in request.parameters:
         raise wrong(ID, "expected either this tensor or the parameter sequence_id, got both")
-    starts, ends = (array(request, columns[name], raw).astype(np.bool_) if name in columns else None for name in (START, END))
-    ids = _decode_ids(request, columns[ID], raw)
-    seqs = _decode_steps(array(request, columns[STEP], raw)) if STEP in columns else np.full(len(ids), NO_SEQ)
-    return Sequences(ids, seqs, starts, ends)
+    starts, ends = (numbers(request, columns[name], raw) if name in columns else None for name in (START, END))
+    seqs = _decode_steps(numbers(request, columns[STEP], raw)) if STEP in columns else None
+    return Sequences(_decode_ids(request, columns[ID], raw), seqs, starts, ends)
 
 
 def _decode_id(parameter: oip_pb2.InferParameter | None) -> str:
@@ -76,17 +67,17 @@ def _decode_ids(request: oip_pb2.ModelInferRequest, column: Expected, raw: bool)
     if column.datatype == "BYTES":
         ids = [_string(ID, each) for each in strings(request, column, raw)]
     else:
-        ids = [_integer(ID, each) for each in array(request, column, raw).tolist()]
+        ids = [_integer(ID, each) for each in numbers(request, column, raw)]
     if len(set(ids)) != len(ids):
         ((twice, _),) = Counter(ids).most_common(1)
         raise wrong(ID, f"expected each sequence once, got {twice!r} again")
     return ids
 
 
-def _decode_steps(seqs: Ints) -> Ints:
-    if int(seqs.min()) < NO_SEQ:
-        raise wrong(STEP, f"expected numbers of 0 or more, or {NO_SEQ} for none, got {seqs.min()}")
-    check_seq(STEP, max(0, int(seqs.max())))
+def _decode_steps(seqs: list[int]) -> list[int]:
+    if min(seqs) < NO_SEQ:
+        raise wrong(STEP, f"expected numbers of 0 or more, or {NO_SEQ} for none, got {min(seqs)}")
+    check_seq(STEP, max(0, *seqs))
     return seqs
 
 
@@ -103,12 +94,12 @@ def _string(field: str, id: str) -> str:
     return check_id(field, id)
 
 
-def _decode_step(parameter: oip_pb2.InferParameter) -> Ints:
+def _decode_step(parameter: oip_pb2.InferParameter) -> int:
     kind = parameter.WhichOneof("parameter_choice")
     number = parameter.int64_param if kind == "int64_param" else parameter.uint64_param
     if kind not in ("int64_param", "uint64_param") or number < 0:
         raise _wrong_parameter("sequence_step", f"expected an integer of 0 or more, got {kind or 'nothing'} {number}")
-    return np.array([check_seq("sequence_step", number)], np.int64)
+    return check_seq("sequence_step", number)
 
 
 def _decode_flag(name: str, parameter: oip_pb2.InferParameter | None) -> bool:

@@ -41,9 +41,9 @@ class InferenceCalls:
 
     async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
         arrival, left = time.monotonic(), context.time_remaining()
-        decoded = decode_request(request, self._layouts)
         deadline = arrival + (self._step_timeout_seconds if left is None else left)
-        outcomes = await complete(decoded.layout.door, decoded.call(self._models.next_stream(), 0, arrival, deadline))
+        decoded = decode_request(request, self._layouts, arrival, deadline)
+        outcomes = await complete(decoded.layout.door, self._models.next_stream(), decoded.steps)
         return encode_response(decoded, outcomes, self._layouts)
 
     async def ModelStreamInfer(

@@ -113,16 +113,14 @@ class InferStream:
                 self._fail(place, error)
 
     def _take(self, message: oip_pb2.ModelInferRequest) -> None:
-        arrival, caller = self._clock(), self._caller
         try:
-            request = decode_request(message, self._layouts)
+            request = decode_request(message, self._layouts, self._clock(), _FOREVER)
         except StepStreamError as error:
             self._fail(self._enter(_Place(self, message.id, None)), error)
             return
         place = self._enter(_Place(self, request.id, request))
         try:
-            first_tag = caller.take_tags(request.layout.rows)
-            caller.ask(request.layout.door, request.call(caller.number, first_tag, arrival, _FOREVER), first_tag, place)
+            self._caller.ask(request.layout.door, request.steps, place)
         except StepStreamError as error:
             self._fail(place, error)
 

@@ -1,12 +1,10 @@
-"""Elements of a request's input tensors, raw or listed, as numpy arrays and strings."""
+"""Elements of a request's input tensors, raw or listed."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason
@@ -16,9 +14,6 @@ DTYPES: dict[str, np.dtype[Any]] = {"FP32": WIRE_TYPES["float32"], "INT64": I64,
 _LISTED = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}  # where elements are if not raw
 _LENGTH_BYTES = 4  # stand before each element of BYTES
 _ELSEWHERE = "shared_memory_region"  # a parameter: the elements lie in memory that the server was to map
-
-Array = NDArray[Any]
-Shape = tuple[int, ...]
 
 
 def check_elements(request: oip_pb2.ModelInferRequest) -> bool:
@@ -41,29 +36,33 @@ class Expected(NamedTuple):
 
     place: int  # in the request
     datatype: str
-    shape: Shape  # of the array that it becomes
     elements: int
-    bytes: int  # if they are raw
+    bytes: int  # if they are raw, but for BYTES
 
 
-def expect(place: int, datatype: str, shape: Shape) -> Expected:
+def expect(place: int, datatype: str, elements: int) -> Expected:
     """BYTES have no size that is known before."""
-    elements = math.prod(shape)
-    return Expected(place, datatype, shape, elements, elements * DTYPES[datatype].itemsize if datatype in DTYPES else 0)
+    return Expected(place, datatype, elements, elements * DTYPES[datatype].itemsize if datatype in DTYPES else 0)
 
 
-def array(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> Array:
-    """An input's elements, [*shape]. Raises CallerError(INVALID_ARGUMENT) if there are not as many."""
-    place, datatype, shape, elements, size = expected
+def data(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> bytes:
+    """An input's elements, little-endian. Raises CallerError(INVALID_ARGUMENT) if there are not as many."""
+    place, datatype, elements, size = expected
     if raw:
-        data = request.raw_input_contents[place]
-        if len(data) != size:
-            raise _wrong_size(request, expected, size, len(data), "bytes")
-        return np.frombuffer(data, DTYPES[datatype]).reshape(shape)
+        found = request.raw_input_contents[place]
+        if len(found) != size:
+            raise _wrong_size(request, expected, size, len(found), "bytes")
+        return found
     listed = getattr(request.inputs[place].contents, _LISTED[datatype])
     if len(listed) != elements:
         raise _wrong_size(request, expected, elements, len(listed), "elements")
-    return np.array(listed, DTYPES[datatype]).reshape(shape)
+    return np.array(listed, DTYPES[datatype]).tobytes()
+
+
+def numbers(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[Any]:
+    """The same as Python's numbers, or its booleans."""
+    values: list[Any] = np.frombuffer(data(request, expected, raw), DTYPES[expected.datatype]).tolist()
+    return values
 
 
 def strings(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[str]:
