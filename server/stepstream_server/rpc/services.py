@@ -33,14 +33,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._streams = streams
         self._settings = settings
 
-    async def Stream(
+    def Stream(
         self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.StreamResponse]:
         stream = self._streams.open(Stream, place_of(context.invocation_metadata()))
         context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
-        await context.send_initial_metadata(())  # commits the call, so that nothing in between replays what was sent
-        async for response in stream.responses(request_iterator):
-            yield response
+        commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
+        return stream.responses(request_iterator, commit)
 
     async def Step(self, request: inference_pb2.StepRequest, context: Context) -> inference_pb2.StepResponse:
         arrival = time.monotonic()

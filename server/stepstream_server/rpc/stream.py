@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
@@ -52,9 +52,11 @@ class Stream:
         """What waits to be written, nearly."""
         return self._outgoing.bytes
 
-    def responses(self, requests: AsyncIterator[inference_pb2.StreamRequest]) -> AsyncIterator[inference_pb2.StreamResponse]:
+    def responses(
+        self, requests: AsyncIterator[inference_pb2.StreamRequest], opening: Awaitable[None]
+    ) -> AsyncIterator[inference_pb2.StreamResponse]:
         """What to write, until both sides are done. Raises what makes it impossible to go on."""
-        return self._duplex.responses(requests)
+        return self._duplex.responses(requests, opening)
 
     def drain(self, seconds: float) -> None:
         """Tells the client that streams are ended in so many seconds."""

@@ -46,15 +46,14 @@ class InferenceCalls:
         outcomes = await complete(decoded.layout.door, self._models.next_stream(), decoded.steps)
         return encode_response(decoded, outcomes, self._layouts)
 
-    async def ModelStreamInfer(
+    def ModelStreamInfer(
         self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
     ) -> AsyncIterator[bytes]:
         make = partial(self._make_stream, grpc_errors=wants_grpc_errors(context.invocation_metadata()))
         stream = self._streams.open(make)
         context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
-        await context.send_initial_metadata(())  # commits the call, so that nothing in between replays what was sent
-        async for response in stream.responses(request_iterator):
-            yield response
+        commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
+        return stream.responses(request_iterator, commit)
 
 
 def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogue) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from stepstream_proto.oip.v2 import oip_pb2
@@ -81,9 +81,9 @@ class InferStream:
         """What waits to be written, nearly."""
         return self._held_bytes
 
-    def responses(self, requests: AsyncIterator[oip_pb2.ModelInferRequest]) -> AsyncIterator[bytes]:
+    def responses(self, requests: AsyncIterator[oip_pb2.ModelInferRequest], opening: Awaitable[None]) -> AsyncIterator[bytes]:
         """Serialised ModelStreamInferResponses, until both sides are done."""
-        return self._duplex.responses(requests)
+        return self._duplex.responses(requests, opening)
 
     def drain(self, seconds: float) -> None:
         """The protocol has no words for it: clients hear of it by their next request."""
