@@ -162,9 +162,9 @@ class Calls:
         # Whoever numbers a step has the answers below it. Where nobody does, nobody is there to acknowledge what an unnumbered
         # one leaves behind, unless a stream is.
         alone = (table.stream[sessions] == NO_STREAM) & (table.status[sessions] == Status.OPEN) & arrivals.valid
-        acknowledges = np.where(numbered, rows["first"] <= admitted, alone)
+        counts = np.where(numbered, rows["first"], admitted)
+        acknowledges = np.where(numbered, counts <= admitted, alone) & (counts > table.acked[sessions])
         if acknowledges.any():
-            counts = np.where(numbered, rows["first"], admitted)
             self._ledger.acknowledge(sessions[acknowledges], counts[acknowledges])
         rows["begin"] = rows["first"] = np.where(numbered, rows["first"], table.admitted[sessions])
 
