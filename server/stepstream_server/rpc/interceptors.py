@@ -29,17 +29,24 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._on_call = on_call
         self._max_calls = max_calls  # other than streams, which have a limit of their own
         self._calls = 0
+        self._wrapped: dict[str, Handler] = {}  # by path
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Wraps our handlers; health and reflection speak gRPC themselves."""
+        """Wraps our handlers, each once; health and reflection speak gRPC themselves."""
         handler = await continuation(handler_call_details)
-        service, _, method = handler_call_details.method.lstrip("/").rpartition("/")
-        if handler is None or service not in self._services:
-            return handler
+        path = handler_call_details.method
+        if handler is None or path in self._wrapped:
+            return self._wrapped.get(path)
+        service, _, method = path.lstrip("/").rpartition("/")
+        if service in self._services:
+            handler = self._wrapped[path] = self._wrap(handler, service, method)
+        return handler
+
+    def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         inner = getattr(handler, kind)
         wrapped = self._streaming(inner, service, method) if handler.response_streaming else self._unary(inner, service, method)
