@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -77,6 +78,21 @@ async def test_a_response_says_what_it_is(front: FrontDoor) -> None:
     again = await infer(front.channel, infer_request("counter", [1], "a"))
     assert again.parameters["sequence_step"].int64_param == 2
     assert [[*each.shape] for each in again.outputs] == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("steps", [1, 1000])
+async def test_a_response_stands_in_a_stream_once(front: FrontDoor, steps: int) -> None:
+    """As one field of whatever length: where a field comes twice, some clients keep the last one alone."""
+    call: Any = front.channel.stream_stream(
+        "/inference.GRPCInferenceService/ModelStreamInfer", oip_pb2.ModelInferRequest.SerializeToString
+    )()
+    await call.write(infer_request("counter", [1.0] * steps, 1, id="first", start=True))
+    raw: Any = await call.read()
+    response = oip_pb2.ModelStreamInferResponse.FromString(raw)
+    assert (response.infer_response.id, len(sums_of(response.infer_response))) == ("first", steps)
+    again = oip_pb2.ModelStreamInferResponse(infer_response=response.infer_response).SerializeToString()
+    assert len(raw) == len(again)
+    call.cancel()
 
 
 async def test_a_failed_sequence_leaves_those_of_its_request_alone(front: FrontDoor) -> None:

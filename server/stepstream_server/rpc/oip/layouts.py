@@ -45,12 +45,11 @@ class Layout(NamedTuple):
 
 
 class Layouts:
-    """Those of one call: responses of a stream stand in a message of their own."""
+    """Those that were met."""
 
-    def __init__(self, models: Models, settings: DoorSettings, *, stream: bool) -> None:
+    def __init__(self, models: Models, settings: DoorSettings) -> None:
         self._models = models
         self._settings = settings
-        self._stream = stream
         self._known: dict[tuple[object, ...], Layout] = {}
 
     def of(self, request: oip_pb2.ModelInferRequest) -> Layout:
@@ -66,13 +65,6 @@ class Layouts:
         elif request.outputs:
             _check_outputs(request)
         return layout
-
-    def serialise(self, response: oip_pb2.ModelInferResponse) -> bytes:
-        """A response, or a part of one: messages that stand behind each other merge into one, as Protocol Buffers have it
-        (protobuf.dev/programming-guides/encoding, "Last One Wins")."""
-        if self._stream:
-            return oip_pb2.ModelStreamInferResponse(infer_response=response).SerializeToString()
-        return response.SerializeToString()
 
     def _read(self, request: oip_pb2.ModelInferRequest) -> Layout:
         door = self._models.find(request.model_name, decode_version("model_version", request.model_version))
@@ -102,7 +94,7 @@ class Layouts:
             tuple(index for index, each in enumerate(spec.outputs) if each.name in chosen),
             STEP in chosen,
             ERROR in chosen,
-            self.serialise(_head(spec, leading, chosen)),
+            _head(spec, leading, chosen).SerializeToString(),
         )
 
     def _check_size(self, spec: ModelSpec, count: int, steps: int) -> None:

@@ -10,14 +10,20 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc.caller import Outcome
 from stepstream_server.rpc.columns import I64, WIRE_TYPES
-from stepstream_server.rpc.oip.layouts import Layout, Layouts
+from stepstream_server.rpc.oip.layouts import Layout
 from stepstream_server.rpc.oip.requests import Request
 from stepstream_server.rpc.oip.tensors import encode_strings
 from stepstream_server.spec import TensorSpec
 
+# What stands before a response and its length in a stream: the tag of a field that is a message.
+_IN_STREAM = bytes([oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
 
-def encode_response(request: Request, outcomes: Sequence[Outcome], layouts: Layouts) -> bytes:
-    """A whole response. Raises StepStreamError if the request's only sequence was refused or failed."""
+
+def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
+    """A whole response. Raises StepStreamError if the request's only sequence was refused or failed.
+
+    Parts behind each other are the same as one message (protobuf.dev/programming-guides/encoding, "Last One Wins").
+    """
     layout = request.layout
     own = oip_pb2.ModelInferResponse(id=request.id)
     if layout.columns is None:
@@ -29,7 +35,12 @@ def encode_response(request: Request, outcomes: Sequence[Outcome], layouts: Layo
         own.parameters["sequence_step"].int64_param = outcome.first_seq
     else:
         own.raw_output_contents.extend(_columns(layout, outcomes))
-    return layout.head + layouts.serialise(own)
+    return layout.head + own.SerializeToString()
+
+
+def encode_in_stream(response: bytes) -> bytes:
+    """The same as a stream's. As one field: of a field that stands there twice some clients keep the last alone."""
+    return _IN_STREAM + _varint(len(response)) + response
 
 
 def encode_failure(id: str, error: StepStreamError) -> bytes:
@@ -69,3 +80,13 @@ def _missing(output: TensorSpec, steps: int) -> bytes:
     """NaN where there are floats, which nobody takes for an answer; -1 otherwise."""
     fill = np.nan if output.dtype == "float32" else -1
     return np.full((steps, *output.shape), fill, WIRE_TYPES[output.dtype]).tobytes()
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first; all but the last have their highest bit set."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

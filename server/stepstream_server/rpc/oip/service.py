@@ -36,15 +36,15 @@ class InferenceCalls:
         self._models = models
         self._streams = streams
         self._step_timeout_seconds = settings.step_timeout_seconds
-        self._layouts = Layouts(models, settings, stream=False)
-        self._make_stream = partial(InferStream, layouts=Layouts(models, settings, stream=True))
+        self._layouts = Layouts(models, settings)
+        self._make_stream = partial(InferStream, layouts=self._layouts)
 
     async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
         arrival, left = time.monotonic(), context.time_remaining()
         deadline = arrival + (self._step_timeout_seconds if left is None else left)
         decoded = decode_request(request, self._layouts, arrival, deadline)
         outcomes = await complete(decoded.layout.door, self._models.next_stream(), decoded.steps)
-        return encode_response(decoded, outcomes, self._layouts)
+        return encode_response(decoded, outcomes)
 
     def ModelStreamInfer(
         self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context

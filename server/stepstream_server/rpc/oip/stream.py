@@ -16,7 +16,7 @@ from stepstream_server.rpc.duplex import Duplex
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import Request, decode_request
-from stepstream_server.rpc.oip.responses import encode_failure, encode_response, translate
+from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
 from stepstream_server.rpc.outgoing import Unread
 
 _FOREVER = float("inf")
@@ -108,7 +108,7 @@ class InferStream:
         """All that a response is made of is there."""
         if place.request is not None:
             try:
-                self._fill(place, encode_response(place.request, place.outcomes, self._layouts))
+                self._fill(place, encode_in_stream(encode_response(place.request, place.outcomes)))
             except StepStreamError as error:
                 self._fail(place, error)
 
