@@ -52,6 +52,7 @@ MALFORMED: dict[str, tuple[Request, str]] = {
     "a step that is a text": (replace(START, parameters={"sequence_step": "0"}), "sequence_step: expected an integer"),
     "a step below 0": (replace(START, seq=-1), "sequence_step: expected an integer of 0 or more"),
     "a timeout below 0": (replace(START, timeout=-5), "timeout: expected"),
+    "a timeout that is a text": (patched(timeout={"stringParam": "5"}), "timeout: expected an integer of microseconds"),
     "another datatype": (wrong_input(np.zeros((1, 1), "<f8")), "inputs[mv]: expected datatype FP32, got 'FP64'"),
     "a datatype that is none": (wrong_input(datatype="FLOAT"), "inputs[mv]: expected datatype FP32, got 'FLOAT'"),
     "integers for floats": (wrong_input(np.zeros((1, 1), "<i8")), "inputs[mv]: expected datatype FP32, got 'INT64'"),
@@ -93,6 +94,7 @@ MALFORMED: dict[str, tuple[Request, str]] = {
     ),
     "a step of several below -1": (of_many(["a", "b"], Tensor("SEQUENCE_STEP", np.array([0, -2], "<i8"))), "SEQUENCE_STEP"),
     "ids both ways": (replace(of_many(), sequence=5), "inputs[SEQUENCE_ID]: expected either"),
+    "a step beside ids": (replace(of_many(), parameters={"sequence_step": 0}), "or the parameter sequence_step, got both"),
     "flags without ids": (
         replace(START, inputs=[reading(1.0), Tensor("SEQUENCE_START", np.ones(1, "?"))]),
         "inputs[SEQUENCE_START]",

@@ -44,8 +44,9 @@ def _decode_timeout(request: oip_pb2.ModelInferRequest) -> float:
     parameter = request.parameters.get("timeout")
     if parameter is None:
         return 0.0
-    timeout = parameter.int64_param
-    if timeout < 0:
-        message = f"timeout: expected microseconds of 0 or more, got {timeout}"
+    kind = parameter.WhichOneof("parameter_choice")
+    timeout = parameter.uint64_param if kind == "uint64_param" else parameter.int64_param
+    if kind not in ("int64_param", "uint64_param") or timeout < 0:
+        message = f"timeout: expected an integer of microseconds, 0 or more, got {kind or 'nothing'} {timeout}"
         raise CallerError(Reason.INVALID_ARGUMENT, message, field="timeout")
     return timeout * _MICROSECONDS

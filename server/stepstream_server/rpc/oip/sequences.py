@@ -18,6 +18,7 @@ from stepstream_server.rpc.oip.tensors import Expected, numbers, strings, wrong
 
 _INTEGER = "int:"  # before the number, in the session's id of a sequence with an integer id
 _U64 = 1 << 64  # C++ clients send unsigned ids as signed numbers
+_OF_ONE = ("sequence_id", "sequence_start", "sequence_end", "sequence_step")  # parameters that say what is asked of one sequence
 
 _YES = [True]
 
@@ -45,8 +46,9 @@ def decode_parameters(request: oip_pb2.ModelInferRequest) -> Sequences:
 
 def decode_columns(request: oip_pb2.ModelInferRequest, columns: dict[str, Expected], raw: bool) -> Sequences:
     """Those that input tensors name. Raises CallerError(INVALID_ARGUMENT)."""
-    if "sequence_id" in request.parameters:
-        raise wrong(ID, "expected either this tensor or the parameter sequence_id, got both")
+    for name in _OF_ONE:
+        if name in request.parameters:
+            raise wrong(ID, f"expected either this tensor or the parameter {name}, got both")
     starts, ends = (numbers(request, columns[name], raw) if name in columns else None for name in (START, END))
     seqs = _decode_steps(numbers(request, columns[STEP], raw)) if STEP in columns else None
     return Sequences(_decode_ids(request, columns[ID], raw), seqs, starts, ends)
