@@ -139,7 +139,7 @@ def _read_columns(request: oip_pb2.ModelInferRequest, places: dict[str, int]) ->
 def _read_inputs(
     request: oip_pb2.ModelInferRequest, places: dict[str, int], spec: ModelSpec, count: int
 ) -> tuple[list[int], int | None]:
-    """The places of the model's inputs, and T of [B, T, *shape]; None where they have no axis of time, one step each."""
+    """The places of the model's inputs, and T of [B, T, *shape]; None where none has an axis of time, one step each."""
     names = ", ".join(each.name for each in spec.inputs)
     found, axes = [], []
     for declared in spec.inputs:
@@ -150,11 +150,11 @@ def _read_inputs(
         if tensor.datatype != DATATYPES[declared.dtype]:
             raise wrong(declared.name, f"expected datatype {DATATYPES[declared.dtype]}, got {tensor.datatype!r}")
         axes.append(_read_axis(tensor, declared, count))
-        if axes[-1] != axes[0]:
+        if (axes[-1] or 1) != (axes[0] or 1):  # [B, 1] of a scalar is either
             raise wrong(declared.name, f"expected {axes[0] or 1} steps as in {spec.inputs[0].name}, got {axes[-1] or 1}")
     for name in places:
         raise wrong(name, f"expected only {names}, got an input of another name")
-    return found, axes[0]
+    return found, next((axis for axis in axes if axis is not None), None)
 
 
 def _read_axis(tensor: oip_pb2.ModelInferRequest.InferInputTensor, declared: TensorSpec, count: int) -> int | None:
