@@ -114,6 +114,18 @@ async def test_a_failed_sequence_leaves_those_of_its_request_alone(front: FrontD
     assert errors.endswith(bytes(4))
 
 
+async def test_a_client_hears_little_of_its_own_words(front: FrontDoor) -> None:
+    """However much of a request is wrong, its error is short, on a stream as elsewhere."""
+    stream = InferCall(front.channel)
+    request = infer_request("counter", [1], 1, start=True)
+    request.inputs[0].datatype = "x" * 100_000
+    await stream.send(request)
+    (response,) = await stream.receive()
+    assert response.error_message.startswith("INVALID_ARGUMENT: inputs[x]: expected datatype FP32, got 'xxx")
+    assert len(response.error_message) == 1000
+    assert await stream.end() == (grpc.StatusCode.OK, "")
+
+
 async def test_errors_may_end_the_stream_instead(front: FrontDoor) -> None:
     """With the metadata that Triton knows for it, the first error ends the call, behind the responses before it."""
     stream = InferCall(front.channel, ("triton_grpc_error", "true"))
