@@ -147,6 +147,7 @@ class InferStream:
 
     def _fill(self, place: _Place, response: bytes) -> None:
         place.response = response
+        place.request, place.outcomes = None, []  # what it was made of: nobody counts that
         self._hold(len(response) + _OBJECT_BYTES)
         if self._places and self._places[0] is place:
             self._duplex.grown()
