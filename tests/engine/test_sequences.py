@@ -9,7 +9,7 @@ from stepstream_server.engine.ports import NO_SEQ, Attach, DoorLost, Ending, Exp
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
-from support.sequences import CALLER, POISON, closed, listed, reason_of, step
+from support.sequences import CALLER, POISON, closed, listed, reason_of, replaced, step
 
 
 def test_a_sequence_begins_goes_on_and_ends() -> None:
@@ -123,9 +123,6 @@ def test_a_quarantined_session_is_not_ended_by_a_refused_step_but_replaced_by_a_
 def test_a_start_whose_step_fails_leaves_an_open_session() -> None:
     """It is there to be started again."""
     h = Harness(FakeBackend(poison=POISON))
-    step(h, 1.0, start=True, deadline=h.clock() - 1)
-    assert h.settle() == [Refusal(CALLER, 0, 0, 1, Reason.DEADLINE_EXCEEDED, 0)]
-    assert (h.get("a").next_seq, h.get("a").attached) == (0, False)
     step(h, POISON, start=True)
     assert h.settle() == [Refusal(CALLER, 0, 0, 1, Reason.NON_FINITE_STATE, 0)]
     assert h.get("a").quarantined
@@ -243,3 +240,24 @@ def test_an_attached_stream_hears_of_the_end() -> None:
     h.attach(a, stream=2, tag=3)
     h.settle()
     assert h.ear.detached == [(2, 3, Ending.CLOSED)]
+
+
+def test_a_start_that_comes_too_late_harms_nobody() -> None:
+    """Its time was over before its sequence could begin: the one that it was to replace goes on."""
+    h = Harness()
+    step(h, 1.0, start=True)
+    h.settle()
+    step(h, 1.0, start=True, deadline=h.clock() - 1)
+    assert h.settle() == [Refusal(CALLER, 0, 0, 1, Reason.DEADLINE_EXCEEDED, 0)]
+    assert (replaced(h), h.get("a").next_seq) == ([], 1)
+
+
+def test_a_start_for_which_there_is_no_room_harms_nobody() -> None:
+    """Steps of others that come in the same turn take the room first."""
+    h = Harness(max_pending_steps=10)
+    for name in ("a", "b"):
+        step(h, 1.0, name=name, start=True)
+    h.settle()
+    h.call_many(["b", "a"], [NO_SEQ] * 2, [[1.0] * 8] * 2, stream=CALLER, starts=[False, True])
+    assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.QUEUE_FULL]
+    assert (replaced(h), h.get("a").next_seq, h.get("b").next_seq) == ([], 1, 9)

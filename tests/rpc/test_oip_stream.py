@@ -235,6 +235,17 @@ async def test_an_answer_too_large_for_a_message_is_never_computed() -> None:
         assert sums_of(await infer(front.channel, infer_request("counter", [1], 1))) == [2]
 
 
+async def test_an_id_that_no_response_could_carry_is_refused(front: FrontDoor) -> None:
+    """It comes back cut off, and the stream goes on."""
+    stream = InferCall(front.channel)
+    await stream.send(
+        infer_request("counter", [1], 1, start=True, id="x" * 3_000_000), infer_request("nobody", [1], 1, id="next")
+    )
+    first, second = await stream.receive(2)
+    assert first.error_message == "INVALID_ARGUMENT: id: expected at most 1024 characters, got 3000000"
+    assert (first.infer_response.id, second.infer_response.id) == ("x" * 1024, "next")
+
+
 async def test_calls_are_counted_by_their_own_names(front: FrontDoor) -> None:
     """As those of the contract are."""
     stream = InferCall(front.channel)

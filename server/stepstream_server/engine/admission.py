@@ -120,11 +120,16 @@ class Admission:
             table.status[resets[table.status[resets] == Status.QUARANTINED]] = Status.RESETTING
         self._backlog.append(rows, inputs)
 
-    def why_not_first(self, rows: Rows, valid: NDArray[np.bool_]) -> Ints:
-        """Why rows could not be the first of new sessions, as numbers of Reasons; 0 where they could: [n]."""
+    def why_not_first(self, rows: Rows, valid: NDArray[np.bool_], beside: int, now: float) -> Ints:
+        """Why rows could not be the first of new sessions, as numbers of Reasons; 0 where they could: [n].
+
+        beside: steps of other rows that may be admitted before them.
+        """
         none, never = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        refused, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none)
-        return np.select(list(refusals.values()), list(refusals)) if refused.any() else none
+        _, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none, beside)
+        refusals[Reason.DEADLINE_EXCEEDED] = rows["deadline"] <= now
+        refused = np.logical_or.reduce(list(refusals.values())).any()
+        return np.select(list(refusals.values()), list(refusals)) if refused else none
 
     def _refusals(
         self,
@@ -135,10 +140,11 @@ class Admission:
         admitted: Ints,
         released: Ints,
         kept_before: Ints,
+        beside: int = 0,
     ) -> tuple[NDArray[np.bool_], dict[Reason, NDArray[np.bool_]]]:
         """Which rows are refused, and for what; the first that applies is what the caller hears. All arguments are [n].
 
-        kept: answers that each row will keep; admitted, released, kept_before: where its session stands.
+        kept: answers that each row will keep; admitted, released, kept_before: where its session stands. beside: as above.
         """
         steps = rows["length"]
         refusals = {
@@ -150,16 +156,16 @@ class Admission:
             | (kept_before + kept > self._window_kept),
         }
         refused = np.logical_or.reduce(list(refusals.values()))
-        refusals[Reason.QUEUE_FULL] = self._overflow(steps * ((rows["kind"] == Kind.APPLY) & ~refused), kept * ~refused)
+        refusals[Reason.QUEUE_FULL] = self._overflow(steps * ((rows["kind"] == Kind.APPLY) & ~refused), kept * ~refused, beside)
         return refused | refusals[Reason.QUEUE_FULL], refusals
 
     @property
     def _invalid(self) -> Reason:
         return Reason.NON_FINITE_INPUT if self._inputs[0].dtype == "float32" else Reason.INPUT_OUT_OF_RANGE
 
-    def _overflow(self, steps: Ints, kept: Ints) -> NDArray[np.bool_]:
+    def _overflow(self, steps: Ints, kept: Ints, beside: int = 0) -> NDArray[np.bool_]:
         """Which rows the server has no room for: [n]. The first that fit are served."""
-        room = self._settings.max_pending_steps - self._backlog.steps
+        room = self._settings.max_pending_steps - self._backlog.steps - beside
         full = np.zeros(len(steps), np.bool_)
         if steps.sum() > room:
             full |= ((steps > room) | (np.cumsum(steps * (steps <= room)) > room)) & (steps > 0)

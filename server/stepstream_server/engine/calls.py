@@ -64,9 +64,18 @@ class Calls:
         arrivals = self._join(calls)
         if len(set(arrivals.ids)) == len(arrivals.ids):
             self._admit_distinct(arrivals, now, report)
-        elif not self._admit_sequels(arrivals):
-            for round_ in _rounds(arrivals.ids):
-                self._admit_distinct(arrivals.part(round_), now, report)
+            return
+        started = {arrivals.ids[place] for place in np.flatnonzero(arrivals.starts).tolist()}
+        again = np.array([session_id in started for session_id in arrivals.ids])
+        if again.any():  # by themselves, so that they do not hold up all others
+            self._admit_in_rounds(arrivals.part(np.flatnonzero(again)), now, report)
+            arrivals = arrivals.part(np.flatnonzero(~again))
+        if arrivals.ids and not self._admit_sequels(arrivals):
+            self._admit_in_rounds(arrivals, now, report)
+
+    def _admit_in_rounds(self, arrivals: _Arrivals, now: float, report: TurnReport) -> None:
+        for round_ in _rounds(arrivals.ids):
+            self._admit_distinct(arrivals.part(round_), now, report)
 
     def _join(self, calls: Sequence[tuple[int, Call]]) -> _Arrivals:
         """Left open: sessions, and first numbers where the caller does not know them."""
@@ -95,7 +104,8 @@ class Calls:
         starts = np.flatnonzero(arrivals.starts)
         found = self._find(arrivals, now, report)
         if len(starts):
-            found[starts] = self._start(arrivals.part(starts), now, report)
+            beside = int(arrivals.rows["length"][~arrivals.starts].sum())
+            found[starts] = self._start(arrivals.part(starts), beside, now, report)
         here = found >= 0
         if not here.all():
             arrivals, found = arrivals.part(np.flatnonzero(here)), found[here]
@@ -142,12 +152,12 @@ class Calls:
         report.duplicates += length
         return True
 
-    def _start(self, arrivals: _Arrivals, now: float, report: TurnReport) -> Ints:
-        """New sessions for rows of different ids; -1 for those that are refused: [n]."""
+    def _start(self, arrivals: _Arrivals, beside: int, now: float, report: TurnReport) -> Ints:
+        """New sessions for rows of different ids; -1 for those that are refused: [n]. beside: steps of other rows."""
         rows = arrivals.rows
         rows["first"] = np.where(rows["cached"], rows["first"], 0)
         started = np.full(len(rows), -1)
-        for place, session in enumerate(self._starts.open(arrivals.ids, rows, arrivals.valid, now, report)):
+        for place, session in enumerate(self._starts.open(arrivals.ids, rows, arrivals.valid, beside, now, report)):
             if isinstance(session, int):
                 started[place] = session
             else:

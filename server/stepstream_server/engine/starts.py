@@ -29,13 +29,14 @@ class Starts:
         self._lifecycle = lifecycle
 
     def open(
-        self, ids: Sequence[str], rows: Rows, valid: NDArray[np.bool_], now: float, report: TurnReport
+        self, ids: Sequence[str], rows: Rows, valid: NDArray[np.bool_], beside: int, now: float, report: TurnReport
     ) -> list[int | StepStreamError]:
         """Opens a session per id, each by itself, for the row that is to be its first; or says why there is none.
 
-        The ids are different. rows: each begins at 0, or else is refused; valid: whether its inputs are.
+        The ids are different. rows: each begins at 0, or else is refused; valid: whether its inputs are. beside: steps of
+        others that may be admitted before them.
         """
-        reasons = self._admission.why_not_first(rows, valid)
+        reasons = self._admission.why_not_first(rows, valid, beside, now)
         results: list[int | StepStreamError] = [0] * len(ids)
         for place in np.flatnonzero(reasons).tolist():
             reason, first, length = Reason(int(reasons[place])), int(rows["first"][place]), int(rows["length"][place])

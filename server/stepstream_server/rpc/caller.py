@@ -73,59 +73,66 @@ class Asked:
 
 
 class Caller:
-    """On the event loop's thread. A `Listener` of every model that it asks; its tags count the rows it has asked for."""
+    """On the event loop's thread. A `Listener` of every model that it asks; its tags count the rows it has asked for.
+
+    An outcome may make its request leave, so that nothing is known of the rows behind it.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._rows: dict[int, tuple[Asked, int]] = {}  # by tag: a row without all of its outcomes
-        self._doors: set[ModelDoor] = set()
+        self._rows: dict[ModelDoor, dict[int, tuple[Asked, int]]] = {}  # by tag: rows without all of their outcomes
         self._next_tag = 0
 
     def ask(self, door: ModelDoor, steps: Steps, asked: Asked) -> None:
         """Asks for steps under this caller's number. Raises StepStreamError."""
-        if door not in self._doors:
+        if door not in self._rows:
             door.listen(self.number, self)
-            self._doors.add(door)
+            self._rows[door] = {}
         rows, tag = len(steps.ids), self._next_tag
         if tag + rows > _TAGS:
             tag = 0  # those requests have been answered long ago
         door.call(self.number, tag, steps)
         self._next_tag = tag + rows
+        waiting = self._rows[door]
         for row in range(rows):
-            self._rows[tag + row] = (asked, row)
+            waiting[tag + row] = (asked, row)
 
     def leave(self) -> None:
         """Nothing more is wanted: what is still queued is dropped."""
-        doors, self._doors = self._doors, set()
-        for door in doors:
-            if self._rows:
+        left, self._rows = self._rows, {}
+        for door, waiting in left.items():
+            if waiting:
                 door.hang_up(self.number)
             else:
                 door.forget(self.number)
-        self._rows.clear()
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
         turn, start = piece.turn, piece.kept_first
         for tag, first_seq, length, kept in turn.rows()[piece.first : piece.last]:
+            waiting = self._rows.get(door)
+            if waiting is None:
+                return
             end = start + kept
             outputs = tuple([data[size * start : size * end] for data, size in zip(turn.outputs, turn.step_bytes, strict=True)])
             start = end
-            asked, row = self._rows[tag]
+            asked, row = waiting[tag]
             if asked.answered(row, first_seq, length, outputs):
-                del self._rows[tag]
+                del waiting[tag]
 
     def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+        waiting = self._rows.get(door)
+        if waiting is None:
+            return
         tag = errors.tags[row]
-        asked, place = self._rows[tag]
+        asked, place = waiting[tag]
         if asked.refused(place, errors.lengths[row], decode_row_error(errors, row)):
-            del self._rows[tag]
+            del waiting[tag]
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         """Never: it holds no session."""
 
-    def failed(self, error: StepStreamError) -> None:
-        rows, self._rows = self._rows, {}
-        for asked, row in rows.values():
+    def failed(self, door: ModelDoor, error: StepStreamError) -> None:
+        for asked, row in self._rows.pop(door, {}).values():
             asked.refused(row, asked.outcomes[row].left, error)
 
 

@@ -32,7 +32,7 @@ class Listener(Protocol):
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         """A handle no longer stands for a session."""
 
-    def failed(self, error: StepStreamError) -> None:
+    def failed(self, door: ModelDoor, error: StepStreamError) -> None:
         """The engine has crashed; nothing more will come."""
 
 
@@ -58,6 +58,7 @@ class ModelDoor:
         # Since the loop began its round:
         self._said: list[Command] = []
         self._gathering = Gathering(spec.inputs)
+        self._hung_up: list[int] = []  # callers
         self._due = False  # whether they will be passed in at its end
 
     def open(self, door: Door) -> None:
@@ -86,11 +87,17 @@ class ModelDoor:
 
     def leave(self, stream: int) -> None:
         """Nothing more is wanted for this stream: its queued steps are dropped, its sessions detached."""
-        self._leave(stream, StreamEnded(stream))
+        if self._listeners.pop(stream, None) is not None:
+            with contextlib.suppress(StepStreamError):
+                self.submit(StreamEnded(stream))
+                self._pass_in()  # at once: what it drops shall not run meanwhile
 
-    def hang_up(self, stream: int) -> None:
+    def hang_up(self, caller: int) -> None:
         """The same for a momentary caller."""
-        self._leave(stream, CallersLeft([stream]))
+        if self._listeners.pop(caller, None) is not None:
+            with contextlib.suppress(StepStreamError):
+                self._pass_in_soon()
+                self._hung_up.append(caller)
 
     def forget(self, stream: int) -> None:
         """A momentary call has all its outcomes."""
@@ -132,12 +139,6 @@ class ModelDoor:
         """On the engine's thread."""
         self._wake(lambda: self._tell_all(error))
 
-    def _leave(self, stream: int, command: Command) -> None:
-        if self._listeners.pop(stream, None) is not None:
-            with contextlib.suppress(StepStreamError):
-                self.submit(command)
-                self._pass_in()  # at once: what it drops shall not run meanwhile
-
     def _pass_in_soon(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -149,7 +150,10 @@ class ModelDoor:
         self._due = False
         said, self._said = self._said, []
         if self._gathering:
-            said.insert(0, self._gathering.take())  # first, since a caller may have left since then
+            said.append(self._gathering.take())
+        if self._hung_up:
+            said.append(CallersLeft(self._hung_up))
+            self._hung_up = []
         with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
             for command in said:
                 self._door.submit(command)
@@ -196,4 +200,4 @@ class ModelDoor:
         for answer in questions.values():
             answer(error)
         for listener in list(self._listeners.values()):
-            listener.failed(error)
+            listener.failed(self, error)

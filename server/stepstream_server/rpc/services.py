@@ -57,7 +57,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             deadline=arrival + (self._settings.step_timeout_seconds if left is None else left),
             keep=keep,
             seqs=[columns.check_seq("seq", request.seq)] if request.HasField("seq") else None,
-            secrets=[request.secret],
+            secrets=[request.secret] if request.secret else None,
         )
         (outcome,) = await complete(door, self._models.next_stream(), step)
         if outcome.error is not None:

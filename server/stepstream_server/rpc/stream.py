@@ -101,7 +101,7 @@ class Stream:
             self._outgoing.detached(handle, detached.endings[row], steps * door.step_credits)
             self._grown()
 
-    def failed(self, error: StepStreamError) -> None:
+    def failed(self, door: ModelDoor, error: StepStreamError) -> None:
         self._duplex.fail(error)
 
     def _take(self, request: inference_pb2.StreamRequest) -> None:

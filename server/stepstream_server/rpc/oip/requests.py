@@ -13,6 +13,7 @@ from stepstream_server.rpc.oip.sequences import decode_columns, decode_parameter
 from stepstream_server.rpc.oip.tensors import check_elements, data
 
 _MICROSECONDS = 1e-6
+LONGEST_ID = 1024  # characters of a request's id: it comes back in the response, which must stay within a message
 
 
 class Request(NamedTuple):
@@ -28,6 +29,9 @@ def decode_request(request: oip_pb2.ModelInferRequest, layouts: Layouts, arrival
 
     Raises CallerError that names the field, ServerFault(MODEL_NOT_READY) before models are. Nothing was applied then.
     """
+    if len(request.id) > LONGEST_ID:
+        message = f"id: expected at most {LONGEST_ID} characters, got {len(request.id)}"
+        raise CallerError(Reason.INVALID_ARGUMENT, message, field="id")
     raw = check_elements(request)
     layout = layouts.of(request)
     sequences = decode_parameters(request) if layout.columns is None else decode_columns(request, layout.columns, raw)

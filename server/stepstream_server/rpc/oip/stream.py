@@ -15,7 +15,7 @@ from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.duplex import Duplex
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.layouts import Layouts
-from stepstream_server.rpc.oip.requests import Request, decode_request
+from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_request
 from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
 from stepstream_server.rpc.outgoing import Unread
 
@@ -116,7 +116,7 @@ class InferStream:
         try:
             request = decode_request(message, self._layouts, self._clock(), _FOREVER)
         except StepStreamError as error:
-            self._fail(self._enter(_Place(self, message.id, None)), error)
+            self._fail(self._enter(_Place(self, message.id[:LONGEST_ID], None)), error)
             return
         place = self._enter(_Place(self, request.id, request))
         try:
