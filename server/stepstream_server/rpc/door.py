@@ -1,7 +1,7 @@
 """The front door's end of the engine port: one `ModelDoor` per model takes deliveries from the engine's thread to the event loop.
 
-It knows who waits for what: streams and momentary callers by number, questions by request number. What is said to the engine in one
-round of the loop is passed in at its end.
+It knows who waits for what: streams and momentary callers by number, questions by request number. What is said to the engine in
+one round of the loop is passed in at its end.
 """
 
 from __future__ import annotations
