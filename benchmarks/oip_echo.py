@@ -19,11 +19,11 @@ from benchmarks.echo import Context, serve_until_told
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.bundles import load
 from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.rpc.oip.fields import DATATYPES, dims
 from stepstream_server.rpc.server import server_options
-from stepstream_server.spec import ModelSpec, TensorSpec
+from stepstream_server.spec import ModelSpec
 
 SERVICE = "inference.GRPCInferenceService"
-_DATATYPES = {"float32": "FP32", "int64": "INT64"}
 _CONFIG_TYPES = {"float32": oip_pb2.TYPE_FP32, "int64": oip_pb2.TYPE_INT64}
 
 
@@ -34,7 +34,7 @@ class OipEcho:
         self._spec = spec
         self._answer = oip_pb2.ModelInferResponse(model_name=spec.name, model_version="1")
         for output in spec.outputs:
-            self._answer.outputs.add(name=output.name, datatype=_DATATYPES[output.dtype], shape=[1, *_dims(output)])
+            self._answer.outputs.add(name=output.name, datatype=DATATYPES[output.dtype], shape=[1, *dims(output.shape)])
             self._answer.raw_output_contents.append(bytes(output.step_bytes))
 
     async def stream(
@@ -57,23 +57,19 @@ class OipEcho:
     async def metadata(self, request: oip_pb2.ModelMetadataRequest, context: Context) -> oip_pb2.ModelMetadataResponse:
         response = oip_pb2.ModelMetadataResponse(name=self._spec.name, versions=["1"], platform="echo")
         for each in self._spec.inputs:
-            response.inputs.add(name=each.name, datatype=_DATATYPES[each.dtype], shape=[-1, *_dims(each)])
+            response.inputs.add(name=each.name, datatype=DATATYPES[each.dtype], shape=[-1, *dims(each.shape)])
         for each in self._spec.outputs:
-            response.outputs.add(name=each.name, datatype=_DATATYPES[each.dtype], shape=[-1, *_dims(each)])
+            response.outputs.add(name=each.name, datatype=DATATYPES[each.dtype], shape=[-1, *dims(each.shape)])
         return response
 
     async def config(self, request: oip_pb2.ModelConfigRequest, context: Context) -> oip_pb2.ModelConfigResponse:
         config = oip_pb2.ModelConfig(name=self._spec.name, platform="echo", max_batch_size=EngineSettings().max_batch)
         for each in self._spec.inputs:
-            config.input.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=_dims(each))
+            config.input.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=dims(each.shape))
         for each in self._spec.outputs:
-            config.output.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=_dims(each))
+            config.output.add(name=each.name, data_type=_CONFIG_TYPES[each.dtype], dims=dims(each.shape))
         config.sequence_batching.oldest.max_candidate_sequences = config.max_batch_size
         return oip_pb2.ModelConfigResponse(config=config)
-
-
-def _dims(spec: TensorSpec) -> list[int]:
-    return list(spec.shape) or [1]
 
 
 async def serve(echo: OipEcho) -> None:

@@ -68,7 +68,9 @@ class Admission:
         new = end > admitted
         self._admit_new(_part(rows[new], np.maximum(first, admitted)[new], end[new]), inputs, valid[new])
 
-    def enter_sequels(self, rows: Rows, inputs: tuple[Tensor, ...], acknowledge: Callable[[], None]) -> bool:
+    def enter_sequels(
+        self, rows: Rows, inputs: tuple[Tensor, ...], valid: NDArray[np.bool_], acknowledge: Callable[[], None]
+    ) -> bool:
         """Admits steps of which each goes on where its session's row before ends, as those do that are sent ahead.
 
         False, with none admitted, unless all of them can be admitted just so: what one of them is told could depend on the one
@@ -81,7 +83,7 @@ class Admission:
         sequels = (
             (rows["first"] == table.admitted[sessions] + ahead).all()
             and (table.status[sessions] != Status.QUARANTINED).all()
-            and self.valid(inputs, lengths).all()
+            and valid.all()
             and not table.draining
         )
         if not sequels:

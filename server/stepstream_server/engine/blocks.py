@@ -77,7 +77,12 @@ class Blocks:
         return (
             bool(self._table.current(rows["session"], generations, rows["stream"], rows["tag"]).all())
             and all(len(block.sessions) == 1 or self._table.firsts(block.sessions).all() for _, block in blocks)
-            and self._admission.enter_sequels(rows, inputs, lambda: self._acknowledge(blocks, np.ones(len(rows), np.bool_)))
+            and self._admission.enter_sequels(
+                rows,
+                inputs,
+                self._admission.valid(inputs, rows["length"]),
+                lambda: self._acknowledge(blocks, np.ones(len(rows), np.bool_)),
+            )
         )
 
     def _admit_run(self, blocks: Sequence[tuple[int, Block]]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.arrivals import concatenate, sums_before
 from stepstream_server.engine.backlog import ROW, Rows
-from stepstream_server.engine.finished import Finished
+from stepstream_server.engine.finished import Finished, answer_repeat
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Call, Ints, Tensor, TurnReport
@@ -115,16 +115,19 @@ class Calls:
             self._admission.enter(arrivals.rows, arrivals.inputs, arrivals.valid)
 
     def _admit_sequels(self, arrivals: _Arrivals) -> bool:
-        """Admits rows that each go on where their session's row before ends; False, with nothing done, if not all do."""
+        """Admits rows that start nothing and each go on where their session's row before ends; False, with nothing done, if not
+        all do."""
         table, rows = self._table, arrivals.rows
         sessions = table.numbers(arrivals.ids)
-        if arrivals.secrets or arrivals.starts.any() or (sessions < 0).any() or (table.stream[sessions] != NO_STREAM).any():
+        if arrivals.secrets or (sessions < 0).any() or (table.stream[sessions] != NO_STREAM).any():
             return False
         ahead = sums_before(sessions, rows["length"], np.argsort(sessions, kind="stable"))
         first = np.where(rows["cached"], rows["first"], table.admitted[sessions] + ahead)
         sequels = rows.copy()
         sequels["session"], sequels["first"], sequels["begin"] = sessions, first, first
-        return self._admission.enter_sequels(sequels, arrivals.inputs, lambda: self._ledger.acknowledge(sessions, first))
+        return self._admission.enter_sequels(
+            sequels, arrivals.inputs, arrivals.valid, lambda: self._ledger.acknowledge(sessions, first)
+        )
 
     def _find(self, arrivals: _Arrivals, now: float, report: TurnReport) -> Ints:
         """The sessions of rows that start none; -1 for those that are settled, because nobody else may step there now: [n]."""
@@ -138,19 +141,9 @@ class Calls:
                 found[place] = self._table.claim(session_id, arrivals.secrets[place] if arrivals.secrets else b"")
             except CallerError as error:
                 found[place] = -1
-                if not self._answer_finished(session_id, arrivals.rows[place], now, report):
+                if not answer_repeat(self._finished.find(session_id, now), arrivals.rows[place], self._outbox, report):
                     self._refuse(arrivals.rows[place], error)
         return found
-
-    def _answer_finished(self, session_id: str, row: np.void, now: float, report: TurnReport) -> bool:
-        """Whether the row repeats the last one of a session that is gone: then it is answered."""
-        answer = self._finished.find(session_id, now)
-        if answer is None or not answer.answers(row):
-            return False
-        stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
-        self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
-        report.duplicates += length
-        return True
 
     def _start(self, arrivals: _Arrivals, beside: int, now: float, report: TurnReport) -> Ints:
         """New sessions for rows of different ids; -1 for those that are refused: [n]. beside: steps of other rows."""

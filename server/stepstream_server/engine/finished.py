@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepstream_server.engine.ports import Keep, Tensor
+from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.ports import Keep, Tensor, TurnReport
 
 _MOST_BYTES = 64 << 20  # of all that is kept: 100,000 answers of 128 numbers, more than end within the time they are kept
 _ENTRY_BYTES = 512  # of one answer beside its outputs: its id, its numbers, and its place here
@@ -62,3 +63,13 @@ class Finished:
             _, answer = self._answers.pop(session_id, (0.0, None))
             if answer is not None:
                 self._bytes -= answer.bytes
+
+
+def answer_repeat(answer: LastAnswer | None, row: np.void, outbox: Outbox, report: TurnReport) -> bool:
+    """Answers a row that repeats the last one of a session that is gone; False if it does not."""
+    if answer is None or not answer.answers(row):
+        return False
+    stream, tag, first, length = (int(row[name]) for name in ("stream", "tag", "first", "length"))
+    outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
+    report.duplicates += length
+    return True

@@ -10,7 +10,7 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.backlog import Backlog
-from stepstream_server.engine.finished import Finished, LastAnswer
+from stepstream_server.engine.finished import Finished, LastAnswer, answer_repeat
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
@@ -250,11 +250,7 @@ class Lifecycle:
         left = np.isin(backlog.rows["session"], sessions)
         for row in backlog.rows[left]:
             session, stream, tag, first, length = (int(row[name]) for name in ("session", "stream", "tag", "first", "length"))
-            answer = answers.get(session)
-            if answer is not None and answer.answers(row):
-                self._outbox.answer_one(stream, tag, first, length, len(answer.outputs[0]), answer.outputs)
-                report.duplicates += length
-            else:
+            if not answer_repeat(answers.get(session), row, self._outbox, report):
                 message = f"session {self._table.id(session)!r} {HOW_ENDED[ending]}"
                 self._outbox.refuse(stream, tag, first, length, REASON_OF_ENDING[ending], 0, message)
         backlog.remove(left)

@@ -36,10 +36,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     def Stream(
         self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
     ) -> AsyncIterator[inference_pb2.StreamResponse]:
-        stream = self._streams.open(Stream, place_of(context.invocation_metadata()))
-        context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
-        commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
-        return stream.responses(request_iterator, commit)
+        return self._streams.serve(Stream, request_iterator, context, place_of(context.invocation_metadata()))
 
     async def Step(self, request: inference_pb2.StepRequest, context: Context) -> inference_pb2.StepResponse:
         arrival = time.monotonic()

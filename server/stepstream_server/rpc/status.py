@@ -57,7 +57,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
 STATUS: dict[Reason, grpc.StatusCode] = {reason: code for code, reasons in _CODES.items() for reason in reasons}
 
 # Of a message. Trailers have it three times, and clients take 8 KiB of trailers; what came from a caller may be of any length.
-_MOST_CHARACTERS = 1000
+MOST_CHARACTERS = 1000
 
 # Milliseconds, where the error itself gives no advice: what usually makes the refusal go away.
 RETRY_DELAY_MS: dict[Reason, int] = {
@@ -78,14 +78,14 @@ def row_error(reason: Reason, message: str, retry_delay_seconds: float = 0.0) ->
     return common_pb2.Error(
         code=STATUS[reason].value[0],
         reason=reason.name,
-        message=message[:_MOST_CHARACTERS],
+        message=message[:MOST_CHARACTERS],
         retry_delay_ms=_retry_delay_ms(reason, retry_delay_seconds),
     )
 
 
 def call_status(error: StepStreamError) -> grpc.Status:
     """An error that ends a call: google.rpc.Status with ErrorInfo, RetryInfo and BadRequest, as trailers."""
-    message = error.message[:_MOST_CHARACTERS]
+    message = error.message[:MOST_CHARACTERS]
     details: list[Message] = [ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata=_metadata(error))]
     if delay := _retry_delay_ms(error.reason, error.retry_delay_seconds):
         retry = RetryInfo()

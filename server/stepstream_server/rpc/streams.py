@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol
 
 from stepstream_server.config import DoorSettings
-from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
+from stepstream_server.errors import CallerError, Reason, ServerFault
+from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Unread
-from stepstream_server.rpc.succession import Place, Succession
+from stepstream_server.rpc.succession import Place, Replaceable, Succession
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
 
 
-class OpenStream(Protocol):
+class OpenStream(Replaceable, Protocol):
     """A streaming call of any protocol."""
+
+    def responses(self, requests: AsyncIterator[Any], opening: Awaitable[None]) -> AsyncIterator[Any]:
+        """What to write, once `opening` is done and until both sides are."""
 
     @property
     def unread_bytes(self) -> int:
@@ -29,15 +33,11 @@ class OpenStream(Protocol):
     def finish(self) -> None:
         """Reads no more; the stream ends once all that was read is answered."""
 
-    def abandon(self, error: StepStreamError) -> None:
-        """Ends the stream from this side; its client hears the error if it reads again."""
-
     def end(self) -> None:
         """The call is over."""
 
 
-S = TypeVar("S", bound=OpenStream)
-Make = Callable[[int, Models, DoorSettings, Unread, Callable[[], None]], S]  # as the constructors of streams
+Make = Callable[[int, Models, DoorSettings, Unread, Callable[[], None]], OpenStream]  # as the constructors of streams
 
 
 class Streams:
@@ -55,7 +55,20 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, make: Make[S], place: Place = Place()) -> S:  # noqa: B008  # immutable
+    def serve(
+        self,
+        make: Make,
+        requests: AsyncIterator[Any],
+        context: Context,
+        place: Place = Place(),  # noqa: B008  # immutable
+    ) -> AsyncIterator[Any]:
+        """Opens a stream for a call, and closes it when the call is over; returns what to write. Raises what `open` raises."""
+        stream = self.open(make, place)
+        context.add_done_callback(lambda _: self.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
+        commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
+        return stream.responses(requests, commit)
+
+    def open(self, make: Make, place: Place) -> OpenStream:
         """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
         self._succession.make_way(place)
         if self._draining:

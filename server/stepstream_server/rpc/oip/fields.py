@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import DType
 
@@ -21,6 +22,15 @@ def decode_version(field: str, text: str) -> int:
         expected = "a number from 1 to 999999999, or nothing for the newest version"
         raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {expected}, got {text[:_SHOWN]!r}", field=field)
     return int(text)
+
+
+def decode_count(field: str, what: str, parameter: oip_pb2.InferParameter) -> int:
+    """An integer parameter of 0 or more, signed or not. Raises CallerError(INVALID_ARGUMENT) that says `what` was expected."""
+    kind = parameter.WhichOneof("parameter_choice")
+    number = parameter.uint64_param if kind == "uint64_param" else parameter.int64_param
+    if kind not in ("int64_param", "uint64_param") or number < 0:
+        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {what}, got {kind or 'nothing'} {number}", field=field)
+    return number
 
 
 def dims(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -62,8 +62,8 @@ class Layouts:
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = layout
-        elif request.outputs:
-            _check_outputs(request)
+        else:
+            _check_bare(request)
         return layout
 
     def _read(self, request: oip_pb2.ModelInferRequest) -> Layout:
@@ -74,12 +74,7 @@ class Layouts:
         inputs, axis = _read_inputs(request, places, spec, count)
         steps = axis or 1
         self._check_size(spec, count, count * steps)
-        extra = (STEP, ERROR) if columns else ()
-        chosen = _check_outputs(request) or {*extra, *(each.name for each in spec.outputs)}
-        if unknown := chosen - {*extra, *(each.name for each in spec.outputs)}:
-            names = ", ".join([*(each.name for each in spec.outputs), *extra])
-            message = f"outputs: expected some of {names}, got {min(unknown)[:50]!r}"
-            raise CallerError(Reason.INVALID_ARGUMENT, message, field="outputs")
+        chosen = _read_outputs(request, [*(each.name for each in spec.outputs), *((STEP, ERROR) if columns else ())])
         leading = (count,) if axis is None else (count, axis)
         return Layout(
             door,
@@ -170,18 +165,26 @@ def _read_axis(tensor: oip_pb2.ModelInferRequest.InferInputTensor, declared: Ten
     raise wrong(tensor.name, f"shape: expected [{count}{dims}] or [{count}, T{dims}], got {list(shape)}")
 
 
-def _check_outputs(request: oip_pb2.ModelInferRequest) -> set[str]:
-    """Names of the outputs that are asked for, if any are by name."""
+def _read_outputs(request: oip_pb2.ModelInferRequest, names: Sequence[str]) -> set[str]:
+    """Those of the names that are asked for: all if none is."""
+    _check_bare(request)
+    asked = [each.name for each in request.outputs]
+    for name, next_name in itertools.pairwise(sorted(asked)):
+        if name == next_name:
+            message = f"outputs: expected each once, got {name[:50]!r} twice"
+            raise CallerError(Reason.INVALID_ARGUMENT, message, field="outputs")
+    if unknown := set(asked).difference(names):
+        message = f"outputs: expected some of {', '.join(names)}, got {min(unknown)[:50]!r}"
+        raise CallerError(Reason.INVALID_ARGUMENT, message, field="outputs")
+    return set(asked or names)
+
+
+def _check_bare(request: oip_pb2.ModelInferRequest) -> None:
+    """Raises CallerError(NOT_IMPLEMENTED) where an output is asked for in some way."""
     for output in request.outputs:
         if output.parameters:
             message = f"outputs[{output.name}]: expected no parameters, got {', '.join(sorted(output.parameters))}"
             raise CallerError(Reason.NOT_IMPLEMENTED, message, field=f"outputs[{output.name}]")
-    names = [each.name for each in request.outputs]
-    for name, next_name in itertools.pairwise(sorted(names)):
-        if name == next_name:
-            message = f"outputs: expected each once, got {name[:50]!r} twice"
-            raise CallerError(Reason.INVALID_ARGUMENT, message, field="outputs")
-    return set(names)
 
 
 def _head(spec: ModelSpec, leading: Sequence[int], chosen: set[str]) -> oip_pb2.ModelInferResponse:

@@ -8,6 +8,7 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.engine.ports import Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.gathering import Steps
+from stepstream_server.rpc.oip.fields import decode_count
 from stepstream_server.rpc.oip.layouts import Layout, Layouts
 from stepstream_server.rpc.oip.sequences import decode_columns, decode_parameters
 from stepstream_server.rpc.oip.tensors import check_elements, data
@@ -48,9 +49,4 @@ def _decode_timeout(request: oip_pb2.ModelInferRequest) -> float:
     parameter = request.parameters.get("timeout")
     if parameter is None:
         return 0.0
-    kind = parameter.WhichOneof("parameter_choice")
-    timeout = parameter.uint64_param if kind == "uint64_param" else parameter.int64_param
-    if kind not in ("int64_param", "uint64_param") or timeout < 0:
-        message = f"timeout: expected an integer of microseconds, 0 or more, got {kind or 'nothing'} {timeout}"
-        raise CallerError(Reason.INVALID_ARGUMENT, message, field="timeout")
-    return timeout * _MICROSECONDS
+    return decode_count("timeout", "an integer of microseconds, 0 or more", parameter) * _MICROSECONDS

@@ -13,9 +13,8 @@ from stepstream_server.rpc.columns import I64, WIRE_TYPES
 from stepstream_server.rpc.oip.layouts import Layout
 from stepstream_server.rpc.oip.requests import Request
 from stepstream_server.rpc.oip.tensors import encode_strings
+from stepstream_server.rpc.status import MOST_CHARACTERS
 from stepstream_server.spec import TensorSpec
-
-_MOST_CHARACTERS = 1000  # of an error's text, as elsewhere: a client's own words stand in it
 
 # What stands before a response and its length in a stream: the tag of a field that is a message.
 _IN_STREAM = bytes([oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
@@ -59,7 +58,7 @@ def translate(error: StepStreamError) -> StepStreamError:
         message += ": an inference request must specify the START flag on the first request of the sequence"
     return CallerError(
         reason,
-        f"{error.reason.name}: {message}"[:_MOST_CHARACTERS],
+        f"{error.reason.name}: {message}"[:MOST_CHARACTERS],
         field=field,
         expected_seq=error.expected_seq,
         retry_delay_seconds=error.retry_delay_seconds,

@@ -13,6 +13,7 @@ from stepstream_server.engine.ports import NO_SEQ
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.convert.fields import check_id
+from stepstream_server.rpc.oip.fields import decode_count
 from stepstream_server.rpc.oip.layouts import END, ID, START, STEP
 from stepstream_server.rpc.oip.tensors import Expected, numbers, strings, wrong
 
@@ -97,11 +98,7 @@ def _string(field: str, id: str) -> str:
 
 
 def _decode_step(parameter: oip_pb2.InferParameter) -> int:
-    kind = parameter.WhichOneof("parameter_choice")
-    number = parameter.int64_param if kind == "int64_param" else parameter.uint64_param
-    if kind not in ("int64_param", "uint64_param") or number < 0:
-        raise _wrong_parameter("sequence_step", f"expected an integer of 0 or more, got {kind or 'nothing'} {number}")
-    return check_seq("sequence_step", number)
+    return check_seq("sequence_step", decode_count("sequence_step", "an integer of 0 or more", parameter))
 
 
 def _decode_flag(name: str, parameter: oip_pb2.InferParameter | None) -> bool:

@@ -50,10 +50,7 @@ class InferenceCalls:
         self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
     ) -> AsyncIterator[bytes]:
         make = partial(self._make_stream, grpc_errors=wants_grpc_errors(context.invocation_metadata()))
-        stream = self._streams.open(make)
-        context.add_done_callback(lambda _: self._streams.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
-        commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
-        return stream.responses(request_iterator, commit)
+        return self._streams.serve(make, request_iterator, context)
 
 
 def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogue) -> None:
