@@ -82,10 +82,8 @@ async def by_closing_elsewhere(scene: Scene, stream: CountingStream, session: in
 Leave = Callable[[Scene, CountingStream, inference_pb2.AttachedSession], Awaitable[None]]
 
 
-@pytest.mark.parametrize("leave", [by_cutting, by_detaching, by_losing])
-@pytest.mark.parametrize("stage", STAGES)
-async def test_whoever_leaves_finds_in_the_session_what_was_cut(scene: Scene, stage: str, leave: Leave) -> None:
-    """What was queued is dropped, the rest settles: the next stream is sent its answers and goes on from there."""
+async def leave_at(scene: Scene, stage: str, leave: Leave) -> tuple[CountingStream, inference_pb2.AttachedSession]:
+    """A stream that leaves its session while steps of it are at that stage. Its mates never notice."""
     victim = CountingStream(scene.front.channel)
     (session,) = await victim.open("counter", [0])
 
@@ -98,6 +96,14 @@ async def test_whoever_leaves_finds_in_the_session_what_was_cut(scene: Scene, st
     await leave(scene, victim, session)
     scene.go_on()
     await scene.check_mates()
+    return victim, session
+
+
+@pytest.mark.parametrize("leave", [by_cutting, by_detaching, by_losing])
+@pytest.mark.parametrize("stage", STAGES)
+async def test_whoever_leaves_finds_in_the_session_what_was_cut(scene: Scene, stage: str, leave: Leave) -> None:
+    """What was queued is dropped, the rest settles: the next stream is sent its answers and goes on from there."""
+    victim, session = await leave_at(scene, stage, leave)
     applied = 0 if stage == "queued" else STEPS
     found = await scene.get(session.id)
     assert (found.next_seq, found.acked, found.pending_steps, found.attached) == (applied, 0, 0, False)
@@ -121,18 +127,7 @@ async def test_whoever_leaves_finds_in_the_session_what_was_cut(scene: Scene, st
 @pytest.mark.parametrize("stage", STAGES)
 async def test_a_session_closed_under_its_steps_leaves_nothing_behind(scene: Scene, stage: str, leave: Leave) -> None:
     """Its launch ends as any other; its stream hears that it is closed, and goes on with other sessions."""
-    victim = CountingStream(scene.front.channel)
-    (session,) = await victim.open("counter", [0])
-
-    async def send() -> None:
-        await victim.step([0], [0], [1.0] * STEPS)
-        await victim.all_read()
-
-    await scene.queue(send)
-    await scene.reach(stage)
-    await leave(scene, victim, session)
-    scene.go_on()
-    await scene.check_mates()
+    victim, session = await leave_at(scene, stage, leave)
     while (message := await victim.receive()).WhichOneof("message") != "detached":
         assert message.answers.handles == u32([0])
     assert message.detached.reason == inference_pb2.DETACH_REASON_SESSION_CLOSED
