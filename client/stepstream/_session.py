@@ -192,14 +192,22 @@ class Session(ClosesOnLeaving):
         try:
             if isinstance(readings, AsyncIterable):
                 async for reading in readings:
-                    await answers.put(self._begin_step(reading))
+                    await self._feed_one(reading, answers)
             else:
                 for reading in readings:
-                    await answers.put(self._begin_step(reading))
+                    await self._feed_one(reading, answers)
         except Exception as error:  # the reader raises it, after the answers before it
             await answers.put(error)
         else:
             await answers.put(None)
+
+    async def _feed_one(self, reading: Values, answers: asyncio.Queue[asyncio.Future[Outputs] | BaseException | None]) -> None:
+        answer = self._begin_step(reading)
+        try:
+            await answers.put(answer)
+        except asyncio.CancelledError:  # there was no room: whoever cancels what is in the queue would not find it
+            answer.cancel()
+            raise
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r} of {self.model.name!r} at {self.next_seq}>"

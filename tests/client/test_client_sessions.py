@@ -188,6 +188,18 @@ async def test_leaving_a_stream_early_leaves_the_session_usable(client: Client) 
         assert (await session.step(1.0))["count"][0] == sent + 1
 
 
+async def test_leaving_a_stream_takes_back_what_was_not_sent(client: Client, servicer: FakeServicer) -> None:
+    """Readings that were taken and wait for the window are not applied, the last one taken included."""
+    servicer.paused = True
+    async with client.open_session("level", id="a") as session:
+        first = asyncio.ensure_future(anext(session.stream(np.ones(100))))
+        await servicer.until(lambda: servicer.sessions["a"].pending == 8)
+        first.cancel()
+        await asyncio.wait([first])
+        servicer.release()
+        assert (await session.step(1.0))["count"][0] == session.next_seq == 9
+
+
 async def test_reset_starts_over(client: Client) -> None:
     """After a reset the session is as new, in order with the steps around it; numbers go on."""
     async with client.open_session("level") as session:
