@@ -6,8 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +25,42 @@ class Server:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process (proc(5): fields 14 and 15, counted behind the name)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """User and system time of a process and its descendants, of those too that ended and were waited for. Raises OSError."""
+    return _of_tree(pid, _ticks) / _TICKS
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM and its own."""
+    """Memory of a process and its descendants that is in RAM and their own. Raises OSError."""
+    return _of_tree(pid, _resident_bytes)
+
+
+def _of_tree(pid: int, read: Callable[[int], int]) -> int:
+    """The sum of what is read of a process, which must be there, and of its descendants, which may vanish meanwhile."""
+    total = read(pid)
+    for child in _children(pid):
+        with suppress(OSError):
+            total += _of_tree(child, read)
+    return total
+
+
+def _children(pid: int) -> Iterator[int]:
+    """Processes that its threads started; those of a thread that ends meanwhile are another's by then."""
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):
+                yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+
+
+def _ticks(pid: int) -> int:
+    """proc(5): fields 14 to 17, counted behind the name."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15]))
+
+
+def _resident_bytes(pid: int) -> int:
+    """0 of a process that has ended and was not waited for."""
     values = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(values["RssAnon"].split()[0]) * 1024
+    return int(values.get("RssAnon", "0 kB").split()[0]) * 1024
 
 
 def serve_command(models: Path, *flags: str) -> list[str]:
@@ -49,9 +76,9 @@ def module_command(module: str, *flags: str) -> list[str]:
 
 @contextmanager
 def running(command: Sequence[str]) -> Iterator[Server]:
-    """A server from its `listening HOST:PORT` line to its end. Raises RuntimeError if it ends before that line."""
+    """A server from its `listening HOST:PORT` line to its end. Raises RuntimeError as `listening` does."""
     with started(command) as process:
-        yield Server(_address(process), process.pid)
+        yield Server(listening(process), process.pid)
 
 
 @contextmanager
@@ -69,7 +96,8 @@ def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
                 process.kill()
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def listening(process: subprocess.Popen[str]) -> str:
+    """Waits for the line that says HOST:PORT. Raises RuntimeError if the process ends before it."""
     for line in process.stdout or ():
         word, _, address = line.strip().partition(" ")
         if word == "listening":
