@@ -1,26 +1,26 @@
 """The bare echo of the Open Inference Protocol: what gRPC in Python costs a client of Triton's when nothing is served.
 
-The same messages, event loop and options as the server's, on one asyncio loop. It parses every request and answers it, in order,
-with its id and outputs of the right size; it computes nothing and keeps nothing. It describes its model as one with a sequence
-batcher, so that `perf_analyzer` sends it sequences, and offers no statistics.
+The same messages, event loop and options as the server's, in one process or in several. It parses every request and answers it,
+in order, with its id and outputs of the right size; it computes nothing and keeps nothing. It describes its model as one with a
+sequence batcher, so that `perf_analyzer` sends it sequences, and offers no statistics.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
-import uvloop
 
-from benchmarks.echo import Context, serve_until_told
+from benchmarks import bare
+from benchmarks.echo import Context
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.bundles import load
-from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.config import EngineSettings
 from stepstream_server.rpc.oip.fields import DATATYPES, dims
-from stepstream_server.rpc.server import server_options
 from stepstream_server.spec import ModelSpec
 
 SERVICE = "inference.GRPCInferenceService"
@@ -37,13 +37,12 @@ class OipEcho:
             self._answer.outputs.add(name=output.name, datatype=DATATYPES[output.dtype], shape=[1, *dims(output.shape)])
             self._answer.raw_output_contents.append(bytes(output.step_bytes))
 
-    async def stream(
-        self, requests: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
-    ) -> AsyncIterator[oip_pb2.ModelStreamInferResponse]:
-        async for request in requests:
+    async def stream(self, requests: object, context: Context) -> None:
+        """Reads and writes itself, as the other echo does."""
+        while (request := await context.read()) is not grpc.aio.EOF:
             response = oip_pb2.ModelStreamInferResponse(infer_response=self._answer)
             response.infer_response.id = request.id
-            yield response
+            await context.write(response)
 
     async def infer(self, request: oip_pb2.ModelInferRequest, context: Context) -> oip_pb2.ModelInferResponse:
         response = oip_pb2.ModelInferResponse()
@@ -72,8 +71,8 @@ class OipEcho:
         return oip_pb2.ModelConfigResponse(config=config)
 
 
-async def serve(echo: OipEcho) -> None:
-    """Serves it until SIGTERM, under the service's name on the wire."""
+def register(echo: OipEcho, server: grpc.aio.Server) -> None:
+    """Under the service's name on the wire."""
     one = _one_to_one
     methods = {
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
@@ -86,9 +85,7 @@ async def serve(echo: OipEcho) -> None:
         "ModelMetadata": one(echo.metadata, oip_pb2.ModelMetadataRequest, oip_pb2.ModelMetadataResponse),
         "ModelConfig": one(echo.config, oip_pb2.ModelConfigRequest, oip_pb2.ModelConfigResponse),
     }
-    server = grpc.aio.server(options=server_options(DoorSettings()))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
-    await serve_until_told(server)
 
 
 def _one_to_one(method: Callable[..., Any], request: Any, response: Any) -> Any:
@@ -101,7 +98,9 @@ def main() -> None:
     """`python -m benchmarks.oip_echo BUNDLE`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("bundle", type=Path)
-    uvloop.run(serve(OipEcho(load(parser.parse_args().bundle).spec)))
+    bare.add_flags(parser)
+    arguments = parser.parse_args()
+    bare.serve(partial(register, OipEcho(load(arguments.bundle).spec)), arguments.processes, arguments.port)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import torch
-import uvloop
 
-from benchmarks.echo import confirm, serve
+from benchmarks import bare
+from benchmarks.echo import confirm, register
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
 from stepstream_server.bundles import Bundle, load
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("bundle", type=Path)
     torch.set_num_threads(1)
-    uvloop.run(serve(Plain(load(parser.parse_args().bundle))))
+    bare.serve(partial(register, Plain(load(parser.parse_args().bundle))))
 
 
 if __name__ == "__main__":
