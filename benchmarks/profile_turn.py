@@ -21,7 +21,20 @@ from stepstream_server import backends
 from stepstream_server.bundles import init_model
 from stepstream_server.config import BackendSettings, EngineSettings
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Backend, Block, Command, Delivery, Door, Ints, Keep, Open, Opened, TurnReport
+from stepstream_server.engine.ports import (
+    BLOCK_ROW,
+    Backend,
+    Block,
+    Command,
+    Delivery,
+    Door,
+    InferenceTotals,
+    Ints,
+    Keep,
+    Open,
+    Opened,
+    TurnReport,
+)
 from stepstream_server.errors import StepStreamError
 from stepstream_server.spec import ModelSpec
 
@@ -43,6 +56,10 @@ class _Silent:
 
     def turn(self, report: TurnReport) -> None:
         """Nothing."""
+
+    def totals(self) -> InferenceTotals:
+        """Never asked for."""
+        raise NotImplementedError
 
 
 class Feeder:
@@ -67,7 +84,7 @@ class Feeder:
     def next(self) -> list[Command]:
         """The next turn's. Raises RuntimeError if a step was refused."""
         deliveries, self._deliveries = self._deliveries, []
-        return [block for delivery in deliveries for block in self._blocks(delivery)]
+        return self._gathered([block for delivery in deliveries for block in self._blocks(delivery)])
 
     def deliver(self, delivery: Delivery) -> None:
         self._deliveries.append(delivery)
@@ -75,10 +92,17 @@ class Feeder:
     def fail(self, error: StepStreamError) -> None:
         raise error
 
-    def _blocks(self, delivery: Delivery) -> list[Command]:
+    def _gathered(self, blocks: list[Block]) -> list[Command]:
+        """Those of different streams as one, as a front door does it."""
+        if self._shape[0] == 1 or not blocks:
+            return [*blocks]
+        rows, inputs = [block.rows for block in blocks], [block.inputs[0] for block in blocks]
+        return [Block(np.concatenate(rows), (np.concatenate(inputs),))]
+
+    def _blocks(self, delivery: Delivery) -> list[Block]:
         if delivery.errors.streams:
             raise RuntimeError(f"a step was refused: {delivery.errors.messages[0]}")
-        blocks: list[Command] = []
+        blocks: list[Block] = []
         for reply in delivery.replies:
             opened = [each for each in reply.value if isinstance(each, Opened)] if isinstance(reply.value, list) else []
             columns = [each.session for each in opened], [each.generation for each in opened]
@@ -88,11 +112,11 @@ class Feeder:
             blocks += self._refill(delivery.answers.streams, delivery.answers.lengths)
         return blocks
 
-    def _refill(self, streams: Ints, lengths: Ints) -> list[Command]:
+    def _refill(self, streams: Ints, lengths: Ints) -> list[Block]:
         self.steps += int(lengths.sum())
         size = self._shape[1] * self._shape[2]
         answered = np.bincount(streams, weights=lengths, minlength=self._shape[0]).astype(np.int64)
-        blocks: list[Command] = []
+        blocks: list[Block] = []
         for stream in np.flatnonzero(answered).tolist():
             before = self._answered[stream]
             self._answered[stream] = before + int(answered[stream])
@@ -103,18 +127,13 @@ class Feeder:
         _, sessions, length = self._shape
         first, self._seqs[stream] = self._seqs[stream], self._seqs[stream] + length
         numbers, generations = self._opened[stream]
-        return Block(
-            stream=stream,
-            sessions=numbers,
-            generations=generations,
-            tags=np.arange(sessions, dtype=np.uint32),
-            first_seqs=np.full(sessions, first),
-            lengths=np.full(sessions, length),
-            inputs=(self._inputs,),
-            keep=Keep.ALL,
-            arrival=time.monotonic(),
-            acked=np.full(sessions, self._answered[stream] // sessions),
-        )
+        rows = np.zeros(sessions, BLOCK_ROW)
+        rows["stream"], rows["tag"] = stream, np.arange(sessions)
+        rows["session"], rows["generation"] = numbers, generations
+        rows["first"], rows["length"] = first, length
+        rows["acked"], rows["keep"] = self._answered[stream] // sessions, Keep.ALL
+        rows["arrival"], rows["deadline"] = time.monotonic(), np.inf
+        return Block(rows, (self._inputs,))
 
 
 def build_engine(hidden: int, layers: int, threads: int) -> Engine:
@@ -152,8 +171,8 @@ def turns(engine: Engine, feeder: Feeder, seconds: float) -> tuple[float, float]
 
 def _turn(engine: Engine, door: Door, commands: list[Command]) -> float:
     """One turn with what was submitted; returns its seconds."""
-    for command in commands:
-        door.submit(command)
+    if commands:
+        door.submit(*commands)
     taken = [item for _ in range(engine.inbox.qsize()) if (item := engine.inbox.get_nowait()) is not None]
     begun = time.perf_counter()
     engine.turn(taken)

@@ -58,7 +58,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     version = importlib.metadata.version("stepstream")
     metrics.build_info(version, settings.backend.kind, settings.backend.device)
     models = Models([bundle.spec for bundle in loaded])
-    rpc = RpcServer(models, settings.door, metrics.rpc_handled, metrics.inference_totals, version)
+    rpc = RpcServer(models, settings.door, metrics.rpc_handled, version)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
     served: list[_Served] = []

@@ -12,7 +12,7 @@ import pytest
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Block, Delivery, Door, Ending, Keep, Open, Opened
+from stepstream_server.engine.ports import BLOCK_ROW, Block, Delivery, Door, Ending, Keep, Open, Opened
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from support.backend import FakeBackend, counter_spec
@@ -58,10 +58,11 @@ class Running:
         return opened
 
     def step(self, session: Opened, seq: int) -> None:
-        one = np.array([1], np.int64)
-        columns = np.array([session.session]), np.array([session.generation]), np.array([0], np.uint32)
-        value = np.ones((1, 1), np.float32)
-        self.door.submit(Block(1, *columns, one * seq, one, (value,), Keep.ALL, time.monotonic()))
+        rows = np.zeros(1, BLOCK_ROW)
+        rows["stream"], rows["session"], rows["generation"] = 1, session.session, session.generation
+        rows["first"], rows["length"], rows["keep"] = seq, 1, Keep.ALL
+        rows["arrival"], rows["deadline"] = time.monotonic(), np.inf
+        self.door.submit(Block(rows, (np.ones((1, 1), np.float32),)))
 
 
 @pytest.fixture

@@ -46,7 +46,19 @@ def rows(draw: st.DrawFn) -> Row:
     return Row(draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**62)), length, draw(numbers), draw(numbers))
 
 
-turns = st.lists(st.lists(rows(), min_size=1, max_size=5), min_size=1, max_size=4)  # rows by stream
+@st.composite
+def single_steps(draw: st.DrawFn) -> Row:
+    """What most rows are: one step with its outputs."""
+    number = st.floats(width=32, allow_nan=False)
+    return Row(draw(st.integers(0, 2**32 - 1)), draw(st.integers(0, 2**62)), 1, (draw(number),), (draw(number),))
+
+
+def by_stream(one: st.SearchStrategy[Row]) -> st.SearchStrategy[list[list[Row]]]:
+    """Rows of streams."""
+    return st.lists(st.lists(one, min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+turns = by_stream(rows()) | by_stream(single_steps())
 
 
 def as_turn(by_stream: list[list[Row]]) -> Turn:
@@ -84,6 +96,11 @@ def decode(message: inference_pb2.Answers) -> list[Row]:
     return read
 
 
+def answers_of(parts: list[Part]) -> inference_pb2.Answers:
+    """A message's answers, as they come out at the other end."""
+    return inference_pb2.StreamResponse.FromString(encode_answers(parts, [])).answers
+
+
 def steps_of(row: Row) -> list[tuple[int, int, tuple[float, float] | None]]:
     """Handle, number and outputs of each step of a row."""
     outputs = [None] * (row.length - len(row.sums)) + list(zip(row.sums, row.counts, strict=True))
@@ -95,14 +112,14 @@ def test_each_stream_gets_its_rows(by_stream: list[list[Row]]) -> None:
     """Splitting a turn and encoding the pieces gives every stream exactly its rows, in order, with their outputs."""
     pieces = dict(split_by_stream(as_turn(by_stream)))
     for stream, of_stream in enumerate(by_stream):
-        assert decode(encode_answers([cut_out(pieces[stream])], []).answers) == of_stream
+        assert decode(answers_of([cut_out(pieces[stream])])) == of_stream
 
 
 @given(st.lists(turns, min_size=1, max_size=3))
 def test_turns_join_into_one_message(several: list[list[list[Row]]]) -> None:
     """A stream that is behind gets the rows of several turns in one message, whatever their lengths."""
     parts: list[Part] = [cut_out(dict(split_by_stream(as_turn(by_stream)))[0]) for by_stream in several]
-    assert decode(encode_answers(parts, []).answers) == [row for by_stream in several for row in by_stream[0]]
+    assert decode(answers_of(parts)) == [row for by_stream in several for row in by_stream[0]]
 
 
 @given(turns, st.integers(1, 200))
@@ -111,7 +128,7 @@ def test_a_piece_is_cut_between_rows(by_stream: list[list[Row]], limit: int) -> 
     for stream, piece in split_by_stream(as_turn(by_stream)):
         parts = list(split_by_size(piece, limit))
         assert all(part.bytes <= limit or part.last - part.first == 1 for part in parts)
-        decoded = [decode(encode_answers([cut_out(part)], []).answers) for part in parts]
+        decoded = [decode(answers_of([cut_out(part)])) for part in parts]
         assert [row for rows_of_part in decoded for row in rows_of_part] == by_stream[stream]
 
 
@@ -120,7 +137,7 @@ def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit:
     """No row has more bytes of outputs than the limit unless a single step does, and each step keeps its number and outputs."""
     for stream, piece in split_by_stream(as_turn(by_stream)):
         whole = split_rows(piece, SPEC, limit)
-        decoded = decode(encode_answers([cut_out(whole)], []).answers)
+        decoded = decode(answers_of([cut_out(whole)]))
         assert all(len(row.sums) <= max(1, limit // SPEC.output_step_bytes) for row in decoded)
         assert [step for row in decoded for step in steps_of(row)] == [
             step for row in by_stream[stream] for step in steps_of(row)
@@ -131,14 +148,14 @@ def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit:
 def test_columns_that_say_nothing_are_left_out(kept: int, lengths: int, written: tuple[int, int]) -> None:
     """`lengths` is empty where every row is one step, `kept` where every step has outputs."""
     ((_, piece),) = split_by_stream(as_turn([[Row(1, 0, lengths, (1.0,) * kept, (1.0,) * kept)]]))
-    answers = encode_answers([cut_out(piece)], []).answers
+    answers = answers_of([cut_out(piece)])
     assert (len(answers.lengths), len(answers.kept)) == written
 
 
 def test_errors_follow_the_answers() -> None:
     """Errors alone make a message too, of no rows."""
     error = inference_pb2.RowError(handle=3)
-    message = encode_answers([], [error])
+    message = inference_pb2.StreamResponse.FromString(encode_answers([], [error]))
     assert message.WhichOneof("message") == "answers"
     assert list(message.answers.errors) == [error]
     assert message.answers.handles == b""

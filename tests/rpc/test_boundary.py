@@ -16,7 +16,6 @@ from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.server import SERVICES, RpcServer
 from support.front_door import CountingStream, FrontDoor, front_door
 from support.health import NOT_SERVING, SERVING, health
-from support.observer import uncounted
 
 EVERYTHING_BUT_LIVENESS = ["", "readiness", *SERVICES, "inference.GRPCInferenceService"]
 
@@ -99,7 +98,7 @@ async def test_reflection_names_every_service(front: FrontDoor) -> None:
 
 async def test_a_port_is_never_shared(front: FrontDoor) -> None:
     """A second server on the same address fails instead of taking half of the connections."""
-    second = RpcServer(Models(), DoorSettings(), lambda *_: None, uncounted, "0.0.0")
+    second = RpcServer(Models(), DoorSettings(), lambda *_: None, "0.0.0")
     with pytest.raises(OSError, match=f"cannot listen on {front.address}"):
         await second.start(front.address)
 

@@ -6,7 +6,7 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.engine.ports import InferenceTotals
 from stepstream_server.rpc.oip.statistics import encode_statistics
 from support.backend import counter_spec
-from support.observer import uncounted
+from support.observer import NOTHING
 
 TOTALS = InferenceTotals(
     steps=230,
@@ -57,6 +57,6 @@ def test_batches_are_told_by_their_exact_size() -> None:
 
 def test_statistics_begin_at_nothing() -> None:
     """Before the first step."""
-    statistics = encode_statistics(counter_spec(), uncounted("counter", 1))
+    statistics = encode_statistics(counter_spec(), NOTHING)
     assert (statistics.inference_count, statistics.execution_count, statistics.last_inference) == (0, 0, 0)
     assert not statistics.batch_stats

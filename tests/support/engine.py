@@ -11,6 +11,7 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import (
+    BLOCK_ROW,
     NO_SEQ,
     NO_STREAM,
     Acknowledge,
@@ -120,10 +121,10 @@ class Harness:
     def turn(self, times: int = 1) -> list[Answer | Refusal]:
         """Turns with what has been submitted; returns the outcomes since the last call."""
         for _ in range(times):
-            commands = []
+            parcels = []
             while not self.engine.inbox.empty():
-                commands.append(self.engine.inbox.get())
-            self.engine.turn([command for command in commands if command is not None])
+                parcels.append(self.engine.inbox.get())
+            self.engine.turn([parcel for parcel in parcels if parcel is not None])
         outcomes, self.ear.outcomes = self.ear.outcomes, []
         return outcomes
 
@@ -175,21 +176,14 @@ class Harness:
     ) -> None:
         """Submits one block: a row per session with its values."""
         flat = [value for row in values for value in row]
-        self.door.submit(
-            Block(
-                stream=stream,
-                sessions=np.array([session.session for session in sessions], np.int64),
-                generations=np.array([session.generation for session in sessions], np.int64),
-                tags=np.array(range(len(sessions)) if tags is None else tags, np.uint32),
-                first_seqs=np.array(first_seqs, np.int64),
-                lengths=np.array([len(row) for row in values], np.int64),
-                inputs=(np.array(flat, np.float32)[:, None],),
-                keep=keep,
-                arrival=self.clock(),
-                deadline=deadline,
-                acked=None if acked is None else np.array(acked, np.int64),
-            )
-        )
+        rows = np.zeros(len(sessions), BLOCK_ROW)
+        rows["stream"], rows["tag"] = stream, range(len(sessions)) if tags is None else tags
+        rows["session"] = [session.session for session in sessions]
+        rows["generation"] = [session.generation for session in sessions]
+        rows["first"], rows["length"] = first_seqs, [len(row) for row in values]
+        rows["acked"], rows["keep"] = 0 if acked is None else acked, keep
+        rows["arrival"], rows["deadline"] = self.clock(), deadline
+        self.door.submit(Block(rows, (np.array(flat, np.float32)[:, None],)))
 
     def acknowledge(self, session: Opened, count: int, *, stream: int = 1, tag: int = 0) -> None:
         self.door.submit(Acknowledge(stream, *_column(session), np.array([tag], np.uint32), np.array([count], np.int64)))

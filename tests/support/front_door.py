@@ -21,7 +21,7 @@ from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import ModelDoor, Models, RpcServer
 from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
-from support.observer import Unobserved, uncounted
+from support.observer import Unobserved
 from support.wire import WireStream, block, steps_of, u32
 
 
@@ -98,7 +98,7 @@ async def front_door(
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     names = names or ("counter",)
     models = Models([spec(name) for name in names])
-    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), uncounted, "0.0.0")
+    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), "0.0.0")
     served, threads = {}, []
     for name in names:
         model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
@@ -159,9 +159,10 @@ class TappedDoor:
         self._door = door
         self._tap = tap
 
-    def submit(self, command: Command) -> None:
-        self._tap(command)
-        self._door.submit(command)
+    def submit(self, *commands: Command) -> None:
+        for command in commands:
+            self._tap(command)
+        self._door.submit(*commands)
 
 
 class CollectingDoor:
@@ -170,8 +171,8 @@ class CollectingDoor:
     def __init__(self) -> None:
         self.commands: list[Command] = []
 
-    def submit(self, command: Command) -> None:
-        self.commands.append(command)
+    def submit(self, *commands: Command) -> None:
+        self.commands += commands
 
 
 class CountingStream(WireStream):

@@ -18,6 +18,10 @@ class Reports:
     def turn(self, report: TurnReport) -> None:
         self.turns.append(report)
 
+    def totals(self) -> InferenceTotals:
+        """Nothing: reports are what is looked at."""
+        return NOTHING
+
     @property
     def opened(self) -> Counter[Origin]:
         """Sessions that came to be, over all turns."""
@@ -40,7 +44,9 @@ class Unobserved:
     def turn(self, report: TurnReport) -> None:
         """Forgets it."""
 
+    def totals(self) -> InferenceTotals:
+        """As if nothing had been."""
+        return NOTHING
 
-def uncounted(model: str, version: int) -> InferenceTotals:
-    """What nobody has observed."""
-    return InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)
+
+NOTHING = InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)  # what nobody has observed

@@ -14,9 +14,10 @@ def submissions(door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> asyncio.Que
     """The commands that the engine is told from now on."""
     told, submit = asyncio.Queue[Command](), door._door.submit
 
-    def spy(command: Command) -> None:
-        submit(command)
-        told.put_nowait(command)
+    def spy(*commands: Command) -> None:
+        submit(*commands)
+        for command in commands:
+            told.put_nowait(command)
 
     monkeypatch.setattr(door._door, "submit", spy)
     return told

@@ -184,7 +184,7 @@ def test_turns_add_up_to_what_inference_servers_count(metrics: Metrics) -> None:
     """By step: a row's times count for each of its steps, and a launch's time for each step that it computed."""
     metrics.observer("ecg", 2).turn(turn())
     metrics.observer("ecg", 3).turn(TurnReport(failures={Reason.QUEUE_FULL: 1}))
-    totals = metrics.inference_totals("ecg", 2)
+    totals = metrics.observer("ecg", 2).totals()
     assert (totals.steps, totals.failed_steps) == (46, 8)
     assert totals.queue_seconds == pytest.approx(2 * (0.0006 + 20 * 0.03))
     assert totals.seconds == pytest.approx(2 * (0.0018 + 20 * 0.04))
@@ -200,9 +200,9 @@ def test_the_last_inference_is_when_a_step_was_answered() -> None:
     totals.turn(turn())
     now.advance(5.0)
     totals.turn(TurnReport(failures={Reason.QUEUE_FULL: 1}))
-    assert totals.inference().last_at == 1_700_000_000.0
+    assert totals.totals().last_at == 1_700_000_000.0
 
 
 def test_a_model_without_turns_adds_up_to_nothing(metrics: Metrics) -> None:
     """Statistics may be asked for before the first step."""
-    assert metrics.inference_totals("new", 1) == InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)
+    assert metrics.observer("new", 1).totals() == InferenceTotals(0, 0, 0.0, 0.0, 0.0, {}, 0.0)

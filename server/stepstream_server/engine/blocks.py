@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,12 @@ from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.arrivals import concatenate
 from stepstream_server.engine.backlog import ROW, Backlog, Kind, Rows
 from stepstream_server.engine.ledger import Ledger
-from stepstream_server.engine.outbox import Outbox
-from stepstream_server.engine.ports import Block, Ints, Keep, Refuse, Reset, Tensor
+from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.ports import Block, Keep, Refuse, Reset, Tensor
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import Reason
+
+_SAME = ("session", "first", "length", "tag", "keep", "arrival", "deadline")  # columns of a block that the backlog has as well
 
 
 class Blocks:
@@ -29,8 +30,8 @@ class Blocks:
         self._admission = admission
 
     def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
-        """Admits blocks, each with its engine-wide stream, in order."""
-        if len(blocks) == 1 or self._table.firsts(concatenate([block.sessions for _, block in blocks])).all():
+        """Admits blocks, each with the number of its door, in order."""
+        if len(blocks) == 1 or self._table.firsts(concatenate([block.rows["session"] for _, block in blocks])).all():
             self._admit_run(blocks)
         elif not self._admit_sequels(blocks):
             for run in self._runs(blocks):
@@ -62,50 +63,44 @@ class Blocks:
         """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
         run: list[tuple[int, Block]] = []
         seen: set[int] = set()
-        for stream, block in blocks:
-            sessions = block.sessions.tolist()
+        for door, block in blocks:
+            sessions = block.rows["session"].tolist()
             if not seen.isdisjoint(sessions):
                 yield run
                 run, seen = [], set()
             seen.update(sessions)
-            run.append((stream, block))
+            run.append((door, block))
         yield run
 
     def _admit_sequels(self, blocks: Sequence[tuple[int, Block]]) -> bool:
         """Admits rows that each go on where their session's row before ends; False, with none admitted, if not all do."""
-        rows, generations, inputs = _join(blocks)
+        sent, rows, inputs = _join(blocks)
         return (
-            bool(self._table.current(rows["session"], generations, rows["stream"], rows["tag"]).all())
-            and all(len(block.sessions) == 1 or self._table.firsts(block.sessions).all() for _, block in blocks)
+            bool(self._current(sent, rows).all())
+            and all(len(block.rows) == 1 or self._table.firsts(block.rows["session"]).all() for _, block in blocks)
             and self._admission.enter_sequels(
-                rows,
-                inputs,
-                self._admission.valid(inputs, rows["length"]),
-                lambda: self._acknowledge(blocks, np.ones(len(rows), np.bool_)),
+                rows, inputs, self._admission.valid(inputs, rows["length"]), lambda: self._acknowledge(sent)
             )
         )
 
     def _admit_run(self, blocks: Sequence[tuple[int, Block]]) -> None:
-        rows, generations, inputs = _join(blocks)
+        sent, rows, inputs = _join(blocks)
         valid = self._admission.valid(inputs, rows["length"])
-        current = self._table.current(rows["session"], generations, rows["stream"], rows["tag"])
-        self._acknowledge(blocks, current)
+        current = self._current(sent, rows)
         if not current.all():
             self._refuse_detached(rows[~current])
-            rows, valid = rows[current], valid[current]
+            sent, rows, valid = sent[current], rows[current], valid[current]
+        self._acknowledge(sent)
         self._admission.enter(rows, inputs, valid)
 
-    def _acknowledge(self, blocks: Sequence[tuple[int, Block]], current: NDArray[np.bool_]) -> None:
-        """What blocks acknowledge, before their rows are admitted."""
-        start, sessions, counts = 0, [], []
-        for _, block in blocks:
-            end = start + len(block.sessions)
-            if block.acked is not None:
-                sessions.append(block.sessions[current[start:end]])
-                counts.append(block.acked[current[start:end]])
-            start = end
-        if sessions:
-            self._ledger.acknowledge(concatenate(sessions), concatenate(counts))
+    def _current(self, sent: Rows, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows are of sessions that their streams still hold: [n]."""
+        return self._table.current(sent["session"], sent["generation"], rows["stream"], sent["tag"])
+
+    def _acknowledge(self, sent: Rows) -> None:
+        """What rows acknowledge, before they are admitted."""
+        if sent["acked"].any():
+            self._ledger.acknowledge(sent["session"], sent["acked"])
 
     def _refuse_detached(self, rows: Rows) -> None:
         """Answers rows of handles that have been detached: there is no session to keep them in order with."""
@@ -115,25 +110,13 @@ class Blocks:
             self._outbox.refuse(stream, tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
 
 
-def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Ints, tuple[Tensor, ...]]:
-    """Rows of all blocks, their generations, and their inputs as one array per declared input."""
-    only = [block for _, block in blocks]
-    counts = [len(block.sessions) for block in only]
-    rows = np.zeros(sum(counts), ROW)
-    rows["session"] = concatenate([block.sessions for block in only])
-    rows["first"] = concatenate([block.first_seqs for block in only])
-    rows["length"] = lengths = concatenate([block.lengths for block in only])
-    rows["offset"] = np.cumsum(lengths) - lengths
-    rows["tag"] = concatenate([block.tags for block in only])
+def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Rows, tuple[Tensor, ...]]:
+    """Rows of all blocks as they were sent and as the backlog holds them, and their inputs as one array per declared input."""
+    sent = concatenate([block.rows for _, block in blocks])
+    rows = np.zeros(len(sent), ROW)
+    for name in _SAME:
+        rows[name] = sent[name]
+    rows["stream"] = concatenate([global_stream(door, block.rows["stream"]) for door, block in blocks])
+    rows["offset"] = np.cumsum(sent["length"]) - sent["length"]
     rows["cached"] = True
-    rows["stream"] = _spread([stream for stream, _ in blocks], counts)
-    rows["keep"] = _spread([int(block.keep) for block in only], counts)
-    rows["arrival"] = _spread([block.arrival for block in only], counts)
-    rows["deadline"] = _spread([block.deadline for block in only], counts)
-    inputs = tuple(concatenate(parts) for parts in zip(*(block.inputs for block in only), strict=True))
-    return rows, concatenate([block.generations for block in only]), inputs
-
-
-def _spread(values: Sequence[float], counts: Sequence[int]) -> float | NDArray[Any]:
-    """Each block's value for each of its rows."""
-    return values[0] if len(values) == 1 else np.repeat(values, counts)
+    return sent, rows, tuple(concatenate(parts) for parts in zip(*(block.inputs for _, block in blocks), strict=True))

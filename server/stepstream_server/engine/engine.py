@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -42,8 +43,10 @@ from stepstream_server.engine.ports import (
     Limits,
     Observer,
     Refuse,
+    Reply,
     Reset,
     Sink,
+    Statistics,
     TurnReport,
 )
 from stepstream_server.engine.requests import Requests
@@ -54,6 +57,8 @@ from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
+Parcel = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
+Inbox: TypeAlias = "queue.SimpleQueue[Parcel | None]"  # None only wakes who waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,11 @@ class Engine:
         clock: Clock = time.monotonic,
     ) -> None:
         self.spec = spec
-        self.inbox: queue.SimpleQueue[tuple[int, Command] | None] = queue.SimpleQueue()  # None only wakes the reader
+        self.inbox: Inbox = queue.SimpleQueue()
         self.clock = clock
         self._backend = backend
         self._observer = observer
-        self._sinks: list[Sink] = []
+        self._sinks: list[Sink] = []  # by door
         self._failure: StepStreamError | None = None
         self._table = SessionTable(settings.capacity, settings.tombstone_seconds)
         self._backlog = Backlog(spec.inputs, self._table)
@@ -144,11 +149,11 @@ class Engine:
         """Why the engine no longer accepts commands, if it does not."""
         return self._failure
 
-    def turn(self, commands: Iterable[tuple[int, Command]] = ()) -> None:
+    def turn(self, parcels: Iterable[Parcel] = ()) -> None:
         """One round: takes commands in, then cut, run, settle, and hands each front door what is ready for it."""
         self._turns += 1
         report = TurnReport()
-        self._take_in(commands, report)
+        self._take_in(parcels, report)
         groups = self._cut()
         self._settle(self._run(groups, report), report)
         self._hand_over(report)
@@ -160,22 +165,24 @@ class Engine:
             for sink in self._sinks:
                 sink.fail(error)
 
-    def _take_in(self, commands: Iterable[tuple[int, Command]], report: TurnReport) -> None:
+    def _take_in(self, parcels: Iterable[Parcel], report: TurnReport) -> None:
         """Commands in their order; blocks with no other command between them are admitted together, and so are calls.
 
         A block and a call may overtake each other: they are of different streams, between which there is no order.
         """
         blocks: list[tuple[int, Block]] = []
         calls: list[tuple[int, Call]] = []
-        for door, command in commands:
-            if isinstance(command, Block):
-                blocks.append((global_stream(door, command.stream), command))
-            elif isinstance(command, Call):
-                calls.append((door, command))
-            else:
-                self._admit(blocks, calls, report)
-                blocks, calls = [], []
-                self._dispatch(door, command, report)
+        for door, commands in parcels:
+            self._outbox.heard(door)
+            for command in commands:
+                if isinstance(command, Block):
+                    blocks.append((door, command))
+                elif isinstance(command, Call):
+                    calls.append((door, command))
+                else:
+                    self._admit(blocks, calls, report)
+                    blocks, calls = [], []
+                    self._dispatch(door, command, report)
         self._admit(blocks, calls, report)
         self._lifecycle.expire(self.clock(), report)
 
@@ -197,6 +204,8 @@ class Engine:
                 self._blocks.refuse(command, global_stream(door, command.stream))
             case Fork() | Export() | Import():
                 self._copies.handle(door, command, self.clock(), report)
+            case Statistics():
+                self._outbox.reply(door, Reply(command.request, self._observer.totals()))
             case _:
                 self._control.handle(door, command, self.clock(), report)
 
@@ -279,7 +288,7 @@ class _Door:
         self._number = number
         self._engine = engine
 
-    def submit(self, command: Command) -> None:
+    def submit(self, *commands: Command) -> None:
         if self._engine.failure is not None:
             raise ServerFault(Reason.ENGINE_FAILED, self._engine.failure.message)
-        self._engine.inbox.put((self._number, command))
+        self._engine.inbox.put((self._number, commands))

@@ -7,6 +7,7 @@ that by answering nothing more of a session in a turn that has refused it someth
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -61,8 +62,14 @@ class Outbox:
     def __init__(self, outputs: Sequence[TensorSpec]) -> None:
         self._specs = outputs
         self._mail: dict[int, _Mail] = {}
+        self._heard: Counter[int] = Counter()  # parcels, by door
         self._rows: list[Ints] = []  # each [5, n]: stream, tag, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
+
+    def heard(self, door: int) -> None:
+        """A parcel of the door has been taken in."""
+        self._heard[door] += 1
+        self._of(door)
 
     def reply(self, door: int, reply: Reply) -> None:
         self._of(door).replies.append(reply)
@@ -104,7 +111,8 @@ class Outbox:
         for door in answers:
             mail.setdefault(door, _Mail())
         return {
-            door: Delivery(letters.replies, answers.get(door), letters.errors, letters.detached) for door, letters in mail.items()
+            door: Delivery(letters.replies, answers.get(door), letters.errors, letters.detached, self._heard[door])
+            for door, letters in mail.items()
         }
 
     def _of(self, door: int) -> _Mail:

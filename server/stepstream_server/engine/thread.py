@@ -6,19 +6,15 @@ import queue
 import threading
 from collections.abc import Callable
 
-from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Command
-from stepstream_server.engine.turnstile import Turnstile
+from stepstream_server.engine.engine import Engine, Parcel
+from stepstream_server.engine.ports import Block, Call, Command
 from stepstream_server.errors import Reason, ServerFault
 
-# Commands that one turn takes in at most, so that a flood cannot keep the turn from running: enough for every stream of a
-# busy server to be in each batch, and about 50 ms if each is of the costliest kind.
-_COMMANDS_PER_TURN = 512
-# Of these, commands of one stream: more than arrive of one in the half millisecond of a turn, and 3 ms of the costliest kind.
-_COMMANDS_PER_STREAM = 16
-# Rows of momentary callers: as many as the largest batch has. Each costs about 10 us, or 0.15 ms if it begins the very
-# sequence that the row before has begun.
-_CALLERS_ROWS = 1024
+# What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
+# has four times over, and about 50 ms of the costliest commands.
+_ROWS_PER_TURN = 4096
+_CALL_ROWS = 4  # rows of a block that a momentary caller's row stands for: each costs about 10 us
+_COMMAND_ROWS = 8  # the same of any other command
 
 
 class EngineThread:
@@ -27,7 +23,6 @@ class EngineThread:
     def __init__(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> None:
         self._engine = engine
         self._on_crash = on_crash
-        self._turnstile = Turnstile(_COMMANDS_PER_STREAM, _CALLERS_ROWS)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine-{engine.spec.name}", daemon=True)
 
@@ -45,7 +40,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._engine.turn(self._commands())
+                self._engine.turn(self._parcels())
         except BaseException as crash:  # whatever it was: the waiting callers must hear of it before the thread dies
             try:
                 self._engine.fail(self._over("failed"))
@@ -57,27 +52,32 @@ class EngineThread:
     def _over(self, how: str) -> ServerFault:
         return ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has {how}")
 
-    def _commands(self) -> list[tuple[int, Command]]:
-        """What has arrived; waits for it only if the engine has nothing else to do."""
-        clock, turnstile = self._engine.clock, self._turnstile
-        if not (self._engine.busy or turnstile) and self._receive(self._engine.next_deadline) and self._engine.max_wait:
-            until = clock() + self._engine.max_wait
-            while len(turnstile) < _COMMANDS_PER_TURN and self._receive(until):
-                pass
-        while self._receive(0.0):
-            pass
-        return turnstile.take(_COMMANDS_PER_TURN)
+    def _parcels(self) -> list[Parcel]:
+        """What has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has nothing to do."""
+        parcels: list[Parcel] = []
+        rows = 0
+        until = float("-inf") if self._engine.busy else self._engine.next_deadline
+        while rows < _ROWS_PER_TURN and (parcel := self._receive(until)) is not None:
+            if not parcels:
+                waits = self._engine.max_wait and not self._engine.busy
+                until = self._engine.clock() + self._engine.max_wait if waits else float("-inf")
+            parcels.append(parcel)
+            rows += sum(map(_rows_of, parcel[1]))
+        return parcels
 
-    def _receive(self, until: float) -> bool:
-        """Takes one item from the inbox, waiting no longer than until (monotonic seconds). False if nothing came."""
+    def _receive(self, until: float) -> Parcel | None:
+        """Takes a parcel from the inbox, waiting no longer than until (monotonic seconds). None if none came."""
         seconds = until - self._engine.clock()
         try:
             if seconds <= 0:
-                item = self._engine.inbox.get_nowait()
-            else:
-                item = self._engine.inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX))
+                return self._engine.inbox.get_nowait()
+            return self._engine.inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX))
         except queue.Empty:
-            return False
-        if item is not None:  # None only wakes the thread
-            self._turnstile.add(*item)
-        return True
+            return None
+
+
+def _rows_of(command: Command) -> int:
+    """What taking a command in costs, in rows of a block."""
+    if isinstance(command, Block):
+        return len(command.rows)
+    return _CALL_ROWS * len(command.ids) if isinstance(command, Call) else _COMMAND_ROWS

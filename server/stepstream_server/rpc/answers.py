@@ -1,23 +1,54 @@
 """One turn's answers on their way to the streams: encoded once as columns, each stream takes its slice of the bytes.
 
 So a turn that answers 64 streams costs a handful of conversions, and a stream that is behind joins the slices of several turns
-into one message.
+into one message. Where each row answers one step, which is what most do, the turn is encoded as messages of one row at once.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers
+from stepstream_server.rpc import protowire
 from stepstream_server.rpc.columns import I64, U32, WIRE_TYPES
 from stepstream_server.spec import ModelSpec
 
+_ANSWERS = inference_pb2.StreamResponse.ANSWERS_FIELD_NUMBER
+_ONE = (1).to_bytes(4, "little")
+_LAID_OUT_BYTES = 4096  # of outputs: beyond it copying them once more costs what a message object does
 _ROW_BYTES = 20  # of the columns of one row: handle 4, first_seq 8, length 4, kept 4
+
+
+class Layout(NamedTuple):
+    """A message that answers one step with all of its outputs: its size and its fields' places are always the same."""
+
+    template: NDArray[np.uint8]  # the message, its columns zeros
+    handle: slice
+    first_seq: slice
+    outputs: tuple[slice, ...]
+
+
+@functools.cache
+def layout_of(step_bytes: tuple[int, ...]) -> Layout:
+    """For a model whose outputs take so many bytes a step."""
+    answers = inference_pb2.Answers
+    fields = [(answers.HANDLES_FIELD_NUMBER, 4), (answers.FIRST_SEQS_FIELD_NUMBER, 8)]
+    fields += [(answers.OUTPUTS_FIELD_NUMBER, size) for size in step_bytes]
+    body, places = b"", []
+    for number, size in fields:
+        body += protowire.head(number, size)
+        places.append((len(body), len(body) + size))
+        body += bytes(size)
+    message = protowire.field(_ANSWERS, body)
+    handle, first_seq, *outputs = (slice(start - len(body), end - len(body) or None) for start, end in places)
+    return Layout(np.frombuffer(message, np.uint8), handle, first_seq, tuple(outputs))
 
 
 @dataclass(slots=True)
@@ -34,7 +65,9 @@ class Turn:
     all_step_bytes: int  # of all outputs together
     single: bool  # every row is one step long
     complete: bool  # every step of every row has outputs
+    layout: Layout | None  # of messages of one row, where all rows can have such
     _rows: list[tuple[int, int, int, int]] | None = None
+    _messages: bytes = b""
 
     def rows(self) -> list[tuple[int, int, int, int]]:
         """Tag, first number, length and steps with outputs of each row, for who looks at them one by one; made once."""
@@ -43,6 +76,21 @@ class Turn:
             columns = (answers.tags, answers.first_seqs, answers.lengths, answers.kept)
             self._rows = list(zip(*[column.tolist() for column in columns], strict=True))
         return self._rows
+
+    def message(self, layout: Layout, row: int) -> bytes:
+        """One row as a message."""
+        if not self._messages:
+            rows = len(self.answers.tags)
+            messages = np.empty((rows, len(layout.template)), np.uint8)
+            messages[:] = layout.template
+            columns = zip(
+                (layout.handle, layout.first_seq, *layout.outputs), (self.handles, self.first_seqs, *self.outputs), strict=True
+            )
+            for place, column in columns:
+                messages[:, place] = np.frombuffer(column, np.uint8).reshape(rows, -1)
+            self._messages = messages.tobytes()
+        size = len(layout.template)
+        return self._messages[size * row : size * row + size]
 
 
 class Piece(NamedTuple):
@@ -68,15 +116,28 @@ class Piece(NamedTuple):
 class Part(NamedTuple):
     """A piece's own bytes, which keep nothing of other streams' alive."""
 
-    columns: tuple[bytes, ...]  # handles, first_seqs, lengths, kept, then the outputs
-    bytes: int
+    columns: tuple[bytes, ...]  # handles, first_seqs, lengths, kept, then the outputs; none beside a message
+    size: int  # on the wire, nearly
     single: bool  # as of the turn
     complete: bool
+    message: bytes = b""  # all of it, where it is one row that has a layout
+    layout: Layout | None = None  # of the message
+
+    def as_columns(self) -> tuple[bytes, ...]:
+        """The columns, to be joined with those of others."""
+        message, layout = self.message, self.layout
+        if layout is None:
+            return self.columns
+        outputs = [message[place] for place in layout.outputs]
+        return (message[layout.handle], message[layout.first_seq], _ONE, _ONE, *outputs)
 
 
 def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
     """Columns of a whole turn. At least one row."""
     lengths, kept = answers.lengths, answers.kept
+    step_bytes = tuple([output.step_bytes for output in spec.outputs])
+    single = bool(lengths[0] == 1 if len(lengths) == 1 else (lengths == 1).all())
+    complete = bool(kept[0] == lengths[0] if len(lengths) == 1 else (kept == lengths).all())
     return Turn(
         answers=answers,
         handles=answers.tags.astype(U32, copy=False).tobytes(),
@@ -87,10 +148,11 @@ def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
             values.astype(WIRE_TYPES[output.dtype], copy=False).tobytes()
             for values, output in zip(answers.outputs, spec.outputs, strict=True)
         ),
-        step_bytes=tuple(output.step_bytes for output in spec.outputs),
-        all_step_bytes=spec.output_step_bytes,
-        single=bool(lengths[0] == 1 if len(lengths) == 1 else (lengths == 1).all()),
-        complete=bool(kept[0] == lengths[0] if len(lengths) == 1 else (kept == lengths).all()),
+        step_bytes=step_bytes,
+        all_step_bytes=sum(step_bytes),
+        single=single,
+        complete=complete,
+        layout=layout_of(step_bytes) if single and complete and sum(step_bytes) <= _LAID_OUT_BYTES else None,
     )
 
 
@@ -145,6 +207,8 @@ def split_rows(piece: Piece, spec: ModelSpec, limit: int) -> Piece:
 def cut_out(piece: Piece) -> Part:
     """Copies a piece out of its turn."""
     turn, first, last, kept_first, kept_last = piece
+    if turn.layout is not None and last - first == 1:
+        return Part((), piece.bytes, True, True, turn.message(turn.layout, first), turn.layout)
     columns = (
         turn.handles[4 * first : 4 * last],
         turn.first_seqs[8 * first : 8 * last],
@@ -155,19 +219,21 @@ def cut_out(piece: Piece) -> Part:
     return Part(columns, piece.bytes, turn.single, turn.complete)
 
 
-def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowError]) -> inference_pb2.StreamResponse:
-    """One message of parts of one model, in order, and what failed after them."""
-    response = inference_pb2.StreamResponse()
-    message = response.answers
-    message.SetInParent()
+def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowError]) -> bytes:
+    """One message of parts of one model, in order, and what failed after them; serialised."""
+    if len(parts) == 1 and not errors and parts[0].message:
+        return parts[0].message
+    message = inference_pb2.Answers(errors=errors)
     if parts:
-        columns = parts[0].columns if len(parts) == 1 else map(b"".join, zip(*[each.columns for each in parts], strict=True))
+        columns = parts[0].as_columns() if len(parts) == 1 else _joined(parts)
         message.handles, message.first_seqs, lengths, kept, *outputs = columns
         message.outputs.extend(outputs)
         if False in [each.single for each in parts]:
             message.lengths = lengths
         if False in [each.complete for each in parts]:
             message.kept = kept
-    if errors:
-        message.errors.extend(errors)
-    return response
+    return protowire.field(_ANSWERS, message.SerializeToString())
+
+
+def _joined(parts: Sequence[Part]) -> list[bytes]:
+    return [b"".join(columns) for columns in zip(*[each.as_columns() for each in parts], strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Ints, Keep, Tensor
+from stepstream_server.engine.ports import Ints, Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import DType, ModelSpec
 
@@ -20,7 +20,7 @@ U32 = np.dtype("<u4")
 I64 = np.dtype("<i8")
 WIRE_TYPES: dict[DType, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": I64}
 _LARGEST = (1 << 63) - 1  # of an acknowledgement
-_SEQ_BITS = 62  # of a step number: adding the length of a row never overflows
+SEQ_BITS = 62  # of a step number: adding the length of a row never overflows
 _ONE: Ints = np.ones(1, np.int64)  # the lengths of every single-step message
 _ONE.flags.writeable = False
 
@@ -64,7 +64,7 @@ def counts_column(field: str, data: bytes, rows: int) -> Ints:
 def seqs_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows], each below 2^62. Raises CallerError(INVALID_ARGUMENT)."""
     seqs = _u64_column(field, data, rows)
-    if seqs.item() >> _SEQ_BITS if rows == 1 else (seqs >> _SEQ_BITS).any():
+    if seqs.item() >> SEQ_BITS if rows == 1 else (seqs >> SEQ_BITS).any():
         raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected numbers below 2^62", field=field)
     return seqs
 
@@ -83,27 +83,25 @@ def check_steps(field: str, steps: int, limit: int) -> None:
 
 def check_seq(field: str, seq: int) -> int:
     """Raises CallerError(INVALID_ARGUMENT)."""
-    if seq >> _SEQ_BITS:
+    if seq >> SEQ_BITS:
         raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected a number below 2^62, got {seq}", field=field)
     return seq
 
 
-def decode_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> tuple[Tensor, ...]:
-    """One tensor [steps, *shape] per declared input, views of the message's bytes. Raises CallerError(INVALID_ARGUMENT)."""
+def check_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> Sequence[bytes]:
+    """The same, once they are known to be so many steps of each declared input. Raises CallerError(INVALID_ARGUMENT)."""
     if len(inputs) != len(spec.inputs):
         raise CallerError(
             Reason.INVALID_ARGUMENT,
             f"inputs: expected {len(spec.inputs)} ({', '.join(each.name for each in spec.inputs)}), got {len(inputs)}",
             field="inputs",
         )
-    tensors = []
     for index, (data, declared) in enumerate(zip(inputs, spec.inputs, strict=True)):
         expected = steps * declared.step_bytes
         if len(data) != expected:
             meaning = f"{expected} bytes ({declared.name}: {steps} steps of {declared.step_bytes})"
             raise _wrong_bytes(f"inputs[{index}]", meaning, len(data))
-        tensors.append(np.frombuffer(data, WIRE_TYPES[declared.dtype]).reshape(steps, *declared.shape))
-    return tuple(tensors)
+    return inputs
 
 
 def decode_keep(outputs: int) -> Keep:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Ints, Keep, Tensor
+from stepstream_server.engine.ports import Ints, Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
@@ -22,7 +23,7 @@ _MESSAGE_BYTES = 256  # of an answer beside its outputs, at most: columns of one
 class Content(NamedTuple):
     """All of a block but its rows' handles, numbers and lengths."""
 
-    inputs: tuple[Tensor, ...]  # one per declared input: [sum of lengths, *shape]
+    inputs: Sequence[bytes]  # one per declared input: little-endian [sum of lengths, *shape]
     keep: Keep
     deadline: float  # monotonic seconds
     acked: Ints | None  # [n]
@@ -30,8 +31,8 @@ class Content(NamedTuple):
     def only(self, chosen: NDArray[np.bool_], lengths: Ints) -> Content:
         """That of the rows of a mask [n], of which each has its length [n] of steps."""
         steps = np.repeat(chosen, lengths)
-        acked = None if self.acked is None else self.acked[chosen]
-        return self._replace(inputs=tuple(values[steps] for values in self.inputs), acked=acked)
+        inputs = [np.frombuffer(data, np.uint8).reshape(len(steps), -1)[steps].tobytes() for data in self.inputs]
+        return self._replace(inputs=inputs, acked=None if self.acked is None else self.acked[chosen])
 
 
 def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, max_steps: int, arrival: float) -> Content:
@@ -39,18 +40,23 @@ def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, ma
     columns.check_steps("lengths", rows.steps, max_steps)
     timeout = decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
     return Content(
-        inputs=columns.decode_inputs(message.inputs, spec, rows.steps),
+        inputs=columns.check_inputs(message.inputs, spec, rows.steps),
         keep=columns.decode_keep(message.outputs),
         deadline=arrival + timeout,
         acked=columns.counts_column("acked", message.acked, len(rows.handles)) if message.acked else None,
     )
 
 
+def most_step_bytes(message_bytes: int) -> int:
+    """What the outputs of one step may take for its answer to fit into a message."""
+    return message_bytes - _MESSAGE_BYTES
+
+
 def check_answer(keep: Keep, step_bytes: int, most: int) -> None:
     """Raises CallerError(BLOCK_TOO_LARGE) where the outputs of one step are more than a message can carry: never run it."""
-    if step_bytes + _MESSAGE_BYTES > most and keep is not Keep.NONE:
+    if step_bytes > most and keep is not Keep.NONE:
         raise CallerError(
             Reason.BLOCK_TOO_LARGE,
-            f"outputs: expected answers of at most {most - _MESSAGE_BYTES} bytes, one step gives {step_bytes}",
+            f"outputs: expected answers of at most {most} bytes, one step gives {step_bytes}",
             field="outputs",
         )

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from stepstream_server.engine.ports import CallersLeft, Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
 from stepstream_server.rpc.credits import step_credits, window_credits
-from stepstream_server.rpc.gathering import Gathering, Steps
+from stepstream_server.rpc.gathering import Blocks, Calls, Steps
 from stepstream_server.spec import ModelSpec
 
 
@@ -47,6 +47,7 @@ class ModelDoor:
         self.spec = spec
         self.limits = limits
         self.step_bytes = spec.output_step_bytes
+        self.input_bytes = [each.step_bytes for each in spec.inputs]  # of one step
         self.step_credits = step_credits(spec)
         self.window_credits = window_credits(spec, limits.window_steps, limits.window_bytes)
         self._loop = loop
@@ -56,9 +57,13 @@ class ModelDoor:
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
+        self._parcels = 0  # passed in so far
+        self._heard = 0  # of them taken in by the engine
+        self._unheard: list[tuple[int, asyncio.Future[None]]] = []  # who waits until so many are
         # Since the loop began its round:
         self._said: list[Command] = []
-        self._gathering = Gathering(spec.inputs)
+        self._blocks = Blocks(spec.inputs)  # behind what was said
+        self._calls = Calls(spec.inputs)
         self._hung_up: list[int] = []  # callers
         self._due = False  # whether they will be passed in at its end
 
@@ -73,12 +78,20 @@ class ModelDoor:
         Raises ServerFault(ENGINE_FAILED) once the engine has stopped.
         """
         self._pass_in_soon()
+        self._close_blocks()
         self._said.append(command)
+
+    def block(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
+        """The same for rows of one message of a stream, packed as BLOCK_ROW is, and their inputs as the message has them."""
+        self._pass_in_soon()
+        if stream in self._blocks:
+            self._close_blocks()
+        self._blocks.add(stream, rows, inputs)
 
     def call(self, stream: int, first_tag: int, steps: Steps) -> None:
         """The same for momentary steps of a caller, whose rows have tags from `first_tag` on."""
         self._pass_in_soon()
-        self._gathering.add(stream, first_tag, steps)
+        self._calls.add(stream, first_tag, steps)
 
     def listen(self, stream: int, listener: Listener) -> None:
         """From now on outcomes for this stream go to the listener."""
@@ -103,6 +116,22 @@ class ModelDoor:
     def forget(self, stream: int) -> None:
         """A momentary call has all its outcomes."""
         self._listeners.pop(stream, None)
+
+    @property
+    def parcel(self) -> int:
+        """The number of the parcel in which what is said now is passed in."""
+        return self._parcels + 1
+
+    def has_heard(self, parcel: int) -> bool:
+        """Whether the engine has taken a parcel in, or never will."""
+        return parcel <= self._heard or self._failure is not None
+
+    async def until_heard(self, parcel: int) -> None:
+        """Waits for it."""
+        if not self.has_heard(parcel):
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._unheard.append((parcel, future))
+            await future
 
     def question(self, answer: Callable[[Any], None]) -> int:
         """A number for a command with a reply; `answer` gets the reply's value, or a StepStreamError if the engine crashes."""
@@ -138,7 +167,7 @@ class ModelDoor:
 
     def fail(self, error: StepStreamError) -> None:
         """On the engine's thread."""
-        self._wake(lambda: self._tell_all(error))
+        self._wake(lambda: self.give_up(error))
 
     def _pass_in_soon(self) -> None:
         if self._failure is not None:
@@ -149,15 +178,22 @@ class ModelDoor:
 
     def _pass_in(self) -> None:
         self._due = False
-        said, self._said = self._said, []
-        if self._gathering:
-            said.append(self._gathering.take())
+        self._close_blocks()
+        if self._calls:
+            self._said.append(self._calls.take())
         if self._hung_up:
-            said.append(CallersLeft(self._hung_up))
+            self._said.append(CallersLeft(self._hung_up))
             self._hung_up = []
-        with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
-            for command in said:
-                self._door.submit(command)
+        if self._said:
+            said, self._said = self._said, []
+            self._parcels += 1
+            with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
+                self._door.submit(*said)
+
+    def _close_blocks(self) -> None:
+        """What comes now must stay behind the rows that were gathered."""
+        if self._blocks:
+            self._said.append(self._blocks.take())
 
     def _wake(self, callback: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
@@ -166,9 +202,10 @@ class ModelDoor:
     def _distribute(self) -> None:
         self._awake = False  # first, so that a delivery that comes meanwhile wakes the loop again
         while self._inbox:
-            self._pass_on(self._inbox.popleft())
+            self.hear(self._inbox.popleft())
 
-    def _pass_on(self, delivery: Delivery) -> None:
+    def hear(self, delivery: Delivery) -> None:
+        """Passes a delivery on to whom it concerns."""
         for reply in delivery.replies:
             answer = self._questions.pop(reply.request, None)
             if answer is not None:
@@ -181,6 +218,18 @@ class ModelDoor:
             if (listener := self._listeners.get(stream)) is not None:
                 listener.detached(self, detached, row)
         self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
+        if delivery.heard != self._heard:
+            self._heard = delivery.heard
+            if self._unheard:
+                self._let_speak()
+
+    def _let_speak(self) -> None:
+        waiting, self._unheard = self._unheard, []
+        for parcel, future in waiting:
+            if not self.has_heard(parcel):
+                self._unheard.append((parcel, future))
+            elif not future.done():
+                future.set_result(None)
 
     def _pass_errors(self, errors: RowErrors, *, unknown: bool) -> None:
         for row, (stream, reason) in enumerate(zip(errors.streams, errors.reasons, strict=True)):
@@ -194,9 +243,11 @@ class ModelDoor:
             if (listener := self._listeners.get(stream)) is not None:
                 listener.answered(self, piece)
 
-    def _tell_all(self, error: StepStreamError) -> None:
+    def give_up(self, error: StepStreamError) -> None:
+        """Nothing more will come from the engine: tells all who wait."""
         self._distribute()
         self._failure = error
+        self._let_speak()
         questions, self._questions = self._questions, {}
         for answer in questions.values():
             answer(error)

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
 
 from stepstream_server.rpc.credits import Credits
+from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.lookahead import Lookahead
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
-
-class Duplex(Generic[Request, Response]):
-    """On the event loop's thread. `take` is given what is read; `next` gives what is to be written, with the credits it returns.
+class Duplex:
+    """On the event loop's thread. `take` is given what is read; `next` gives what is to be written, serialised, with the credits
+    that it returns.
 
     What `take` and `next` raise ends the call.
     """
 
     def __init__(
-        self, take: Callable[[Request], None], next: Callable[[], tuple[Response, int] | None], credits: Credits
+        self, take: Callable[[Any], None], next: Callable[[], tuple[bytes, int] | None], credits: Credits, lookahead: Lookahead
     ) -> None:
         self._take = take
         self._next = next
         self._credits = credits
+        self._lookahead = lookahead
         self._ready = False  # whether there is something to write, or a reason to end
         self._waiting: asyncio.Future[None] | None = None  # for that; an asyncio.Event takes twice as long
         self._half_closed = False
         self._error: Exception | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def responses(self, requests: AsyncIterator[Request], opening: Awaitable[None]) -> AsyncIterator[Response]:
-        """What to write, once `opening` is done and until both sides are. Raises what makes it impossible to go on."""
+    async def run(self, context: Context, opening: Awaitable[None]) -> None:
+        """Reads and writes, once `opening` is done and until both sides are. Raises what makes it impossible to go on."""
         await opening
+        loop = asyncio.get_running_loop()
         if self._error is None:  # else it was ended before it began
-            self._reader = asyncio.create_task(self._read(requests))
+            self._reader = loop.create_task(self._read(context))
         while True:
             self._ready = False
             while (item := self._next()) is not None:
                 response, credits = item
-                yield response
+                await context.write(response)
                 self._credits.give(credits)
             if self._error is not None:
                 raise self._error
             if self._half_closed and not self._credits.in_flight:
                 return
             if not self._ready:
-                self._waiting = asyncio.get_running_loop().create_future()
+                self._waiting = loop.create_future()
                 await self._waiting
 
     def grown(self) -> None:
@@ -70,12 +74,16 @@ class Duplex(Generic[Request, Response]):
         if self._reader is not None:
             self._reader.cancel()
 
-    async def _read(self, requests: AsyncIterator[Request]) -> None:
+    async def _read(self, context: Context) -> None:
+        """By calls of the context: an iterator of requests would cost another coroutine per message."""
+        credits, lookahead = self._credits, self._lookahead
         try:
-            async for request in requests:
+            while (request := await context.read()) is not grpc.aio.EOF:
                 self._take(request)
-                if self._credits.used_up:
-                    await self._credits.room()
+                if lookahead.used_up:
+                    await lookahead.room()
+                if credits.used_up:
+                    await credits.room()
         except Exception as error:  # whatever it is, the writer raises it and so ends the call
             self._error = error
         self._half_closed = True

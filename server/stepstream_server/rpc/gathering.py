@@ -1,4 +1,4 @@
-"""Momentary steps on their way to an engine: those of one round of the event loop, whoever asks for them, leave as one command.
+"""Steps on their way to an engine: those of one round of the event loop, whoever sends them, leave as one command.
 
 Columns grow as Python lists and become arrays once per round: for single steps, arrays of one element each would cost more than
 the steps.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stepstream_server.engine.ports import NO_SEQ, Call, Keep
+from stepstream_server.engine.ports import BLOCK_ROW, NO_SEQ, Block, Call, Keep, Tensor
 from stepstream_server.rpc.columns import WIRE_TYPES
 from stepstream_server.spec import TensorSpec
 
@@ -31,8 +31,40 @@ class Steps(NamedTuple):
     ends: Sequence[bool] | None = None  # [n]; None: none ends its session
 
 
-class Gathering:
-    """The rows of one round."""
+class Blocks:
+    """Rows of streams, of one message of each."""
+
+    def __init__(self, inputs: Sequence[TensorSpec]) -> None:
+        self._specs = inputs
+        self._clear()
+
+    def __contains__(self, stream: int) -> bool:
+        return stream in self._streams
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def add(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
+        """Adds rows of a stream that has none here yet, packed as BLOCK_ROW is; inputs as a block has them."""
+        self._streams.add(stream)
+        self._rows.append(rows)
+        for parts, data in zip(self._inputs, inputs, strict=True):
+            parts.append(data)
+
+    def take(self) -> Block:
+        """All of them, as a command. None is left."""
+        block = Block(np.frombuffer(_join(self._rows), BLOCK_ROW), _tensors(self._inputs, self._specs))
+        self._clear()
+        return block
+
+    def _clear(self) -> None:
+        self._streams: set[int] = set()
+        self._rows: list[bytes] = []
+        self._inputs: list[list[bytes]] = [[] for _ in self._specs]
+
+
+class Calls:
+    """Momentary steps."""
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._specs = inputs
@@ -78,10 +110,7 @@ class Gathering:
             secrets=[*self._secrets, *[b""] * (rows - len(self._secrets))] if self._secrets else (),
             seqs=seqs,
             lengths=np.array(self._lengths, np.int64),
-            inputs=tuple(
-                np.frombuffer(b"".join(parts), WIRE_TYPES[spec.dtype]).reshape(-1, *spec.shape)
-                for parts, spec in zip(self._inputs, self._specs, strict=True)
-            ),
+            inputs=_tensors(self._inputs, self._specs),
             keeps=np.array(self._keeps, np.int64),
             arrivals=np.array(self._arrivals),
             deadlines=np.array(self._deadlines),
@@ -105,3 +134,16 @@ class Gathering:
         self._secrets: list[bytes] = []  # of the rows up to the last that has one
         self._starts: list[int] = []  # places
         self._ends: list[int] = []
+
+
+def _tensors(inputs: Sequence[Sequence[bytes]], specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
+    """Parts of each input, little-endian, as one tensor [steps, *shape]."""
+    return tuple(
+        np.frombuffer(_join(parts), WIRE_TYPES[spec.dtype]).reshape(-1, *spec.shape)
+        for parts, spec in zip(inputs, specs, strict=True)
+    )
+
+
+def _join(parts: Sequence[bytes]) -> bytes:
+    """The parts behind each other; no copy of a single one."""
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -68,12 +68,17 @@ class Handles:
 
     def common_owner(self, handles: NDArray[np.uint32]) -> int:
         """The owner of all of these handles (at least one), 0 or below if there is not one owner of all."""
-        if len(handles) == 1:
-            handle: int = handles.item()
-            owner: int = self._owners.item(handle) if handle < len(self._owners) else FREE
-            return owner
         owners = self.owners(handles)
         return int(owners[0]) if (owners == owners[0]).all() else FREE
+
+    def owner(self, handle: int) -> int:
+        """The same of one handle."""
+        owner: int = self._owners.item(handle) if handle < len(self._owners) else FREE
+        return owner
+
+    def session(self, handle: int) -> tuple[int, int]:
+        """Session index and generation of one that stands for one."""
+        return self._sessions.item(handle), self._generations.item(handle)
 
     def owners(self, handles: NDArray[np.uint32]) -> Ints:
         """Owner of each handle, 0 or below where it stands for no session."""
@@ -85,23 +90,19 @@ class Handles:
 
     def sessions(self, handles: NDArray[np.uint32]) -> tuple[Ints, Ints]:
         """Session index and generation of handles that stand for one."""
-        if len(handles) == 1:
-            one = slice(handle := handles.item(), handle + 1)
-            return self._sessions[one].copy(), self._generations[one].copy()
         return self._sessions[handles], self._generations[handles]
 
     def expect(self, handles: NDArray[np.uint32], steps: Ints) -> None:
         """Remembers that outcomes of so many steps will arrive. A handle may occur more than once."""
-        if len(handles) == 1:
-            self._outstanding[handles[0]] += steps[0]
-        else:
-            np.add.at(self._outstanding, handles, steps)
+        np.add.at(self._outstanding, handles, steps)
+
+    def expect_one(self, handle: int, steps: int) -> None:
+        """The same of one handle."""
+        self._outstanding[handle] += steps
 
     def settle(self, handles: NDArray[np.uint32], steps: Ints) -> int:
         """Takes outcomes that arrived. Returns how many of the steps were expected: kept answers sent again were not."""
         outstanding = self._outstanding
-        if len(handles) == 1:
-            return self.settle_one(int(handles[0]), int(steps[0]))
         np.subtract.at(outstanding, handles, steps)
         excess = 0
         if (outstanding[handles] < 0).any():
@@ -112,7 +113,7 @@ class Handles:
 
     def settle_one(self, handle: int, steps: int) -> int:
         """The same for one handle."""
-        left = int(self._outstanding[handle])
+        left: int = self._outstanding.item(handle)
         settled = min(left, steps)
         self._outstanding[handle] = left - settled
         return settled

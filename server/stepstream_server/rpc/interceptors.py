@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from stepstream_server.rpc.status import call_status
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
-Streaming: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
+Generator: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
 Translate = Callable[[StepStreamError], StepStreamError]  # into a protocol's own words
 OnCall = Callable[[str, str, str], None]  # service, method, name of the status code
 
@@ -49,9 +50,16 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         inner = getattr(handler, kind)
-        wrapped = self._streaming(inner, service, method) if handler.response_streaming else self._unary(inner, service, method)
+        serializer = handler.response_serializer
+        wrapped: Unary | Generator
+        if not handler.response_streaming:
+            wrapped = self._unary(inner, service, method)
+        elif inspect.isasyncgenfunction(inner):
+            wrapped = self._generator(inner, service, method)
+        else:
+            wrapped, serializer = self._duplex(inner, service, method), None
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return make(wrapped, handler.request_deserializer, serializer)
 
     def _unary(self, inner: Unary, service: str, method: str) -> Unary:
         async def call(request: Any, context: Context) -> Any:
@@ -61,11 +69,20 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _streaming(self, inner: Streaming, service: str, method: str) -> Streaming:
-        async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
+    def _generator(self, inner: Generator, service: str, method: str) -> Generator:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._guard(service, method, context):
-                async for response in inner(requests, context):
+                async for response in inner(request, context):
                     yield response
+
+        return call
+
+    def _duplex(self, inner: Unary, service: str, method: str) -> Unary:
+        """A call that reads and writes by its context; what it writes is serialised already."""
+
+        async def call(requests: Any, context: Context) -> None:
+            async with self._guard(service, method, context):
+                await inner(requests, context)
 
         return call
 

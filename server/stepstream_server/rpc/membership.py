@@ -11,7 +11,7 @@ import numpy as np
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import NO_STREAM, Opened
+from stepstream_server.engine.ports import Opened
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.convert import fields, streams
@@ -20,11 +20,11 @@ from stepstream_server.rpc.convert.sessions import decode_idle_ttl
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import Listener, ModelDoor
 from stepstream_server.rpc.handles import Handles
+from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Outgoing
 
 _LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
-_ROWS_AHEAD = 1024  # acknowledgements that an engine is given before it must be heard of: a tick of a gateway
 _SHOWN = 128  # characters of an id or a model's name that an answer repeats: what a valid id may have
 
 
@@ -50,6 +50,7 @@ class Membership:
         most: int,
         handles: Handles,
         credits: Credits,
+        lookahead: Lookahead,
         outgoing: Outgoing,
         ready: Callable[[], None],
     ) -> None:
@@ -60,10 +61,10 @@ class Membership:
         self._most = most  # sessions that a message may name at all
         self._handles = handles
         self._credits = credits
+        self._lookahead = lookahead
         self._outgoing = outgoing
         self._ready = ready
         self._questions: set[tuple[ModelDoor, int]] = set()  # awaiting a reply: the door and its request number
-        self._rows_ahead = 0  # acknowledgements since the last that was paid for
 
     def open(self, message: inference_pb2.OpenOnStream) -> None:
         """Answered by Attached. Raises CallerError for handles that cannot be read or are too many to answer each."""
@@ -105,16 +106,6 @@ class Membership:
         acked = np.array([each.acked for each in wanted], np.int64)
         ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
         self._ask(door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked), new=False)
-
-    def pace(self, door: ModelDoor, rows: int) -> None:
-        """Acknowledgements have no answer. So that nobody sends them faster than the engine takes them in, the engine is asked
-        for nothing now and then, and what it was sent until then is in flight until it replies."""
-        self._rows_ahead += rows
-        if self._rows_ahead < _ROWS_AHEAD:
-            return
-        paid, self._rows_ahead = self._rows_ahead, 0
-        self._credits.take(paid)
-        self._question(door, lambda request: ports.Open(NO_STREAM, request, ()), lambda _: self._give(paid))
 
     def door(self, owner: int) -> ModelDoor:
         """That of an owner in the handle table."""
@@ -183,10 +174,7 @@ class Membership:
         request = door.question(replied)
         self._questions.add((door, request))
         door.submit(command(request))
-
-    def _give(self, credits: int) -> None:
-        self._credits.give(credits)
-        self._ready()
+        self._lookahead.sent(door)
 
     def _attached(self, door: ModelDoor, asked: list[_Asked], replied: list[Opened | StepStreamError] | StepStreamError) -> None:
         """`replied`: what became of those that got their handles."""

@@ -37,11 +37,12 @@ class Message:
         self.held_bytes = 0  # in memory, nearly
         self.credits = 0
 
-    def encode(self) -> inference_pb2.StreamResponse:
+    def encode(self) -> bytes:
+        """Serialised."""
         if self.response is not None:
-            return self.response
+            return self.response.SerializeToString()
         if self.ending is not None:
-            return encode_detached(self.handles, self.ending)
+            return encode_detached(self.handles, self.ending).SerializeToString()
         return encode_answers(self.parts, self.errors)
 
 
@@ -71,10 +72,10 @@ class Outgoing:
         for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, door.spec, limit), limit):
             part = cut_out(each)
             message = self._growing.get(door)
-            if message is None or message.errors or message.bytes + part.bytes > limit:
+            if message is None or message.errors or message.bytes + part.size > limit:
                 message = self._grow(door)
             message.parts.append(part)
-            self._hold(message, part.bytes)
+            self._hold(message, part.size)
         self._growing[door].credits += credits  # they return when the last of it is written
 
     def errors(self, door: ModelDoor | None, errors: Sequence[inference_pb2.RowError], credits: int) -> None:

@@ -19,7 +19,7 @@ from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.interceptors import Boundary, OnCall, Translate
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip import service as oip
-from stepstream_server.rpc.oip.catalogue import Catalogue, ReadTotals
+from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.responses import translate
 from stepstream_server.rpc.services import InferenceService, ModelService
 from stepstream_server.rpc.session_service import SessionService
@@ -37,13 +37,12 @@ _OURS: dict[str, Translate] = {**dict.fromkeys(SERVICES, lambda error: error), o
 class RpcServer:
     """A front door that listens. Models appear in it when they are published."""
 
-    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, totals: ReadTotals, version: str) -> None:
+    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, version: str) -> None:
         self.health = Health(list(_OURS))
         self.streams = Streams(models, settings)
         self._models = models
         self._settings = settings
         self._on_call = on_call
-        self._totals = totals
         self._version = version  # of the server, which clients of the Open Inference Protocol may ask for
         self._server: grpc.aio.Server | None = None
 
@@ -55,7 +54,7 @@ class RpcServer:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
-        catalogue = Catalogue(self._models, self.health, self._totals, self._version)
+        catalogue = Catalogue(self._models, self.health, self._version)
         oip.register(server, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
         health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
         # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.

@@ -33,10 +33,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._streams = streams
         self._settings = settings
 
-    def Stream(
-        self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context
-    ) -> AsyncIterator[inference_pb2.StreamResponse]:
-        return self._streams.serve(Stream, request_iterator, context, place_of(context.invocation_metadata()))
+    async def Stream(self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context) -> None:
+        """Reads and writes by the context; what it writes is serialised already."""
+        await self._streams.serve(Stream, context, place_of(context.invocation_metadata()))
 
     async def Step(self, request: inference_pb2.StepRequest, context: Context) -> inference_pb2.StepResponse:
         arrival = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
@@ -16,6 +16,8 @@ from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.duplex import Duplex
 from stepstream_server.rpc.handles import Handles
 from stepstream_server.rpc.intake import Intake
+from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Outgoing, Unread
@@ -41,22 +43,21 @@ class Stream:
         self._outgoing = Outgoing(settings.max_message_bytes, unread)
         self._unread = unread
         self._on_full = on_full
+        lookahead = Lookahead()
         self._membership = Membership(
-            number, self, models, settings.max_block_steps, self._handles, self._credits, self._outgoing, self._grown
+            number, self, models, settings.max_block_steps, self._handles, self._credits, lookahead, self._outgoing, self._grown
         )
-        self._intake = Intake(number, self._membership, settings, self._handles, self._credits, self._outgoing, clock)
-        self._duplex = Duplex(self._take, self._next, self._credits)
+        self._intake = Intake(number, self._membership, settings, self._handles, self._credits, lookahead, self._outgoing, clock)
+        self._duplex = Duplex(self._take, self._next, self._credits, lookahead)
 
     @property
     def unread_bytes(self) -> int:
         """What waits to be written, nearly."""
         return self._outgoing.bytes
 
-    def responses(
-        self, requests: AsyncIterator[inference_pb2.StreamRequest], opening: Awaitable[None]
-    ) -> AsyncIterator[inference_pb2.StreamResponse]:
-        """What to write, until both sides are done. Raises what makes it impossible to go on."""
-        return self._duplex.responses(requests, opening)
+    async def run(self, context: Context, opening: Awaitable[None]) -> None:
+        """Reads and writes, once `opening` is done and until both sides are. Raises what makes it impossible to go on."""
+        await self._duplex.run(context, opening)
 
     def drain(self, seconds: float) -> None:
         """Tells the client that streams are ended in so many seconds."""
@@ -79,9 +80,13 @@ class Stream:
         self._outgoing.clear()
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
-        rows = slice(piece.first, piece.last)
-        steps, answers = piece.steps, piece.turn.answers
-        sent_again = steps - self._handles.settle(answers.tags[rows], answers.lengths[rows])
+        steps = piece.steps
+        if piece.last - piece.first == 1:
+            tag, _, length, _ = piece.turn.rows()[piece.first]
+            sent_again = steps - self._handles.settle_one(tag, length)
+        else:
+            rows, answers = slice(piece.first, piece.last), piece.turn.answers
+            sent_again = steps - self._handles.settle(answers.tags[rows], answers.lengths[rows])
         if sent_again:
             self._credits.take(sent_again * door.step_credits)  # nobody has paid for them
         self._outgoing.answers(door, piece, steps * door.step_credits)
@@ -109,7 +114,7 @@ class Stream:
         if self._outgoing:  # something could be answered at once
             self._grown()
 
-    def _next(self) -> tuple[inference_pb2.StreamResponse, int] | None:
+    def _next(self) -> tuple[bytes, int] | None:
         message = self._outgoing.next()
         return None if message is None else (message.encode(), message.credits)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason, ServerFault
@@ -20,8 +20,8 @@ _GOODBYE_SECONDS = 1.0
 class OpenStream(Replaceable, Protocol):
     """A streaming call of any protocol."""
 
-    def responses(self, requests: AsyncIterator[Any], opening: Awaitable[None]) -> AsyncIterator[Any]:
-        """What to write, once `opening` is done and until both sides are."""
+    async def run(self, context: Context, opening: Awaitable[None]) -> None:
+        """Reads and writes, once `opening` is done and until both sides are."""
 
     @property
     def unread_bytes(self) -> int:
@@ -55,18 +55,17 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def serve(
+    async def serve(
         self,
         make: Make,
-        requests: AsyncIterator[Any],
         context: Context,
         place: Place = Place(),  # noqa: B008  # immutable
-    ) -> AsyncIterator[Any]:
-        """Opens a stream for a call, and closes it when the call is over; returns what to write. Raises what `open` raises."""
+    ) -> None:
+        """Opens a stream for a call, runs it, and closes it when the call is over. Raises what `open` raises."""
         stream = self.open(make, place)
         context.add_done_callback(lambda _: self.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
         commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
-        return stream.responses(requests, commit)
+        await stream.run(context, commit)
 
     def open(self, make: Make, place: Place) -> OpenStream:
         """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from stepstream_server.engine.ports import EngineStats, InferenceTotals, Observer
+from stepstream_server.engine.ports import EngineStats, Observer
 from stepstream_server.telemetry import series
 from stepstream_server.telemetry.observer import Buckets, Totals, TurnTotals
 from stepstream_server.telemetry.series import Series
@@ -92,10 +92,6 @@ class Metrics:
     def observer(self, model: str, version: int) -> Observer:
         """The observer for a model's engine; the same one each time."""
         return self._totals_of(model, version)
-
-    def inference_totals(self, model: str, version: int) -> InferenceTotals:
-        """What the model's turns add up to so far."""
-        return self._totals_of(model, version).inference()
 
     def watch(self, model: str, version: int, stats: Callable[[], EngineStats]) -> None:
         """From now on each scrape calls `stats`, on the exporter's thread, for the model's gauges."""

@@ -93,7 +93,7 @@ class TurnTotals:
                 step_seconds=step_seconds,
             )
 
-    def inference(self) -> InferenceTotals:
+    def totals(self) -> InferenceTotals:
         """The same as inference servers count it, which is by step."""
         with self._lock:
             return InferenceTotals(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from stepstream_server.engine.ports import Observer, TurnReport
+from stepstream_server.engine.ports import InferenceTotals, Observer, TurnReport
 
 _SECONDS_BETWEEN_LINES = 1.0
 _IDS_PER_LINE = 10  # enough to recognise the client
@@ -38,6 +38,10 @@ class Replacements:
             self._ids += report.replaced[: _IDS_PER_LINE - len(self._ids)]
         if self._count and self._clock() >= self._next_line:
             self._tell()
+
+    def totals(self) -> InferenceTotals:
+        """The other observer's."""
+        return self._observer.totals()
 
     def _tell(self) -> None:
         self._next_line = self._clock() + _SECONDS_BETWEEN_LINES

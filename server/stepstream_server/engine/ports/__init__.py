@@ -6,7 +6,18 @@ Every column of a record is a numpy array with one entry per row; `n` is the num
 """
 
 from stepstream_server.engine.ports.backend import Backend, Computed
-from stepstream_server.engine.ports.basics import CALLERS, NO_SEQ, NO_STREAM, Ending, Floats, Ints, Keep, Origin, Tensor
+from stepstream_server.engine.ports.basics import (
+    BLOCK_ROW,
+    BLOCK_ROW_FORMAT,
+    NO_SEQ,
+    NO_STREAM,
+    Ending,
+    Floats,
+    Ints,
+    Keep,
+    Origin,
+    Tensor,
+)
 from stepstream_server.engine.ports.commands import (
     Acknowledge,
     Attach,
@@ -27,6 +38,7 @@ from stepstream_server.engine.ports.commands import (
     Open,
     Refuse,
     Reset,
+    Statistics,
     StreamEnded,
 )
 from stepstream_server.engine.ports.observer import EngineStats, InferenceTotals, Launch, Observer, TurnReport
@@ -48,7 +60,8 @@ from stepstream_server.engine.ports.results import (
 )
 
 __all__ = [
-    "CALLERS",
+    "BLOCK_ROW",
+    "BLOCK_ROW_FORMAT",
     "NO_SEQ",
     "NO_STREAM",
     "Acknowledge",
@@ -94,6 +107,7 @@ __all__ = [
     "RowErrors",
     "SessionInfo",
     "Sink",
+    "Statistics",
     "StreamEnded",
     "Tensor",
     "TurnReport",

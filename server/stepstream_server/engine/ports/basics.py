@@ -14,7 +14,23 @@ Tensor = NDArray[Any]  # float32 or int64, C order
 
 NO_SEQ = -1  # a momentary call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
-CALLERS = -2  # a command of momentary callers, who have numbers as streams have but are many to a command
+
+# A row of a block, 72 bytes, as front doors pack it one by one (struct format BLOCK_ROW_FORMAT) or fill it column by column.
+BLOCK_ROW = np.dtype(
+    [
+        ("stream", np.int64),
+        ("session", np.int64),
+        ("generation", np.int64),
+        ("first", np.int64),  # number of its first step
+        ("length", np.int64),  # steps, >= 1
+        ("acked", np.int64),  # acknowledged before the row is admitted; 0: nothing
+        ("arrival", np.float64),  # monotonic seconds, when the message was read
+        ("deadline", np.float64),  # monotonic seconds; not begun by then: dropped
+        ("tag", np.uint32),
+        ("keep", np.uint32),  # of Keep
+    ]
+)
+BLOCK_ROW_FORMAT = "=6q2d2I"
 
 
 class Keep(enum.IntEnum):

@@ -1,6 +1,7 @@
 """The engine port, inwards: what front doors tell the engine.
 
-`stream` is the door's own number for a stream, >= 0, never used twice by a door. `request` is its own number for a question;
+A front door says what it has gathered as a parcel, some commands at once, and hears how many of its parcels the engine has taken
+in. `stream` is the door's own number for a stream, >= 0, never used twice by a door. `request` is its own number for a question;
 the Reply repeats it. `sessions` and `generations` are what the Reply to Open or Attach named, `tags` the handles they were
 given; the door keeps them per handle.
 """
@@ -9,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports.basics import CALLERS, Floats, Ints, Keep, Tensor
+from stepstream_server.engine.ports.basics import Floats, Ints, Tensor
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 
@@ -52,19 +53,13 @@ class Attach:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Inputs of n rows. Outcomes arrive as Answers and RowErrors of later turns, in input order per session."""
+    """Inputs of n rows, of any streams. Outcomes arrive as Answers and RowErrors of later turns, in input order per session.
 
-    stream: int
-    sessions: Ints
-    generations: Ints
-    tags: NDArray[np.uint32]
-    first_seqs: Ints
-    lengths: Ints  # each >= 1
-    inputs: tuple[Tensor, ...]  # one per declared input: [sum(lengths), *shape]
-    keep: Keep
-    arrival: float  # monotonic seconds, when the message was read
-    deadline: float = float("inf")  # monotonic seconds; not begun by then: dropped
-    acked: Ints | None = None  # acknowledged before the rows are admitted
+    The rows of one stream come from one message of its: a session may have one row in a block.
+    """
+
+    rows: NDArray[Any]  # [n] of BLOCK_ROW
+    inputs: tuple[Tensor, ...]  # one per declared input: [sum of lengths, *shape]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +122,6 @@ class Call:
     refused, nothing is ended. If it was numbered, just the same row is answered again for a while.
     """
 
-    stream: ClassVar[int] = CALLERS
-
     streams: Ints
     tags: NDArray[np.uint32]  # the callers' own
     ids: Sequence[str]
@@ -147,8 +140,6 @@ class Call:
 class CallersLeft:
     """Nobody listens under these numbers of callers any more: their queued steps are dropped."""
 
-    stream: ClassVar[int] = CALLERS
-
     streams: Sequence[int]
 
 
@@ -158,6 +149,13 @@ class Get:
 
     request: int
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Reply: `InferenceTotals`."""
+
+    request: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +238,6 @@ class Drain:
 
 Copying = Fork | Export
 Command = (
-    Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Close | Copying | Import
-    | StreamEnded | DoorLost | Drain
+    Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Statistics | Close | Copying
+    | Import | StreamEnded | DoorLost | Drain
 )  # fmt: skip

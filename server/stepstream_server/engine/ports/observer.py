@@ -67,3 +67,6 @@ class Observer(Protocol):
 
     def turn(self, report: TurnReport) -> None:
         """Must be quick: it is part of the turn."""
+
+    def totals(self) -> InferenceTotals:
+        """What all turns add up to so far."""

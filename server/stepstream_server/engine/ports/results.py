@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.ports.basics import Ending, Ints, Tensor
 from stepstream_server.engine.ports.commands import Command
+from stepstream_server.engine.ports.observer import InferenceTotals
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot
 
@@ -79,7 +80,10 @@ class Imported:
     bitwise: bool  # whether outputs will be bitwise what the exporting server would have given
 
 
-Value = list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Snapshot | StepStreamError | int | None
+Value = (
+    list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Snapshot | InferenceTotals | StepStreamError | int
+    | None
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +130,13 @@ class Detached:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """All that one turn has for one front door. To be passed on in the order of the fields."""
+    """All that one turn has for one front door, which is at least that a parcel was heard. To be passed on in this order."""
 
     replies: list[Reply]
     answers: Answers | None
     errors: RowErrors
     detached: Detached
+    heard: int = 0  # parcels of this door that the engine has taken in, ever
 
 
 class Sink(Protocol):
@@ -147,5 +152,5 @@ class Sink(Protocol):
 class Door(Protocol):
     """A front door's mouth: what `Engine.connect(sink)` returns. Safe to call from any thread."""
 
-    def submit(self, command: Command) -> None:
-        """Queues a command. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
+    def submit(self, *commands: Command) -> None:
+        """Queues a parcel of commands. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""

@@ -1,11 +1,9 @@
-"""The protocol's questions about the server and its models. Answered from what is known here; no engine is asked."""
+"""The protocol's questions about the server and its models. All but the statistics are known here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from stepstream_proto.oip.v2 import oip_pb2
-from stepstream_server.engine.ports import InferenceTotals
+from stepstream_server.engine import ports
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.health import Health
@@ -15,8 +13,6 @@ from stepstream_server.rpc.oip.describe import encode_config, encode_metadata
 from stepstream_server.rpc.oip.fields import decode_version
 from stepstream_server.rpc.oip.statistics import encode_statistics
 
-ReadTotals = Callable[[str, int], InferenceTotals]  # of a served model's name and version
-
 # Triton's names. Clients look here before they ask; what is missing they do without.
 EXTENSIONS = ("sequence", "sequence(string_id)", "model_configuration", "statistics")
 
@@ -24,10 +20,9 @@ EXTENSIONS = ("sequence", "sequence(string_id)", "model_configuration", "statist
 class Catalogue:
     """Methods as gRPC calls them: a request and its context to a response."""
 
-    def __init__(self, models: Models, health: Health, totals: ReadTotals, version: str) -> None:
+    def __init__(self, models: Models, health: Health, version: str) -> None:
         self._models = models
         self._health = health
-        self._totals = totals
         self._version = version  # of the server
 
     async def ServerLive(self, request: oip_pb2.ServerLiveRequest, context: Context) -> oip_pb2.ServerLiveResponse:
@@ -56,14 +51,14 @@ class Catalogue:
 
     async def ModelStatistics(self, request: oip_pb2.ModelStatisticsRequest, context: Context) -> oip_pb2.ModelStatisticsResponse:
         """Of one version, of all versions of a model, or of all models."""
-        specs = [door.spec for door in self._models.all()]
+        doors = self._models.all()
         if request.name:
-            found = self._find(request).spec
-            specs = [found] if request.version else [each for each in specs if each.name == request.name]
+            found = self._find(request)
+            doors = [found] if request.version else [each for each in doors if each.spec.name == request.name]
         elif request.version:
             message = f"version: expected none without a name, got {request.version[:32]!r}"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="version")
-        stats = [encode_statistics(each, self._totals(each.name, each.version)) for each in specs]
+        stats = [encode_statistics(door.spec, await door.ask(ports.Statistics)) for door in doors]
         return oip_pb2.ModelStatisticsResponse(model_stats=stats)
 
     async def RepositoryIndex(self, request: oip_pb2.RepositoryIndexRequest, context: Context) -> oip_pb2.RepositoryIndexResponse:

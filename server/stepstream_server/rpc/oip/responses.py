@@ -13,11 +13,9 @@ from stepstream_server.rpc.columns import I64, WIRE_TYPES
 from stepstream_server.rpc.oip.layouts import Layout
 from stepstream_server.rpc.oip.requests import Request
 from stepstream_server.rpc.oip.tensors import encode_strings
+from stepstream_server.rpc.protowire import field
 from stepstream_server.rpc.status import MOST_CHARACTERS
 from stepstream_server.spec import TensorSpec
-
-# What stands before a response and its length in a stream: the tag of a field that is a message.
-_IN_STREAM = bytes([oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER << 3 | 2])
 
 
 def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
@@ -41,7 +39,7 @@ def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
 
 def encode_in_stream(response: bytes) -> bytes:
     """The same as a stream's. As one field: of a field that stands there twice some clients keep the last alone."""
-    return _IN_STREAM + _varint(len(response)) + response
+    return field(oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, response)
 
 
 def encode_failure(id: str, error: StepStreamError) -> bytes:
@@ -52,14 +50,14 @@ def encode_failure(id: str, error: StepStreamError) -> bytes:
 
 def translate(error: StepStreamError) -> StepStreamError:
     """The same error in the words of the protocol. Its clients show the text alone, so the reason stands in it."""
-    reason, message, field = error.reason, error.message, error.field
+    reason, message, place = error.reason, error.message, error.field
     if reason is Reason.SESSION_NOT_FOUND:
-        reason, field = Reason.INVALID_ARGUMENT, "sequence_start"
+        reason, place = Reason.INVALID_ARGUMENT, "sequence_start"
         message += ": an inference request must specify the START flag on the first request of the sequence"
     return CallerError(
         reason,
         f"{error.reason.name}: {message}"[:MOST_CHARACTERS],
-        field=field,
+        field=place,
         expected_seq=error.expected_seq,
         retry_delay_seconds=error.retry_delay_seconds,
     )
@@ -81,13 +79,3 @@ def _missing(output: TensorSpec, steps: int) -> bytes:
     """NaN where there are floats, which nobody takes for an answer; -1 otherwise."""
     fill = np.nan if output.dtype == "float32" else -1
     return np.full((steps, *output.shape), fill, WIRE_TYPES[output.dtype]).tobytes()
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits to a byte, the lowest first; all but the last have their highest bit set."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

@@ -46,11 +46,9 @@ class InferenceCalls:
         outcomes = await complete(decoded.layout.door, self._models.next_stream(), decoded.steps)
         return encode_response(decoded, outcomes)
 
-    def ModelStreamInfer(
-        self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context
-    ) -> AsyncIterator[bytes]:
+    async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context) -> None:
         make = partial(self._make_stream, grpc_errors=wants_grpc_errors(context.invocation_metadata()))
-        return self._streams.serve(make, request_iterator, context)
+        await self._streams.serve(make, context)
 
 
 def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogue) -> None:

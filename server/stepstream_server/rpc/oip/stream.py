@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from stepstream_proto.oip.v2 import oip_pb2
@@ -13,6 +13,8 @@ from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.caller import Asked, Caller
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.duplex import Duplex
+from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_request
@@ -72,7 +74,8 @@ class InferStream:
         self._clock = clock
         self._caller = Caller(number)
         self._credits = Credits(settings.stream_credit_steps)
-        self._duplex = Duplex(self._take, self._next, self._credits)
+        self._lookahead = Lookahead()
+        self._duplex = Duplex(self._take, self._next, self._credits, self._lookahead)
         self._places: deque[_Place] = deque()  # of requests that are not answered yet, in their order
         self._held_bytes = 0  # of responses that wait, nearly
 
@@ -81,9 +84,9 @@ class InferStream:
         """What waits to be written, nearly."""
         return self._held_bytes
 
-    def responses(self, requests: AsyncIterator[oip_pb2.ModelInferRequest], opening: Awaitable[None]) -> AsyncIterator[bytes]:
-        """Serialised ModelStreamInferResponses, until both sides are done."""
-        return self._duplex.responses(requests, opening)
+    async def run(self, context: Context, opening: Awaitable[None]) -> None:
+        """Answers ModelInferRequests, until both sides are done."""
+        await self._duplex.run(context, opening)
 
     def drain(self, seconds: float) -> None:
         """The protocol has no words for it: clients hear of it by their next request."""
@@ -121,6 +124,7 @@ class InferStream:
         place = self._enter(_Place(self, request.id, request))
         try:
             self._caller.ask(request.layout.door, request.steps, place)
+            self._lookahead.sent(request.layout.door)
         except StepStreamError as error:
             self._fail(place, error)
 
