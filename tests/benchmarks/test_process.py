@@ -66,6 +66,5 @@ def test_processes_may_vanish(monkeypatch: pytest.MonkeyPatch, tree: subprocess.
     ended.wait()
     monkeypatch.setattr(process, "_children", lambda pid: [ended.pid] if pid == tree.pid else [])
     assert 0 < resident_bytes(tree.pid) < MEMORY
-    assert cpu_seconds(tree.pid) < CPU_SECONDS / 2
     with pytest.raises(OSError, match=str(ended.pid)):
         cpu_seconds(ended.pid)
