@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,10 +16,12 @@ from benchmarks.load import Plan, Result
 from benchmarks.paced import PacedResult
 from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
-from benchmarks.timing import Effort, interleave
+from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
 
 _GENERATOR_BUSY = 0.9  # of a core: beyond it the generator may be what is measured
+DELAYS = {"p50": "p50 µs", "p99": "p99 µs", "p999": "p99.9 µs"}  # of results: what tables call them
+_LAGS = {"lag_p50": "lag p50 µs", "lag_p99": "lag p99 µs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,12 @@ def run_paced(plan: PacedPlan) -> PacedResult:
     return PacedResult(**generate("paced", asdict(plan)))
 
 
+def run_kernel(kernel: Callable[[], object], steps: int, effort: Effort) -> Result:
+    """Calls of a kernel that apply so many steps each, made to look like a run; all quantiles are the median."""
+    seconds = median_seconds(kernel, effort.kernel_seconds)
+    return Result(steps, 1, seconds, 0.0, seconds, seconds, seconds, seconds)
+
+
 def generate(module: str, plan: Mapping[str, Any]) -> dict[str, Any]:
     """What a generator of this package says of one run, from its plan and to its result as JSON. Raises RuntimeError."""
     done = subprocess.run(module_command(module, json.dumps(plan)), cwd=ROOT, capture_output=True, text=True)
@@ -132,7 +140,7 @@ def rates(results: Sequence[Result]) -> list[float]:
 def facts(results: Mapping[str, Sequence[Result]]) -> dict[str, float]:
     """Medians of what is worth knowing beside a ratio."""
     speed = {f"{name} steps/s": statistics.median(rates(each)) for name, each in results.items()}
-    delay = {f"{name} p50 µs": statistics.median(run.p50 for run in each) * 1e6 for name, each in results.items()}
+    delay = {f"{name} p50 µs": _micros(each, "p50") for name, each in results.items()}
     return speed | delay | {"generator's share of a core": _busiest(results)}
 
 
@@ -140,7 +148,7 @@ def details(results: Mapping[str, Sequence[Result]]) -> dict[str, float]:
     """Medians of what is worth keeping."""
     found: dict[str, float] = {}
     for name, each in results.items():
-        found[f"{name} p99 µs"] = statistics.median(run.p99 for run in each) * 1e6
+        found |= {f"{name} {called}": _micros(each, figure) for figure, called in DELAYS.items()}
         found[f"{name} CPU µs/step"] = statistics.median(run.server_cpu / max(run.steps, 1) for run in each) * 1e6
         found[f"generator's share of a core, {name}"] = _share(each)
     return found
@@ -163,13 +171,18 @@ def paced_details(results: Mapping[str, Sequence[PacedResult]]) -> dict[str, flo
     """Medians of what is worth keeping of open loops."""
     found: dict[str, float] = {}
     for name, each in results.items():
-        for figure in ("p50", "p99", "lag_p50", "lag_p99"):
-            found[f"{name} {figure.replace('_', ' ')} µs"] = statistics.median(getattr(run, figure) for run in each) * 1e6
+        found |= {f"{name} {called}": _micros(each, figure) for figure, called in (DELAYS | _LAGS).items()}
         for fate in ("offered", "in_time", "late", "refused", "given_up"):
             found[f"{name} {fate.replace('_', ' ')}/s"] = statistics.median(getattr(run, fate) / run.seconds for run in each)
         found[f"{name} CPU µs/step"] = statistics.median(run.server_cpu / max(run.steps, 1) for run in each) * 1e6
         found[f"generator's share of a core, {name}"] = statistics.median(run.generator_cpu / run.seconds for run in each)
     return found
+
+
+def _micros(results: Sequence[Result] | Sequence[PacedResult], figure: str) -> float:
+    """Median of one of their times."""
+    seconds: list[float] = [getattr(each, figure) for each in results]
+    return statistics.median(seconds) * 1e6
 
 
 def _share(results: Sequence[Result]) -> float:

@@ -63,6 +63,7 @@ class Result:
     server_cpu: float
     p50: float  # of a block's round trip: sent to last row answered
     p99: float
+    p999: float
 
 
 class Lane:
@@ -252,11 +253,11 @@ def measure(plan: Plan) -> Result:
     load.run(plan.seconds)
     own, servers = time.process_time() - own, cpu_seconds(plan.pid) - servers
     steps, seconds = load.steps - steps, time.perf_counter() - begun
-    p50, p99 = np.quantile(load.round_trips, [0.5, 0.99]).tolist() if load.round_trips else (0.0, 0.0)
+    quantiles = np.quantile(load.round_trips or [0.0], [0.5, 0.99, 0.999]).tolist()
     blocks = len(load.round_trips)
     load.drain()
     load.close()
-    return Result(steps, blocks, seconds, own, servers, p50, p99)
+    return Result(steps, blocks, seconds, own, servers, *quantiles)
 
 
 def hold(plan: Plan) -> Result:
@@ -266,7 +267,7 @@ def hold(plan: Plan) -> Result:
     load.open()
     load.run(_STALLED_SECONDS)
     load.acknowledge()
-    result = Result(load.steps, len(load.round_trips), time.perf_counter() - begun, 0.0, 0.0, 0.0, 0.0)
+    result = Result(load.steps, len(load.round_trips), time.perf_counter() - begun, 0.0, 0.0, 0.0, 0.0, 0.0)
     print(json.dumps(asdict(result)), flush=True)
     sys.stdin.read()
     load.close()

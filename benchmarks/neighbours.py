@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from benchmarks.drive import Targets, behind, beside, paced_details, paced_plan, plan_for, rates, run, run_paced
+from benchmarks.drive import DELAYS, Targets, behind, beside, paced_details, paced_plan, plan_for, rates, run, run_paced
 from benchmarks.load import Plan
 from benchmarks.paced import PacedResult
 from benchmarks.process import Server, running, serve_command
@@ -79,7 +79,7 @@ def _compare(
         compared = {_ALONE: results[_ALONE], "beside": results[name]}
         against = ratios([each.p99 for each in results[name]], [each.p99 for each in results[_ALONE]])
         details = paced_details(compared)
-        shown = {f"{each} {figure}": details[f"{each} {figure}"] for each in compared for figure in ("p50 µs", "p99 µs")}
+        shown = {f"{each} {delay}": details[f"{each} {delay}"] for each in compared for delay in DELAYS.values()}
         did = {f"its {what}": statistics.median(each.get(what, 0.0) for each in counts[name]) for what in counts[name][0]}
         shown |= {"honest steps/s": details["beside in time/s"]} | did
         lines.append(line(row, f"p99 beside {case}", against, "×", target, beside=shown, detail=details, note=behind(compared)))

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import Targets, behind, paced_details, paced_plan, rates, run, run_paced
+from benchmarks.drive import DELAYS, Targets, behind, paced_details, paced_plan, rates, run, run_paced
 from benchmarks.paced import PacedResult
 from benchmarks.process import Server
 from benchmarks.report import Line, line
@@ -39,8 +39,8 @@ def row_6(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         goodput = [each.in_time / each.seconds for each in results]
         beside = {"peak steps/s": statistics.median(peaks), "goodput steps/s": statistics.median(goodput)}
         details = paced_details({"server": results})
-        beside |= {name: details[f"server {name}"] for name in ("offered/s", "given up/s", "refused/s", "late/s")}
-        beside |= {"p50 µs": details["server p50 µs"], "p99 µs": details["server p99 µs"]}
+        wanted = ("offered/s", "given up/s", "refused/s", "late/s", *DELAYS.values())
+        beside |= {name: details[f"server {name}"] for name in wanted}
         note = behind({"server": results})
         lines.append(line(6, f"twice the peak, {name}", ratios(goodput, peaks), "×", gate, "at least", beside, details, note))
     return lines
@@ -58,7 +58,7 @@ def row_7(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     results = interleave({name: partial(busy, target) for name, target in compared.items()}, effort.paced_rounds)
     p99 = {name: [each.p99 for each in several] for name, several in results.items()}
     details = paced_details(results)
-    wanted = ("offered/s", "p50 µs", "p99 µs", "lag p99 µs")
+    wanted = ("offered/s", *DELAYS.values(), "lag p99 µs")
     beside = {f"{name} {figure}": details[f"{name} {figure}"] for name in results for figure in wanted}
     against = ratios(p99["server"], p99["echo"])
     return [line(7, "70 % of the peak: p99", against, "×", 1.5, beside=beside, detail=details, note=behind(results))]

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import Targets, details, facts, rates, run, warning
+from benchmarks.drive import Targets, details, facts, rates, run, run_kernel, warning
 from benchmarks.kernel import bind_model
 from benchmarks.load import Result
 from benchmarks.process import Server
 from benchmarks.report import Line, line
-from benchmarks.timing import Effort, interleave, median_seconds, ratios
+from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.config import BackendSettings
 
 _IN_FLIGHT = 4  # blocks; more would only be easier
@@ -44,17 +44,13 @@ def row_4(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
 
 
 def _measure(targets: Targets, servers: dict[str, Server], effort: Effort, sessions: int, length: int) -> dict[str, list[Result]]:
-    """Interleaved runs of servers and of the kernel, whose results are made to look the same."""
+    """Interleaved runs of servers and of the kernel."""
     kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), sessions, length)
     kernel()
-
-    def alone() -> Result:
-        seconds = median_seconds(kernel, effort.kernel_seconds)
-        return Result(sessions * length, 1, seconds, 0.0, seconds, seconds, seconds)
 
     def loaded(server: Server) -> Result:
         plan = targets.plan(server, effort, sessions=sessions, length=length)
         return run(dataclasses.replace(plan, in_flight=_IN_FLIGHT))
 
     runs: dict[str, Callable[[], Result]] = {name: partial(loaded, each) for name, each in servers.items()}
-    return interleave(runs | {"kernel": alone}, effort.rounds)
+    return interleave(runs | {"kernel": partial(run_kernel, kernel, sessions * length, effort)}, effort.rounds)

@@ -57,6 +57,7 @@ class Figures:
     unanswered: int
     p50: float  # of those answered
     p99: float
+    p999: float
     lag_p50: float  # how late the generator itself was to turn to a step
     lag_p99: float
 
@@ -104,6 +105,7 @@ class Log:
             unanswered=int(np.count_nonzero(fate == WAITING)),
             p50=quantile(took, 0.5),
             p99=quantile(took, 0.99),
+            p999=quantile(took, 0.999),
             lag_p50=quantile(lag, 0.5),
             lag_p99=quantile(lag, 0.99),
         )

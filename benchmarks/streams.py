@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable
+from functools import partial
 
-from benchmarks.drive import Targets, compare, details, facts, rates, run, warning
+from benchmarks.drive import Targets, compare, details, facts, rates, run, run_kernel, warning
 from benchmarks.kernel import bind_model
 from benchmarks.report import Line, line
-from benchmarks.timing import Effort, interleave, median_seconds, ratios
+from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.config import BackendSettings
 
 _STREAMS = 64
@@ -29,11 +30,10 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         if streams == connections == _STREAMS:
             compared["plain"] = targets.plain
         plans = {name: targets.plan(each, effort, streams) for name, each in compared.items()}
-        results = compare(
-            {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}, effort.rounds
-        )
-        speed = {name: rates(each) for name, each in results.items()}
+        plans = {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}
         gate = 0.9 if streams == _STREAMS else None
+        results = compare(plans, effort.rounds)
+        speed = {name: rates(each) for name, each in results.items()}
         beside, detail = facts(results), details(results)
         against = ratios(speed["server"], speed["echo"])
         lines.append(line(2, shape, against, "×", gate, "at least", beside, detail, warning(results)))
@@ -52,11 +52,10 @@ def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), 1, 1)
     kernel()
     runs = {
-        "server": lambda: run(targets.plan(targets.server, effort)).p50 * 1e6,
-        "echo": lambda: run(targets.plan(targets.echo, effort)).p50 * 1e6,
-        "kernel": lambda: median_seconds(kernel, effort.kernel_seconds) * 1e6,
+        name: partial(run, targets.plan(each, effort)) for name, each in {"server": targets.server, "echo": targets.echo}.items()
     }
-    times = interleave(runs, effort.rounds)
-    more = [server - echo - alone for server, echo, alone in zip(*times.values(), strict=True)]
-    beside = {f"{name} p50 µs": statistics.median(values) for name, values in times.items()}
-    return [line(5, "p50 beyond echo + kernel", more, "µs", 200.0, beside=beside)]
+    results = interleave(runs | {"kernel": partial(run_kernel, kernel, 1, effort)}, effort.rounds)
+    p50 = {name: [each.p50 * 1e6 for each in several] for name, several in results.items()}
+    more = [server - echo - alone for server, echo, alone in zip(*p50.values(), strict=True)]
+    beside = {f"{name} p50 µs": statistics.median(values) for name, values in p50.items()}
+    return [line(5, "p50 beyond echo + kernel", more, "µs", 200.0, beside=beside, detail=details(results))]
