@@ -27,7 +27,7 @@ def row_16(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> lis
         tell(f"row 16: {case}")
         servers = {"server": targets.server, "echo": targets.echo}
         runs = {name: partial(_run, targets, each, effort, callers, sessions) for name, each in servers.items()}
-        results = interleave(runs, effort.paced_rounds)
+        results = interleave(runs, effort.side_rounds)
         speed = {name: [each.sessions / each.seconds for each in several] for name, several in results.items()}
         beside = {"echo sessions/s": statistics.median(speed["echo"])}
         for name, several in results.items():

@@ -32,7 +32,7 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         plans = {name: targets.plan(each, effort, streams) for name, each in compared.items()}
         plans = {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}
         gate = 0.9 if streams == _STREAMS else None
-        results = compare(plans, effort.rounds)
+        results = compare(plans, effort.rounds if gate else effort.side_rounds)
         speed = {name: rates(each) for name, each in results.items()}
         beside, detail = facts(results), details(results)
         against = ratios(speed["server"], speed["echo"])

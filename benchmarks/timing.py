@@ -18,23 +18,73 @@ class Effort:
     """How much is measured. Seconds are per run."""
 
     rounds: int  # of interleaved runs
+    side_rounds: int  # of what is reported without a target: most of row 2, and row 16
     load_seconds: float
     warm_up_seconds: float
     kernel_seconds: float
     batches: tuple[int, ...]  # of row 1
+    large_batches: tuple[int, ...]  # of row 1's largest model
     streams: tuple[int, ...]  # of row 2, beside 64
     idle_sessions: int
     idle_rounds: int
     starts: int
-    paced_rounds: int  # of rows 6 to 9, 15 and 16
+    paced_rounds: int  # of rows 6 to 9 and 15
     soak_steps: int
     analyzer_rounds: int  # of rows 17 to 19
     analyzer_window_ms: int  # a run takes three windows or more
 
 
-FULL = Effort(7, 1.5, 0.4, 0.1, (1, 16, 64, 256, 1000), (1, 16, 256), 100_000, 9, 5, 5, 10_000_000, 3, 400)
-QUICK = Effort(3, 0.4, 0.2, 0.05, (1, 64, 1000), (), 100_000, 3, 2, 1, 1_000_000, 1, 200)
-SMOKE = Effort(1, 0.1, 0.02, 0.002, (1, 16), (), 300, 1, 1, 1, 100_000, 1, 150)  # only whether it works: no figures
+FULL = Effort(
+    rounds=5,
+    side_rounds=3,
+    load_seconds=1.5,
+    warm_up_seconds=0.4,
+    kernel_seconds=0.1,
+    batches=(1, 16, 64, 256, 1000),
+    large_batches=(1, 8, 128),
+    streams=(1, 16, 256),
+    idle_sessions=100_000,
+    idle_rounds=9,
+    starts=5,
+    paced_rounds=5,
+    soak_steps=10_000_000,
+    analyzer_rounds=3,
+    analyzer_window_ms=400,
+)
+QUICK = Effort(
+    rounds=2,
+    side_rounds=1,
+    load_seconds=0.4,
+    warm_up_seconds=0.2,
+    kernel_seconds=0.05,
+    batches=(1, 64, 1000),
+    large_batches=(128,),
+    streams=(),
+    idle_sessions=100_000,
+    idle_rounds=2,
+    starts=2,
+    paced_rounds=1,
+    soak_steps=500_000,
+    analyzer_rounds=1,
+    analyzer_window_ms=200,
+)
+SMOKE = Effort(  # only whether it works: no figures
+    rounds=1,
+    side_rounds=1,
+    load_seconds=0.1,
+    warm_up_seconds=0.02,
+    kernel_seconds=0.002,
+    batches=(1, 16),
+    large_batches=(1,),
+    streams=(),
+    idle_sessions=300,
+    idle_rounds=1,
+    starts=1,
+    paced_rounds=1,
+    soak_steps=100_000,
+    analyzer_rounds=1,
+    analyzer_window_ms=150,
+)
 
 
 def interleave(runs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

@@ -16,7 +16,8 @@ from stepstream_server.bundles import Bundle, init_model
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend, Ints
 
-_SIZES = ((128, 1), (512, 2))  # hidden, layers
+_SIZES = ((128, 1), (512, 2), (1024, 2))  # hidden, layers
+_LARGE = 1024  # hidden: fewer batches from here on, since a launch takes long
 _INPUTS = 16
 _SLOTS = 4096  # more than a batch: its rows lie scattered, as sessions that come and go leave them
 _LARGEST = 1024
@@ -30,7 +31,7 @@ def row_1(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Lin
         settings = BackendSettings()
         backend = backends.build(bundle.spec, bundle.weights, settings, slots=_SLOTS, max_batch=_LARGEST)
         slots = np.random.default_rng(0).permutation(backend.allocate(_SLOTS))
-        for batch in effort.batches:
+        for batch in effort.batches if hidden < _LARGE else effort.large_batches:
             tell(f"row 1: H {hidden} × {layers}, B {batch}")
             lines.append(_compare(bundle, backend, slots[:batch], settings, effort))
     return lines
