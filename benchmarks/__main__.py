@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import machine
+from benchmarks import chart, machine, soak
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.analyzed import analyzed
 from benchmarks.cpu import row_9
@@ -27,7 +27,7 @@ from benchmarks.overload import row_6, row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import ROOT
 from benchmarks.report import TITLES, Line, Report, combine, markdown, read
-from benchmarks.soak import plot, row_11
+from benchmarks.soak import row_11
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
 from benchmarks.timing import FULL, QUICK, SMOKE, Effort
@@ -41,7 +41,7 @@ _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: ro
 _ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15}
 _FEW_CORES = 4
 _QUIET_LOAD = 0.5  # processes
-_DOCUMENT, _MEMORY = ROOT / "docs" / "performance.md", ROOT / "docs" / "memory.png"
+_DOCUMENT = ROOT / "docs" / "performance.md"  # the plots lie beside it
 _BEGIN, _END = "<!-- begin of figures -->", "<!-- end of figures -->"
 
 
@@ -106,19 +106,21 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
 
 
 def _adopt(report: Report) -> None:
-    """Writes a result as the reference and into the documentation: the table between its marks, and the plot.
+    """Writes a result as the reference and into the documentation: the table between its marks, and the plots.
 
     Rows that it lacks stay as they are.
     """
     report = combine(report, read(_REFERENCE))
     report.write(_REFERENCE)
-    figures = markdown(report)
-    for memory in (each for each in report.lines if each.series):
-        plot(memory, _MEMORY)
-        figures += f"\n![{memory.case}]({_MEMORY.name})\n"
+    memory = next(each for each in report.lines if each.row == 11)
+    chart.plot(report.lines, _DOCUMENT.with_name("throughput.png"))
+    soak.plot(memory, _DOCUMENT.with_name("memory.png"))
+    pictures = (
+        f"![Ratios with a target, and steps per second by number of workers](throughput.png)\n\n![{memory.case}](memory.png)\n"
+    )
     before, _, rest = _DOCUMENT.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    _DOCUMENT.write_text(f"{before}{_BEGIN}\n{figures}{_END}{after}")
+    _DOCUMENT.write_text(f"{before}{_BEGIN}\n{markdown(report)}\n{pictures}{_END}{after}")
 
 
 def _rows(text: str) -> tuple[int, ...]:

@@ -139,13 +139,13 @@ def markdown(report: Report) -> str:
 def _cells(each: Line) -> tuple[str, str, str, str]:
     """Median, range, target, verdict."""
     sign = {"at most": "≤", "at least": "≥"}[each.bound]
-    target = "" if each.target is None else f"{sign} {_number(each.target)} {each.unit}"
+    target = "" if each.target is None else f"{sign} {number(each.target)} {each.unit}"
     verdict = {None: "", True: "met", False: "missed"}[each.met]
-    return f"{_number(each.value)} {each.unit}", f"{_number(each.low)} to {_number(each.high)}", target, verdict
+    return f"{number(each.value)} {each.unit}", f"{number(each.low)} to {number(each.high)}", target, verdict
 
 
 def _beside(each: Line) -> str:
-    parts = [f"{name} {_number(value)}" for name, value in each.beside.items()]
+    parts = [f"{name} {number(value)}" for name, value in each.beside.items()]
     return "; ".join([*parts, *([each.note] if each.note else [])])
 
 
@@ -154,7 +154,7 @@ def _machine(machine: dict[str, Any]) -> list[str]:
     return [f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB; {versions}."]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits, or all before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as suite
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.process import ROOT
@@ -49,6 +50,24 @@ def test_unknown_rows_are_refused() -> None:
     done = _run("--rows", "1,99")
     assert done.returncode == 2
     assert "no such row: [99]" in done.stderr
+
+
+def test_adopted_result_is_documented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A result becomes the reference, its table and its plots stand in the documentation, and what is around them stays."""
+    document, reference = tmp_path / "performance.md", tmp_path / "reference.json"
+    reference.write_bytes(REFERENCE.read_bytes())
+    document.write_text("before\n<!-- begin of figures -->\nold\n<!-- end of figures -->\nafter\n")
+    monkeypatch.setattr(suite, "_DOCUMENT", document)
+    monkeypatch.setattr(suite, "_REFERENCE", reference)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--adopt", str(REFERENCE)])
+    suite.main()
+    report, text = read(REFERENCE), document.read_text()
+    assert text.startswith(f"before\n<!-- begin of figures -->\n{markdown(report)}")
+    assert text.endswith("<!-- end of figures -->\nafter\n")
+    assert read(reference) == report
+    for picture in ("throughput.png", "memory.png"):
+        assert f"]({picture})" in text
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_documented_table_is_the_reference_result() -> None:
