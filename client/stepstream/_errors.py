@@ -289,6 +289,12 @@ class ServerDraining(Unavailable):
     default_reason = "SERVER_DRAINING"
 
 
+class EngineLost(Unavailable):
+    """The server's process that computes has ended, and with it the sessions."""
+
+    default_reason = "ENGINE_LOST"
+
+
 class DeadlineExceeded(StepStreamError):
     """It took longer than was allowed. What was sent may yet be applied, unless the server says this itself."""
 

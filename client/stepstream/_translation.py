@@ -20,6 +20,7 @@ from stepstream._errors import (
     BlockTooLarge,
     DeadlineExceeded,
     EngineFailed,
+    EngineLost,
     HandleInUse,
     HandleUnknown,
     InputOutOfRange,
@@ -70,7 +71,7 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         SessionTaken, SessionExists, SessionInUse, SessionCapacity, SessionQuarantined, SecretMismatch, HandleUnknown,
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
         InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, BlockTooLarge, MixedModels, ServerDraining,
-        EngineFailed, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
+        EngineFailed, EngineLost, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
         StreamReplaced,
     )
 }  # fmt: skip

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
 
 import structlog
 
@@ -19,14 +21,18 @@ from stepstream_server import backends, bundles
 from stepstream_server.bundles import Bundle
 from stepstream_server.config import Settings, split_address
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Drain
+from stepstream_server.engine.ports import Inbox
 from stepstream_server.engine.thread import EngineThread
-from stepstream_server.rpc import ModelDoor, Models, RpcServer
+from stepstream_server.fronts import Front, Inside, Workers
+from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Exporter, Metrics, Replacements, new_registry
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended; some, like a watch of the health, never end by themselves
 
 log = structlog.get_logger(__name__)
+
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +41,6 @@ class Bound:
 
     listen: str
     metrics: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """One model at work."""
-
-    engine: Engine
-    thread: EngineThread
-    door: ModelDoor
 
 
 async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable[[Bound], None]) -> int:
@@ -55,79 +52,84 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     loaded = await asyncio.to_thread(bundles.load_all, settings.models)
     registry = new_registry()
     metrics = Metrics(registry)
-    version = importlib.metadata.version("stepstream")
-    metrics.build_info(version, settings.backend.kind, settings.backend.device)
-    models = Models([bundle.spec for bundle in loaded])
-    rpc = RpcServer(models, settings.door, metrics.rpc_handled, version)
+    front = _front([bundle.spec for bundle in loaded], settings, metrics)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
-    served: list[_Served] = []
+    threads: list[EngineThread] = []
     try:
         metrics_address = exporter.start()
-        port = await rpc.start(settings.listen)
-        served = await _start_engines(loaded, settings, metrics, crashed)
-        models.publish([each.door for each in served])
-        await rpc.health.serving()
+        building = asyncio.to_thread(_build_all, loaded, settings, metrics, front.inboxes)
+        port, engines = await _both(front.start(settings.listen), building)
+        front.connect(engines)
+        threads += _start(engines, metrics, crashed)
+        await front.serve(engines)
         on_started(Bound(_address(split_address(settings.listen)[0], port), _address(*metrics_address)))
         await _first(stop, crashed)
         if not crashed.is_set():
-            await _drain(rpc, [each.door for each in served], settings.door.drain_seconds)
+            await _drain(front, engines, settings.door.drain_seconds)
         if crashed.is_set():
-            await rpc.health.failed()
+            await front.fail()
         return int(crashed.is_set())
     finally:
-        await rpc.stop(_END_GRACE_SECONDS)
-        for each in served:
-            await asyncio.to_thread(each.thread.stop)
+        await front.stop(_END_GRACE_SECONDS)
+        for thread in threads:
+            await asyncio.to_thread(thread.stop)
         await asyncio.to_thread(exporter.stop)
 
 
-async def _start_engines(loaded: Sequence[Bundle], settings: Settings, metrics: Metrics, crashed: asyncio.Event) -> list[_Served]:
-    """Builds and warms up every model off the event loop, then sets all engines going."""
-    engines = await asyncio.to_thread(lambda: [_build(bundle, settings, metrics) for bundle in loaded])
-    loop = asyncio.get_running_loop()
-    served = [_connect(engine, loop, crashed) for engine in engines]
-    for each in served:
-        each.thread.start()
-        metrics.watch(each.engine.spec.name, each.engine.spec.version, each.engine.stats)
-    return served
+def _front(specs: Sequence[ModelSpec], settings: Settings, metrics: Metrics) -> Front:
+    version = importlib.metadata.version("stepstream")
+    metrics.build_info(version, settings.backend.kind, settings.backend.device)
+    if settings.worker_count:
+        return Workers(settings.worker_count, specs, settings.door, settings.log, metrics, version)
+    return Inside(specs, settings.door, metrics, version)
 
 
-def _build(bundle: Bundle, settings: Settings, metrics: Metrics) -> Engine:
-    """A model's engine, warm. Takes seconds."""
+def _build_all(loaded: Sequence[Bundle], settings: Settings, metrics: Metrics, inboxes: Sequence[Inbox]) -> list[Engine]:
+    """Every model's engine, warm. Takes seconds: off the event loop."""
+    return [_build(bundle, settings, metrics, inbox) for bundle, inbox in zip(loaded, inboxes, strict=True)]
+
+
+def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -> Engine:
     spec, began = bundle.spec, time.monotonic()
     slots, max_batch = settings.engine.capacity, settings.engine.max_batch
     backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch)
     backend.warm_up()
     log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
     observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
-    return Engine(spec, backend, settings.engine, observer)
+    return Engine(spec, backend, settings.engine, observer, inbox=inbox)
 
 
-def _connect(engine: Engine, loop: asyncio.AbstractEventLoop, crashed: asyncio.Event) -> _Served:
-    def on_crash(error: BaseException) -> None:
-        log.error("engine_crashed", model=engine.spec.name, version=engine.spec.version, exc_info=error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
-            loop.call_soon_threadsafe(crashed.set)
+def _start(engines: Sequence[Engine], metrics: Metrics, crashed: asyncio.Event) -> list[EngineThread]:
+    """Sets all engines going."""
+    loop = asyncio.get_running_loop()
+    threads = []
+    for engine in engines:
+        threads.append(EngineThread(engine, partial(_on_crash, engine.spec, loop, crashed)))
+        threads[-1].start()
+        metrics.watch(engine.spec.name, engine.spec.version, engine.stats)
+    return threads
 
-    door = ModelDoor(engine.spec, engine.limits, loop)
-    door.open(engine.connect(door))
-    return _Served(engine, EngineThread(engine, on_crash), door)
+
+def _on_crash(spec: ModelSpec, loop: asyncio.AbstractEventLoop, crashed: asyncio.Event, error: BaseException) -> None:
+    log.error("engine_crashed", model=spec.name, version=spec.version, exc_info=error)
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
+        loop.call_soon_threadsafe(crashed.set)
 
 
-async def _drain(rpc: RpcServer, doors: Sequence[ModelDoor], seconds: float) -> None:
-    """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended."""
-    until = time.monotonic() + seconds
-    log.info("draining", streams=len(rpc.streams), seconds=seconds)
-    await rpc.health.draining()
-    idle = [asyncio.create_task(door.ask(Drain)) for door in doors]
-    rpc.streams.drain(seconds)
-    await asyncio.wait(idle, timeout=seconds)
-    for each in idle:
-        each.cancel()
-    await asyncio.gather(*idle, return_exceptions=True)  # an engine that has crashed is reported elsewhere
-    ended = await rpc.streams.finish(max(until - time.monotonic(), _END_GRACE_SECONDS))
-    log.info("drained", complete=ended)
+async def _drain(front: Front, engines: Sequence[Engine], seconds: float) -> None:
+    """Stops without losing what was accepted."""
+    log.info("draining", streams=sum(engine.stats().streams for engine in engines), seconds=seconds)
+    log.info("drained", complete=await front.drain(seconds))
+
+
+async def _both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:
+    """Both results. Raises what either raised once both have ended, so that nothing is left behind half done."""
+    results = await asyncio.gather(first, second, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("tuple[First, Second]", tuple(results))
 
 
 async def _first(*events: asyncio.Event) -> None:

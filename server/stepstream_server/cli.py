@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import importlib.metadata
 import inspect as reflection
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
@@ -24,7 +22,7 @@ try:
     import structlog
     import typer
 
-    from stepstream_server import logs
+    from stepstream_server import logs, process
     from stepstream_server.config import Settings
     from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, variable
 except ModuleNotFoundError as missing:
@@ -33,13 +31,6 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from stepstream_server.app import Bound
 
-# How long the event loop and an engine may keep the interpreter from each other: a turn of up to a hundred rows, so that the two
-# do not take it from each other again and again in the middle of one. Measured against half a millisecond: up to 10 % less CPU
-# time per step with 64 streams, chunks and blocks, a third more steps over one connection. Beyond 3 ms nothing more is gained.
-_SWITCH_SECONDS = 0.002
-# Objects made and not yet freed between two looks for cycles of garbage. Python's 700 takes 8 % of a busy server's CPU time;
-# hardly anything here is in cycles, and what there was at the start is never looked at again.
-_YOUNG_OBJECTS = 10_000
 FAILED, WRONG_USAGE = 1, 2
 
 # Plain help: the framed kind cuts off long names of settings and swallows square brackets.
@@ -138,23 +129,10 @@ def _run(settings: Settings) -> int:
         return await serve_until(settings, stop=stop, on_started=on_started)
 
     def on_started(bound: Bound) -> None:
-        gc.collect()
-        gc.freeze()
+        process.settle_down()
         _announce(bound)
 
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.set_threshold(_YOUNG_OBJECTS)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(run())
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where there is one: 10 to 20 % more messages per second."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
+    return process.run(run())
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

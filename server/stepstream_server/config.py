@@ -6,6 +6,7 @@ them, so a new setting is one field here. Everyone else is handed the record tha
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -26,7 +27,14 @@ def _checked_address(address: str) -> str:
     return address
 
 
+_MOST_WORKERS = 4
+
 Address = Annotated[str, AfterValidator(_checked_address)]
+
+
+def default_workers() -> int:
+    """Worker processes for the cores that this process may use."""
+    return max(1, min(len(os.sched_getaffinity(0)) - 1, _MOST_WORKERS))
 
 
 class Section(BaseModel):
@@ -228,7 +236,19 @@ class Settings(Section):
         default="127.0.0.1:8102",
         description="Where Prometheus finds /metrics, HOST:PORT. Port 0: any free one. Loopback, as above.",
     )
+    workers: int = Field(
+        default=-1,
+        ge=-1,
+        le=256,
+        description="Processes that speak gRPC, in front of the one that computes. 0: none, one process does both. "
+        "-1: chosen from the cores.",
+    )
     engine: EngineSettings = EngineSettings()
     backend: BackendSettings = BackendSettings()
     door: DoorSettings = DoorSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def worker_count(self) -> int:
+        """Worker processes, as set or as chosen."""
+        return default_workers() if self.workers < 0 else self.workers

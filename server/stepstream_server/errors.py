@@ -44,6 +44,7 @@ class Reason(enum.IntEnum):
     SNAPSHOT_CORRUPT = 31
     MODEL_MISMATCH = 32
     STREAM_REPLACED = 33
+    ENGINE_LOST = 34
 
 
 class StepStreamError(Exception):

@@ -22,7 +22,7 @@ ERRORS = [
     for error in (getattr(stepstream, name) for name in stepstream.__all__)
     if isinstance(error, type) and issubclass(error, StepStreamError) and error is not stepstream.GroupError
 ]
-UNREACHABLE = {"Unavailable", "ConnectionLost", "DeadlineExceeded"}
+UNREACHABLE = {"Unavailable", "ConnectionLost", "EngineLost", "DeadlineExceeded"}
 
 
 def test_the_version_is_told() -> None:

@@ -19,6 +19,7 @@ PUBLIC = {
     "ConnectionLost",
     "DeadlineExceeded",
     "EngineFailed",
+    "EngineLost",
     "GroupError",
     "HandleInUse",
     "HandleUnknown",

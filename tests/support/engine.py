@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,8 +124,9 @@ class Harness:
         """Turns with what has been submitted; returns the outcomes since the last call."""
         for _ in range(times):
             parcels = []
-            while not self.engine.inbox.empty():
-                parcels.append(self.engine.inbox.get())
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    parcels.append(self.engine.inbox.get_nowait())
             self.engine.turn([parcel for parcel in parcels if parcel is not None])
         outcomes, self.ear.outcomes = self.ear.outcomes, []
         return outcomes

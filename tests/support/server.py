@@ -14,7 +14,7 @@ from stepstream_server.config import Settings
 @asynccontextmanager
 async def serving(models: Path, **settings: object) -> AsyncIterator[Bound]:
     """Serves the bundles in a folder until the block ends, then drains; fails if the server does."""
-    options = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", **settings}
+    options = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "workers": 0, **settings}
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     server = asyncio.create_task(serve(Settings.model_validate(options), stop=stop, on_started=started.set_result))
     await asyncio.wait([server, started], return_when=asyncio.FIRST_COMPLETED)

@@ -58,6 +58,7 @@ _ADVICE: dict[type[StepStreamError], str] = {
     stepstream.SnapshotCorrupt: "Export it again.",
     Unavailable: "Is the server running there? --server HOST:PORT says where to look.",
     NoMetrics: "Is the server running there? --metrics HOST:PORT says where to look.",
+    stepstream.EngineLost: "Its process that computes has ended: try again once it has been restarted.",
     stepstream.ServerDraining: "It is about to stop: try again, another replica or the restarted server answers.",
     stepstream.ServerFault: "The server's log says more.",
 }

@@ -9,7 +9,6 @@ import queue
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -38,6 +37,7 @@ from stepstream_server.engine.ports import (
     Export,
     Fork,
     Import,
+    Inbox,
     Ints,
     Launch,
     Limits,
@@ -58,7 +58,6 @@ from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
 Parcel = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
-Inbox: TypeAlias = "queue.SimpleQueue[Parcel | None]"  # None only wakes who waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +81,11 @@ class Engine:
         settings: EngineSettings,
         observer: Observer,
         clock: Clock = time.monotonic,
+        inbox: Inbox | None = None,
     ) -> None:
+        """inbox: where front doors put what they say; None: a queue for those of this process."""
         self.spec = spec
-        self.inbox: Inbox = queue.SimpleQueue()
+        self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.clock = clock
         self._backend = backend
         self._observer = observer

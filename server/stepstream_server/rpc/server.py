@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -15,6 +18,7 @@ from stepstream_proto.v1 import (
     session_pb2_grpc,
 )
 from stepstream_server.config import DoorSettings
+from stepstream_server.engine.ports import Drain
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.interceptors import Boundary, OnCall, Translate
 from stepstream_server.rpc.models import Models
@@ -24,6 +28,8 @@ from stepstream_server.rpc.oip.responses import translate
 from stepstream_server.rpc.services import InferenceService, ModelService
 from stepstream_server.rpc.session_service import SessionService
 from stepstream_server.rpc.streams import Streams
+
+_LEAST_SECONDS = 1.0  # for streams to end, whatever computing has taken
 
 SERVICES = [  # of the contract
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
@@ -37,19 +43,21 @@ _OURS: dict[str, Translate] = {**dict.fromkeys(SERVICES, lambda error: error), o
 class RpcServer:
     """A front door that listens. Models appear in it when they are published."""
 
-    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, version: str) -> None:
+    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, version: str, *, shared: bool = False) -> None:
+        """shared: other processes may listen on the same port."""
         self.health = Health(list(_OURS))
         self.streams = Streams(models, settings)
         self._models = models
         self._settings = settings
         self._on_call = on_call
+        self._shared = shared
         self._version = version  # of the server, which clients of the Open Inference Protocol may ask for
         self._server: grpc.aio.Server | None = None
 
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
         boundary = Boundary(_OURS, self._on_call, self._settings.max_calls)
-        server = grpc.aio.server(interceptors=[boundary], options=server_options(self._settings))
+        server = grpc.aio.server(interceptors=[boundary], options=server_options(self._settings, shared=self._shared))
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
         session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), server)
@@ -69,17 +77,33 @@ class RpcServer:
         self._server = server
         return port
 
+    async def drain(self, seconds: float) -> bool:
+        """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended.
+
+        Returns whether every stream has ended so, within so many seconds.
+        """
+        until = time.monotonic() + seconds
+        await self.health.draining()
+        idle = [asyncio.create_task(door.ask(Drain)) for door in self._models.all()] if self._models.published else []
+        self.streams.drain(seconds)
+        if idle:
+            await asyncio.wait(idle, timeout=seconds)
+        for each in idle:
+            each.cancel()
+        await asyncio.gather(*idle, return_exceptions=True)  # an engine that has crashed is reported elsewhere
+        return await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS))
+
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls, and gives those that are open so long to end."""
         if self._server is not None:
             await self._server.stop(grace_seconds)
 
 
-def server_options(settings: DoorSettings) -> list[tuple[str, int]]:
-    """gRPC channel arguments of a server; benchmarks give the echo the same."""
+def server_options(settings: DoorSettings, *, shared: bool = False) -> list[tuple[str, int]]:
+    """gRPC channel arguments of a server; benchmarks give the echo the same. shared: whether others listen on its port."""
     pending = max(1000, settings.max_streams)
     return [
-        ("grpc.so_reuseport", 0),  # else a second server would silently share the port
+        ("grpc.so_reuseport", int(shared)),  # on by default: a second server would silently share the port
         # As many clients as there may be come back at once after a restart: beyond 1,000 calls that nobody has taken yet gRPC
         # refuses some, beyond 3,000 all, without telling a reason.
         ("grpc.server.max_pending_requests", pending),

@@ -48,7 +48,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.INPUT_OUT_OF_RANGE,
         Reason.MIXED_MODELS,
     ),
-    grpc.StatusCode.UNAVAILABLE: (Reason.SERVER_DRAINING, Reason.MODEL_NOT_READY),
+    grpc.StatusCode.UNAVAILABLE: (Reason.SERVER_DRAINING, Reason.MODEL_NOT_READY, Reason.ENGINE_LOST),
     grpc.StatusCode.INTERNAL: (Reason.ENGINE_FAILED,),
     grpc.StatusCode.DATA_LOSS: (Reason.SNAPSHOT_CORRUPT,),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),
@@ -65,6 +65,7 @@ RETRY_DELAY_MS: dict[Reason, int] = {
     Reason.SESSION_CAPACITY: 1000,  # sessions come and go in seconds rather than turns
     Reason.MODEL_NOT_READY: 1000,  # warm-up takes a second or two
     Reason.SERVER_DRAINING: 1000,  # another replica, or this one restarted
+    Reason.ENGINE_LOST: 1000,  # the same
 }
 
 

@@ -87,6 +87,9 @@ class Metrics:
         self._stats: dict[Labels, Callable[[], EngineStats]] = {}
         self._builds: list[Labels] = []
         self._rpcs: Counter[Labels] = Counter()
+        self._ask_workers: Callable[[], object] | None = None
+        self._workers = (0, 0)  # alive, died
+        self._used: dict[Labels, tuple[float, int]] = {}  # by worker: CPU seconds, resident bytes
         registry.register(self)
 
     def observer(self, model: str, version: int) -> Observer:
@@ -103,18 +106,39 @@ class Metrics:
         with self._lock:
             self._builds = [(version, backend, device)]
 
-    def rpc_handled(self, service: str, method: str, code: str) -> None:
-        """Counts an RPC that ended. Name only services and methods of the contract: labels must be bounded."""
+    def rpc_handled(self, service: str, method: str, code: str, calls: int = 1) -> None:
+        """Counts RPCs that ended. Name only services and methods of the contract: labels must be bounded."""
         with self._lock:
-            self._rpcs[(service, method, code)] += 1
+            self._rpcs[(service, method, code)] += calls
+
+    def ask_workers(self, ask: Callable[[], object] | None) -> None:
+        """From now on each scrape calls this first, on the exporter's thread: it brings in what worker processes have counted."""
+        self._ask_workers = ask
+
+    def workers(self, alive: int, died: int) -> None:
+        """How many worker processes there are, and how many have died so far."""
+        with self._lock:
+            self._workers = (alive, died)
+
+    def worker(self, number: int, cpu_seconds: float, resident_bytes: int) -> None:
+        """What one of them has used: since it was started, and now."""
+        with self._lock:
+            self._used[(str(number),)] = (cpu_seconds, resident_bytes)
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client at each scrape, on the scraping thread."""
+        if self._ask_workers is not None:
+            self._ask_workers()
         with self._lock:
+            (alive, died), used = self._workers, list(self._used.items())
             totals, stats = list(self._totals.items()), list(self._stats.items())
             builds, rpcs = [(build, 1.0) for build in self._builds], list(self._rpcs.items())
         yield _gauge(series.BUILD_INFO, builds)
         yield _counter(series.RPC_HANDLED, rpcs)
+        yield _gauge(series.WORKERS, [((), alive)])
+        yield _counter(series.WORKER_DEATHS, [((), died)])
+        yield _counter(series.WORKER_CPU_SECONDS, [(worker, cpu) for worker, (cpu, _) in used])
+        yield _gauge(series.WORKER_BYTES, [(worker, resident) for worker, (_, resident) in used])
         yield from _turn_families([(model, total.read()) for model, total in totals])
         yield from _stats_families([(model, read()) for model, read in stats])
 

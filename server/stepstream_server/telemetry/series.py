@@ -36,6 +36,11 @@ RPC_HANDLED = Series(
     ("service", "method", "code"),
 )
 
+WORKERS = Series("stepstream_workers", "Worker processes at work; 0 where the main process speaks gRPC itself.", ())
+WORKER_DEATHS = Series("stepstream_worker_deaths_total", "Worker processes that died and were replaced.", ())
+WORKER_CPU_SECONDS = Series("stepstream_worker_cpu_seconds_total", "CPU time of a worker process.", ("worker",))
+WORKER_BYTES = Series("stepstream_worker_resident_memory_bytes", "Resident memory of a worker process.", ("worker",))
+
 SESSIONS_OPEN = Series("stepstream_sessions_open", "Sessions open now.")
 SESSIONS_OPENED = Series(
     "stepstream_sessions_opened_total", "Sessions that came to be, by how: opened, forked, imported.", (*MODEL_LABELS, "origin")

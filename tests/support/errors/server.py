@@ -17,6 +17,7 @@ from support.errors.desk import ALONE, Desk, desk
 from support.errors.heard import Heard
 from support.front_door import CountingStream, front_door, wait_for
 from support.models import random_model
+from support.process import server_process
 from support.server import serving
 from support.wire import StreamRequest, WireStream, block
 
@@ -187,6 +188,20 @@ async def broken(heard: Heard) -> None:
         await heard.client(client.get_session("counter", ALONE))
 
 
+async def lost(heard: Heard) -> None:
+    """The process that computes has ended, and its sessions with it: every call and stream of its workers ends."""
+    with TemporaryDirectory() as folder:
+        write(Path(folder) / "small", *random_model(name="small"))
+        async with (
+            server_process(Path(folder), "--workers", "1") as server,
+            grpc.aio.insecure_channel(server.listen) as channel,
+            WireStream(channel) as stream,
+        ):
+            await stream.open("small", [0])
+            server.process.kill()
+            await heard.call(stream.receive())
+
+
 async def drain(at: Desk) -> None:
     """As the server does it: engines first, then the streams are told."""
     for model in at.front.models.values():
@@ -211,4 +226,5 @@ SCENARIOS = (
     unread,
     replaced,
     broken,
+    lost,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -154,3 +155,19 @@ class Door(Protocol):
 
     def submit(self, *commands: Command) -> None:
         """Queues a parcel of commands. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
+
+
+class Inbox(Protocol):
+    """What front doors have said and their engine has not heard: a queue of parcels, each with the number of its door."""
+
+    def put(self, item: tuple[int, Sequence[Command]] | None) -> None:
+        """Adds a parcel; None only wakes who waits. From any thread."""
+
+    def get(self, *, timeout: float) -> tuple[int, Sequence[Command]] | None:
+        """The next one, waited for no longer than so many seconds. Raises queue.Empty."""
+
+    def get_nowait(self) -> tuple[int, Sequence[Command]] | None:
+        """The same without waiting."""
+
+    def qsize(self) -> int:
+        """How many there are, nearly."""

@@ -1,0 +1,118 @@
+"""The server's front, what speaks gRPC: in this process, or in workers of their own. `app` works with either in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Sequence
+from typing import Protocol
+
+from stepstream_server.config import DoorSettings, LogSettings
+from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.ports import Inbox
+from stepstream_server.ipc import Crew, Exchange
+from stepstream_server.spec import ModelSpec
+from stepstream_server.telemetry import Metrics
+
+
+class Front(Protocol):
+    """From listening to the end, on the event loop."""
+
+    inboxes: Sequence[Inbox]  # of the engines, in the order of their models
+
+    async def start(self, address: str) -> int:
+        """Listens, not serving yet; returns the port. Raises OSError if the address cannot be had."""
+
+    def connect(self, engines: Sequence[Engine]) -> None:
+        """Before the engines' first turns."""
+
+    async def serve(self, engines: Sequence[Engine]) -> None:
+        """Every model is warm."""
+
+    async def drain(self, seconds: float) -> bool:
+        """Ends without losing what was accepted. Returns whether every stream has ended so."""
+
+    async def fail(self) -> None:
+        """An engine has crashed."""
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Gives calls that are open so long to end."""
+
+
+class Inside:
+    """One process for all: to debug, and to embed."""
+
+    def __init__(self, specs: Sequence[ModelSpec], settings: DoorSettings, metrics: Metrics, version: str) -> None:
+        from stepstream_server.rpc import ModelDoor, Models, RpcServer  # takes time, which workers spend instead
+
+        self.inboxes: Sequence[Inbox] = [queue.SimpleQueue() for _ in specs]
+        self._models = Models(specs)
+        self._rpc = RpcServer(self._models, settings, metrics.rpc_handled, version)
+        self._make_door = ModelDoor
+        self._doors: list[ModelDoor] = []
+
+    async def start(self, address: str) -> int:
+        return await self._rpc.start(address)
+
+    def connect(self, engines: Sequence[Engine]) -> None:
+        loop = asyncio.get_running_loop()
+        for engine in engines:
+            door = self._make_door(engine.spec, engine.limits, loop)
+            door.open(engine.connect(door))
+            self._doors.append(door)
+
+    async def serve(self, engines: Sequence[Engine]) -> None:
+        self._models.publish(self._doors)
+        await self._rpc.health.serving()
+
+    async def drain(self, seconds: float) -> bool:
+        return await self._rpc.drain(seconds)
+
+    async def fail(self) -> None:
+        await self._rpc.health.failed()
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._rpc.stop(grace_seconds)
+
+
+class Workers:
+    """Processes that share a port, and what they count."""
+
+    def __init__(
+        self, size: int, specs: Sequence[ModelSpec], door: DoorSettings, logs: LogSettings, metrics: Metrics, version: str
+    ) -> None:
+        self._exchanges = [Exchange() for _ in specs]
+        self.inboxes: Sequence[Inbox] = self._exchanges
+        self._crew = Crew(size, specs, door, logs, version, [exchange.attach for exchange in self._exchanges])
+        self._metrics = metrics
+
+    async def start(self, address: str) -> int:
+        port = await self._crew.start(address)
+        loop = asyncio.get_running_loop()
+        self._metrics.ask_workers(lambda: asyncio.run_coroutine_threadsafe(self._count(), loop).result())
+        return port
+
+    def connect(self, engines: Sequence[Engine]) -> None:
+        for engine, exchange in zip(engines, self._exchanges, strict=True):
+            exchange.open(engine.connect)
+
+    async def serve(self, engines: Sequence[Engine]) -> None:
+        self._crew.serve([engine.limits for engine in engines])
+
+    async def drain(self, seconds: float) -> bool:
+        return await self._crew.drain(seconds)
+
+    async def fail(self) -> None:
+        self._crew.fail()
+
+    async def stop(self, grace_seconds: float) -> None:
+        self._metrics.ask_workers(None)
+        await self._crew.stop(grace_seconds)
+
+    async def _count(self) -> None:
+        """Brings the metrics up to date."""
+        for counted in await self._crew.count():
+            for service, method, code, calls in counted.calls:
+                self._metrics.rpc_handled(service, method, code, calls)
+            self._metrics.worker(counted.worker, counted.cpu_seconds, counted.resident_bytes)
+        self._metrics.workers(self._crew.alive, self._crew.deaths)

@@ -1,0 +1,10 @@
+"""Front doors in processes of their own: the engine port across a socket, and the worker processes behind it.
+
+Knows the port's records and how processes are started, told and missed. It knows no gRPC, no backend and no metric.
+"""
+
+from stepstream_server.ipc.crew import Counted, Crew
+from stepstream_server.ipc.exchange import Exchange
+from stepstream_server.ipc.remote import RemoteEngine
+
+__all__ = ["Counted", "Crew", "Exchange", "RemoteEngine"]

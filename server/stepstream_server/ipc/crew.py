@@ -1,0 +1,256 @@
+"""The worker processes as the main process sees them: started, replaced when they die, told to serve, to drain and to end.
+
+All of them listen on one port (SO_REUSEPORT): the system gives each new connection to one of them, and what a dead worker held is
+given to the others when its clients connect again. The port is reserved by a socket of this process that never listens, so that
+it stays ours while a worker is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from stepstream_server.config import DoorSettings, LogSettings, split_address
+from stepstream_server.engine.ports import Limits
+from stepstream_server.ipc.channel import Channel
+from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
+from stepstream_server.spec import ModelSpec
+
+MODULE = "stepstream_server.worker"  # what a worker process runs
+
+# A worker that dies sooner than this after it was started will do so again: the next one waits, twice as long each time.
+_YOUNG_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is too busy to answer
+_END_SECONDS = 3.0  # from being told to end to being killed, beyond what calls are given
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What one worker has counted since it was last asked."""
+
+    worker: int
+    calls: list[tuple[str, str, str, int]]  # service, method, name of the status code, how many
+    cpu_seconds: float  # of its process so far
+    resident_bytes: int
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One process at work."""
+
+    process: asyncio.subprocess.Process
+    channel: Channel
+    born: float  # monotonic seconds
+    counts: asyncio.Queue[Counts] = field(default_factory=asyncio.Queue)
+    drained: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Crew:
+    """On the main process's event loop."""
+
+    def __init__(
+        self,
+        size: int,
+        specs: Sequence[ModelSpec],
+        settings: DoorSettings,
+        logs: LogSettings,
+        version: str,
+        attach: Sequence[Callable[[socket.socket], None]],
+    ) -> None:
+        """attach: for each model, how its engine is told of a new worker at the other end of a socket."""
+        self._size = size
+        self._specs = list(specs)
+        self._door = _share(settings, size)
+        self._log = logs
+        self._version = version
+        self._attach = attach
+        self._address = ""
+        self._reserved: socket.socket | None = None
+        self._serve: Serve | None = None  # once it was said, new workers are told at once
+        self._workers: dict[int, _Worker] = {}  # by place
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ending = False
+        self.deaths = 0  # of workers that nobody had told to end
+
+    @property
+    def alive(self) -> int:
+        """Workers at work."""
+        return len(self._workers)
+
+    async def start(self, address: str) -> int:
+        """Starts all workers; returns the port once all of them listen. Raises OSError if the address cannot be had."""
+        host, port = split_address(address)
+        self._reserved = _reserve(host, port)
+        port = self._reserved.getsockname()[1]
+        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for worker in await asyncio.gather(*[self._hire() for _ in range(self._size)]):
+            place = len(self._keepers)
+            self._workers[place] = worker
+            self._keepers.append(asyncio.create_task(self._keep(place, worker)))
+        return int(port)
+
+    def serve(self, limits: Sequence[Limits]) -> None:
+        """Every model is warm."""
+        self._serve = Serve(list(limits))
+        self._tell(self._serve)
+
+    def fail(self) -> None:
+        """An engine has crashed."""
+        self._tell(Fail())
+
+    async def drain(self, seconds: float) -> bool:
+        """Has all streams end once what was accepted is answered. Returns whether all have."""
+        self._ending = True
+        waiting = [worker.drained for worker in self._workers.values()]
+        self._tell(DrainStreams(seconds))
+        if not waiting:
+            return True
+        done, late = await asyncio.wait(waiting, timeout=seconds + _END_SECONDS)
+        return not late and all(each.result() for each in done)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Has all workers end, and ends those that do not."""
+        self._ending = True
+        for worker in self._workers.values():
+            worker.channel.close()
+        if self._keepers:
+            _, late = await asyncio.wait(self._keepers, timeout=grace_seconds + _END_SECONDS)
+            for worker in list(self._workers.values()):
+                with contextlib.suppress(ProcessLookupError):
+                    worker.process.kill()
+            if late:
+                await asyncio.wait(late)
+        if self._reserved is not None:
+            self._reserved.close()
+
+    async def count(self) -> list[Counted]:
+        """What each worker has counted since it was last asked; what a worker counts that dies before that is lost."""
+        found = await asyncio.gather(*[self._count(place, worker) for place, worker in list(self._workers.items())])
+        return [each for each in found if each is not None]
+
+    async def _count(self, place: int, worker: _Worker) -> Counted | None:
+        worker.channel.tell(Count())
+        try:
+            async with asyncio.timeout(_COUNT_SECONDS):
+                counts = await worker.counts.get()
+        except TimeoutError:
+            return None
+        return Counted(place, [(*call,) for call in counts.calls], counts.cpu_seconds, counts.resident_bytes)
+
+    def _tell(self, message: object) -> None:
+        for worker in self._workers.values():
+            worker.channel.tell(message)
+
+    async def _keep(self, place: int, worker: _Worker) -> None:
+        """Hears a worker until its end, then replaces it, until there shall be none."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            await self._hear(worker)
+            code = await worker.process.wait()
+            del self._workers[place]
+            if self._ending:
+                return
+            self.deaths += 1
+            log.error("worker_died", worker=place, code=code)
+            young = time.monotonic() - worker.born < _YOUNG_SECONDS
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if young else _FIRST_PAUSE_SECONDS
+            replacement = await self._replace(pause if young else 0.0)
+            if replacement is None:
+                return
+            worker = self._workers[place] = replacement
+
+    async def _replace(self, pause: float) -> _Worker | None:
+        """Another worker, tried for until there is one; None once there shall be none."""
+        while not self._ending:
+            await asyncio.sleep(pause)
+            with contextlib.suppress(OSError):
+                worker = await self._hire()
+                if self._serve is not None:
+                    worker.channel.tell(self._serve)
+                return worker
+            pause = _LONGEST_PAUSE_SECONDS
+        return None
+
+    async def _hear(self, worker: _Worker) -> None:
+        try:
+            while True:
+                match await worker.channel.hear():
+                    case Counts() as counts:
+                        worker.counts.put_nowait(counts)
+                    case Drained(complete):
+                        worker.drained.set_result(complete)
+        except EOFError:
+            worker.channel.close()
+            if not worker.drained.done():
+                worker.drained.set_result(False)
+
+    async def _hire(self) -> _Worker:
+        """A process that listens. Raises OSError if it cannot."""
+        ours, theirs = socket.socketpair()
+        lines = [socket.socketpair() for _ in self._specs]
+        inherited = [theirs, *(line for _, line in lines)]
+        command = [sys.executable, "-m", MODULE, *[str(line.fileno()) for line in inherited]]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            pass_fds=[line.fileno() for line in inherited],
+        )
+        for line in inherited:
+            line.close()
+        worker = _Worker(process, await Channel.over(ours), time.monotonic())
+        worker.channel.tell(
+            Begin(self._address, self._door.model_dump_json(), self._log.model_dump_json(), self._version, self._specs)
+        )
+        try:
+            answer = await worker.channel.hear()
+        except EOFError:
+            answer = Listening(f"a worker process ended at once, with {await process.wait()}")
+        if not isinstance(answer, Listening) or answer.error:
+            for line, _ in lines:
+                line.close()
+            worker.channel.close()
+            raise OSError(answer.error)
+        for attach, (line, _) in zip(self._attach, lines, strict=True):
+            attach(line)
+        return worker
+
+
+def _share(settings: DoorSettings, size: int) -> DoorSettings:
+    """What is bounded over all front doors, divided among them."""
+    bounds = ("max_streams", "max_calls", "max_unread_bytes")
+    return settings.model_copy(update={name: -(-getattr(settings, name) // size) for name in bounds})
+
+
+def _reserve(host: str, port: int) -> socket.socket:
+    """Makes a port ours, for workers to listen on. Raises OSError if somebody else has it."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:  # else two servers would silently share the port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(probe, host, port, address)
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        _bind(reserved, host, port, address)
+    except OSError:
+        reserved.close()
+        raise
+    return reserved
+
+
+def _bind(sock: socket.socket, host: str, port: int, address: object) -> None:
+    try:
+        sock.bind(address)  # type: ignore[arg-type]  # whatever getaddrinfo gave
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error}") from error
