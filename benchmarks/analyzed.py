@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.analyzer import STABLE_PERCENT, AnalyzerPlan, AnalyzerResult, analyze
-from benchmarks.process import Server, module_command, running, serve_command
+from benchmarks.drive import echo_command
+from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.bundles import Bundle, init_model
@@ -29,13 +30,13 @@ def analyzed(folder: Path, rows: Collection[int], effort: Effort, tell: Callable
     lines = []
     with running(serve_command(folder)) as server:
         for bundle in bundles:
-            with running(module_command("oip_echo", str(bundle.path))) as echo:
-                compared = _Compared(server, echo, bundle, effort, tell)
+            with running(echo_command("oip_echo", str(bundle.path))) as echo:
+                compared = Compared(server, echo, bundle, effort, tell)
                 lines += [each for row in sorted(ROWS & set(rows)) for each in _ROWS[row](compared)]
     return lines
 
 
-class _Compared:
+class Compared:
     """The server and the echo, which take turns."""
 
     def __init__(self, server: Server, echo: Server, bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> None:
@@ -56,18 +57,18 @@ class _Compared:
         return interleave(runs, self.effort.analyzer_rounds)
 
 
-def _row_17(compared: _Compared) -> list[Line]:
+def _row_17(compared: Compared) -> list[Line]:
     """Closed loop, one sequence per stream: requests per second; of the first model for other numbers of streams too."""
     lines = []
     for streams in (_GATED_STREAMS, *(compared.effort.streams if compared.first else ())):
         compared.tell(f"row 17: {compared.size}, {streams} streams")
         gate = 0.75 if compared.first and streams == _GATED_STREAMS else None
         case = f"{compared.size}, {streams} stream{'s' if streams > 1 else ''}"
-        lines.append(_throughput(17, case, compared.run(concurrency=streams), gate))
+        lines.append(throughput(17, case, compared.run(concurrency=streams), gate))
     return lines
 
 
-def _row_18(compared: _Compared) -> list[Line]:
+def _row_18(compared: Compared) -> list[Line]:
     """Open loop: p99."""
     compared.tell(f"row 18: {compared.size}")
     results = compared.run(concurrency=_GATED_STREAMS, rate=_RATE, variation=_VARIATION)
@@ -76,17 +77,18 @@ def _row_18(compared: _Compared) -> list[Line]:
     return [line(18, case, p99, "×", beside=_beside(results), detail=_shares(results), note=_note(results))]
 
 
-def _row_19(compared: _Compared) -> list[Line]:
+def _row_19(compared: Compared) -> list[Line]:
     """Closed loop, one call per request."""
     compared.tell(f"row 19: {compared.size}")
     results = compared.run(concurrency=_GATED_STREAMS, streaming=False)
-    return [_throughput(19, f"{compared.size}, {_GATED_STREAMS} sequences", results, None)]
+    return [throughput(19, f"{compared.size}, {_GATED_STREAMS} sequences", results, None)]
 
 
 _ROWS = {17: _row_17, 18: _row_18, 19: _row_19}
 
 
-def _throughput(row: int, case: str, results: Results, gate: float | None) -> Line:
+def throughput(row: int, case: str, results: Results, gate: float | None) -> Line:
+    """Requests per second against the echo's."""
     against = ratios(*([each.rate for each in results[name]] for name in ("server", "echo")))
     return line(row, case, against, "×", gate, "at least", _beside(results), _shares(results), _note(results))
 

@@ -50,11 +50,10 @@ def _share(processes: int) -> None:
 
 
 async def _serve(register: Callable[[grpc.aio.Server], object], port: int) -> None:
-    """With the real server's options, but for sharing the port."""
+    """With the real server's options."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    options = dict(server_options(DoorSettings())) | {"grpc.so_reuseport": int(port > 0)}
-    server = grpc.aio.server(options=list(options.items()))
+    server = grpc.aio.server(options=server_options(DoorSettings(), shared=port > 0))
     register(server)
     port = server.add_insecure_port(f"{_HOST}:{port}")
     await server.start()

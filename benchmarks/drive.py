@@ -18,6 +18,7 @@ from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
+from stepstream_server.config import default_workers
 
 _GENERATOR_BUSY = 0.9  # of a core: beyond it the generator may be what is measured
 DELAYS = {"p50": "p50 µs", "p99": "p99 µs", "p999": "p99.9 µs"}  # of results: what tables call them
@@ -41,13 +42,23 @@ class Targets:
 @contextmanager
 def targets(bundle: Bundle) -> Iterator[Targets]:
     """Starts the three servers and ends them."""
-    sizes = "--input-bytes", str(bundle.spec.inputs[0].step_bytes), "--output-bytes", str(bundle.spec.outputs[0].step_bytes)
     with (
         running(serve_command(bundle.path.parent)) as server,
-        running(module_command("echo", *sizes)) as echo,
+        running(echo_command("echo", *echo_sizes(bundle))) as echo,
         running(module_command("plain", str(bundle.path))) as plain,
     ):
         yield Targets(server, echo, plain, bundle)
+
+
+def echo_command(module: str, *flags: str, workers: int | None = None) -> list[str]:
+    """An echo of this package in as many processes as a server has workers, by default as many as it has by default."""
+    processes = max(1, default_workers() if workers is None else workers)
+    return module_command(module, *flags, "--processes", str(processes))
+
+
+def echo_sizes(bundle: Bundle) -> tuple[str, ...]:
+    """Flags of the echo that answers as if it served this model."""
+    return "--input-bytes", str(bundle.spec.inputs[0].step_bytes), "--output-bytes", str(bundle.spec.outputs[0].step_bytes)
 
 
 def plan_for(target: Server, bundle: Bundle, effort: Effort, streams: int, sessions: int = 1, length: int = 1) -> Plan:

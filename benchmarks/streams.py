@@ -9,6 +9,7 @@ from functools import partial
 
 from benchmarks.drive import Targets, compare, details, facts, rates, run, run_kernel, warning
 from benchmarks.kernel import bind_model
+from benchmarks.process import running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.config import BackendSettings
@@ -47,15 +48,25 @@ def _count(number: int, what: str) -> str:
 
 
 def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
-    """One session, one step at a time: median of its round trip beyond the echo's and the kernel's."""
+    """One session, one step at a time: median of its round trip beyond the echo's and the kernel's.
+
+    Of the server as it is by default, and of one that has no workers and so does without their hop.
+    """
     tell("row 5")
     kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), 1, 1)
     kernel()
-    runs = {
-        name: partial(run, targets.plan(each, effort)) for name, each in {"server": targets.server, "echo": targets.echo}.items()
-    }
-    results = interleave(runs | {"kernel": partial(run_kernel, kernel, 1, effort)}, effort.rounds)
+    with running(serve_command(targets.bundle.path.parent, "--workers", "0")) as alone:
+        servers = {"server": targets.server, "without workers": alone, "echo": targets.echo}
+        runs = {name: partial(run, targets.plan(each, effort)) for name, each in servers.items()}
+        results = interleave(runs | {"kernel": partial(run_kernel, kernel, 1, effort)}, effort.rounds)
     p50 = {name: [each.p50 * 1e6 for each in several] for name, several in results.items()}
-    more = [server - echo - alone for server, echo, alone in zip(*p50.values(), strict=True)]
-    beside = {f"{name} p50 µs": statistics.median(values) for name, values in p50.items()}
-    return [line(5, "p50 beyond echo + kernel", more, "µs", 200.0, beside=beside, detail=details(results))]
+    lines = []
+    for name, case, gate in (
+        ("server", "p50 beyond echo + kernel", 200.0),
+        ("without workers", "p50 beyond echo + kernel, without workers", None),
+    ):
+        more = [server - echo - least for server, echo, least in zip(p50[name], p50["echo"], p50["kernel"], strict=True)]
+        compared = {each: results[each] for each in (name, "echo", "kernel")}
+        beside = {f"{each} p50 µs": statistics.median(p50[each]) for each in compared}
+        lines.append(line(5, case, more, "µs", gate, beside=beside, detail=details(compared)))
+    return lines
