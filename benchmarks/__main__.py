@@ -27,18 +27,20 @@ from benchmarks.overload import row_6, row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import ROOT
 from benchmarks.report import TITLES, Line, Report, combine, markdown, read
+from benchmarks.scaling import row_20
 from benchmarks.soak import row_11
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
 from benchmarks.timing import FULL, QUICK, SMOKE, Effort
 from benchmarks.turns import row_1
 from stepstream_server.bundles import init_model
+from stepstream_server.config import default_workers
 
 _RESULTS = Path(__file__).parent / "results"
 _REFERENCE = _RESULTS / "reference.json"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
-_ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15}
+_ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15, 20: row_20}
 _FEW_CORES = 4
 _QUIET_LOAD = 0.5  # processes
 _DOCUMENT = ROOT / "docs" / "performance.md"  # the plots lie beside it
@@ -132,18 +134,18 @@ def _rows(text: str) -> tuple[int, ...]:
 
 def _notes(rows: Collection[int]) -> list[str]:
     """What a reader must know of the machine as it is before the run."""
-    cores, load = machine.describe()["cores"], os.getloadavg()[0]
-    notes = []
+    cores, load, workers = machine.describe()["cores"], os.getloadavg()[0], default_workers()
+    notes = [f"Workers of the server by default: {workers}; processes of the echo: {max(1, workers)}."]
     if cores < _FEW_CORES:
-        notes.append(
-            f"On {cores} cores the generator, the server's event loop and its engine compete: under load each wants one."
-        )
+        notes.append(f"On {cores} cores the generator, the server's workers and its engine compete: under load each wants one.")
     if load > _QUIET_LOAD:
         notes.append(
             f"Other work ran on the machine: when the run began, {load:.1f} processes had been running over the last minute."
         )
-    if ANALYZED & set(rows) and (why := missing()):
-        notes.append(f"Rows {min(ANALYZED)} to {max(ANALYZED)} are left out: {why}.")
+    if (ANALYZED | {20}) & set(rows) and (why := missing()):
+        notes.append(
+            f"What perf_analyzer measures, rows {min(ANALYZED)} to {max(ANALYZED)} and half of row 20, are left out: {why}."
+        )
     return notes
 
 

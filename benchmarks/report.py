@@ -33,6 +33,7 @@ TITLES = {
     17: "perf_analyzer, sequences over streams: requests per second against the echo of its protocol",
     18: "perf_analyzer, an open loop of sequences over streams: p99 against the echo's",
     19: "perf_analyzer, sequences by unary calls: requests per second against the echo",
+    20: "single-step streams by number of workers, against an echo of as many processes",
 }
 
 

@@ -18,7 +18,7 @@ class Effort:
     """How much is measured. Seconds are per run."""
 
     rounds: int  # of interleaved runs
-    side_rounds: int  # of what is reported without a target: most of row 2, and row 16
+    side_rounds: int  # of what is reported without a target: most of row 2, rows 16 and 20
     load_seconds: float
     warm_up_seconds: float
     kernel_seconds: float
@@ -30,8 +30,9 @@ class Effort:
     starts: int
     paced_rounds: int  # of rows 6 to 9 and 15
     soak_steps: int
-    analyzer_rounds: int  # of rows 17 to 19
+    analyzer_rounds: int  # of rows 17 to 20
     analyzer_window_ms: int  # a run takes three windows or more
+    workers: tuple[int, ...]  # of row 20, beside none and as many as the server has by default
 
 
 FULL = Effort(
@@ -50,6 +51,7 @@ FULL = Effort(
     soak_steps=10_000_000,
     analyzer_rounds=3,
     analyzer_window_ms=400,
+    workers=(1, 2, 3),
 )
 QUICK = Effort(
     rounds=2,
@@ -67,6 +69,7 @@ QUICK = Effort(
     soak_steps=500_000,
     analyzer_rounds=1,
     analyzer_window_ms=200,
+    workers=(),
 )
 SMOKE = Effort(  # only whether it works: no figures
     rounds=1,
@@ -84,6 +87,7 @@ SMOKE = Effort(  # only whether it works: no figures
     soak_steps=100_000,
     analyzer_rounds=1,
     analyzer_window_ms=150,
+    workers=(),
 )
 
 
