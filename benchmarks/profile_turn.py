@@ -140,7 +140,9 @@ def build_engine(hidden: int, layers: int, threads: int) -> Engine:
     """An engine as the server builds it, over random weights."""
     settings = EngineSettings()
     backend, spec = _backend(hidden, layers, threads, settings.capacity)
-    return Engine(spec, backend, settings, _Silent())
+    engine = Engine(spec, backend, settings, _Silent())
+    engine.warm_up()
+    return engine
 
 
 def _backend(hidden: int, layers: int, threads: int, slots: int) -> tuple[Backend, ModelSpec]:

@@ -94,10 +94,11 @@ def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -
     spec, began = bundle.spec, time.monotonic()
     slots, max_batch = settings.engine.capacity, settings.engine.max_batch
     backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch)
-    backend.warm_up()
-    log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
     observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
-    return Engine(spec, backend, settings.engine, observer, inbox=inbox)
+    engine = Engine(spec, backend, settings.engine, observer, inbox=inbox)
+    engine.warm_up()
+    log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
+    return engine
 
 
 def _start(engines: Sequence[Engine], metrics: Metrics, crashed: asyncio.Event) -> list[EngineThread]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,22 @@ class Blocks:
         if len(blocks) == 1 or self._table.firsts(concatenate([block.rows["session"] for _, block in blocks])).all():
             self._admit_run(blocks)
         elif not self._admit_sequels(blocks):
-            for run in self._runs(blocks):
+            while blocks:
+                run = self.first_run(blocks)
                 self._admit_run(run)
+                blocks = blocks[len(run) :]
+
+    def first_run(self, blocks: Sequence[tuple[int, Block]]) -> Sequence[tuple[int, Block]]:
+        """The first blocks, as long as no session occurs in two of them, so that their order does not matter."""
+        if len(blocks) == 1 or self._table.firsts(concatenate([block.rows["session"] for _, block in blocks])).all():
+            return blocks
+        seen: set[int] = set()
+        for count, (_, block) in enumerate(blocks):
+            sessions = block.rows["session"].tolist()
+            if not seen.isdisjoint(sessions):
+                return blocks[:count]
+            seen.update(sessions)
+        return blocks
 
     def reset(self, reset: Reset, stream: int) -> None:
         """Admits resets: like steps without inputs and outputs."""
@@ -58,19 +72,6 @@ class Blocks:
         current = self._table.current(refuse.sessions, refuse.generations, stream, refuse.tags)
         self._refuse_detached(rows[~current])
         self._backlog.append_refused(rows[current], refuse.message)
-
-    def _runs(self, blocks: Sequence[tuple[int, Block]]) -> Iterator[Sequence[tuple[int, Block]]]:
-        """Runs of blocks in which no session occurs in two blocks, so that their order within the run does not matter."""
-        run: list[tuple[int, Block]] = []
-        seen: set[int] = set()
-        for door, block in blocks:
-            sessions = block.rows["session"].tolist()
-            if not seen.isdisjoint(sessions):
-                yield run
-                run, seen = [], set()
-            seen.update(sessions)
-            run.append((door, block))
-        yield run
 
     def _admit_sequels(self, blocks: Sequence[tuple[int, Block]]) -> bool:
         """Admits rows that each go on where their session's row before ends; False, with none admitted, if not all do."""

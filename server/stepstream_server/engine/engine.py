@@ -20,6 +20,7 @@ from stepstream_server.engine.blocks import Blocks
 from stepstream_server.engine.calls import Calls
 from stepstream_server.engine.control import Control
 from stepstream_server.engine.copies import Copies
+from stepstream_server.engine.express import Express
 from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.lifecycle import Lifecycle
@@ -50,7 +51,7 @@ from stepstream_server.engine.ports import (
     TurnReport,
 )
 from stepstream_server.engine.requests import Requests
-from stepstream_server.engine.scheduler import Group, Scheduler
+from stepstream_server.engine.scheduler import MEASURED_STEPS, Group, Scheduler
 from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
@@ -109,7 +110,10 @@ class Engine:
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self.limits = _limits(settings, backend)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
+        self._express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
         self.max_wait = settings.max_wait_seconds
+        self._turn_budget = settings.turn_budget_seconds
+        self._alone_budget = settings.alone_budget_seconds
         self._turns = 0
         self._steps = 0
 
@@ -134,6 +138,27 @@ class Engine:
             turns=self._turns,
             steps=self._steps,
         )
+
+    def warm_up(self) -> None:
+        """Warms the backend up, and learns how long steps take: the scheduler need not guess then. Before the first turn.
+
+        Raises ServerFault if the backend does not compute as promised.
+        """
+        self._backend.warm_up()
+        batch = 1
+        while batch <= min(self.limits.max_batch, self._backend.slots) and self._measure(batch) < self._alone_budget:
+            batch *= 2
+
+    def _measure(self, batch: int) -> float:
+        """Seconds of a launch of a few steps, on slots that no session has."""
+        slots = self._backend.allocate(batch)
+        inputs = tuple(np.zeros((batch, MEASURED_STEPS, *each.shape), each.dtype) for each in self.spec.inputs)
+        begun = self.clock()
+        self._backend.collect(self._backend.launch("step", slots, inputs, MEASURED_STEPS))
+        launch = Launch(batch, MEASURED_STEPS, self.clock() - begun)
+        self._scheduler.pace.learn(launch)
+        self._backend.release(slots)
+        return launch.seconds
 
     @property
     def busy(self) -> bool:
@@ -184,14 +209,30 @@ class Engine:
                     self._admit(blocks, calls, report)
                     blocks, calls = [], []
                     self._dispatch(door, command, report)
-        self._admit(blocks, calls, report)
+        self._admit(self._run_express(blocks, report), calls, report)
         self._lifecycle.expire(self.clock(), report)
 
-    def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
+    def _admit(self, blocks: Sequence[tuple[int, Block]], calls: Sequence[tuple[int, Call]], report: TurnReport) -> None:
         if blocks:
             self._blocks.admit(blocks)
         if calls:
             self._calls.admit(calls, self.clock(), report)
+
+    def _run_express(self, blocks: list[tuple[int, Block]], report: TurnReport) -> list[tuple[int, Block]]:
+        """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it.
+        Returns the blocks that are left."""
+        until = self.clock() + self._turn_budget
+        while blocks and not len(self._backlog) and (not report.launches or self.clock() < until):
+            run = self._blocks.first_run(blocks)
+            failed = self._express.run(run, report)
+            if failed is None:
+                break
+            blocks = blocks[len(run) :]
+            if failed:
+                self._blocks.admit(failed)
+                self._outcomes.quarantine(np.arange(len(self._backlog)))
+        self._steps += len(report.steps)
+        return blocks
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
         match command:

@@ -94,9 +94,7 @@ class Outcomes:
                 self._end(row, int(row["first"]) + length)
         lengths = np.full(len(rows), length)
         self._outbox.answer(rows["stream"], rows["tag"], first, lengths, kept, _select(outputs, kept))
-        report.steps = np.concatenate([report.steps, lengths])
-        report.queue_seconds = np.concatenate([report.queue_seconds, begun - rows["arrival"]])
-        report.step_seconds = np.concatenate([report.step_seconds, now - rows["arrival"]])
+        report.add(lengths, begun - rows["arrival"], now - rows["arrival"])
 
     def quarantine(self, positions: Ints) -> None:
         """Nothing of these rows was applied, since it would have made their sessions non-finite."""

@@ -14,6 +14,7 @@ import numpy as np
 from stepstream_server.engine.ports import Ints, Launch
 
 _LAUNCH_STEPS = 16_384  # rows x steps of one launch: bounds the kernel's scratch memory (4 H floats each, 33 MB at H = 128)
+MEASURED_STEPS = 8  # of launches that only measure
 _FIRST_GUESS = 8  # steps of a first chunk launch, before anything has been measured
 _LEAST_SECONDS = 1e-7  # of a step: what a clock that did not move is taken for
 _SMOOTHING = 0.25  # weight of the newest measurement: follows a change of load within a few launches, ignores one hiccup
@@ -59,6 +60,12 @@ class Scheduler:
         self._turn_budget = turn_budget  # seconds for chunk steps while single steps wait
         self._alone_budget = alone_budget  # seconds while none do
         self.pace = Pace()
+
+    def at_once(self, batch: int, length: int) -> bool:
+        """Whether so many rows of the same length are one launch, no longer than chunks may hold single steps up."""
+        if batch > self._max_batch:
+            return False
+        return length == 1 or (batch * length <= _LAUNCH_STEPS and self.pace.seconds_for(batch, length) <= self._turn_budget)
 
     def plan(self, positions: Ints, lengths: Ints, served: Ints) -> list[Group]:
         """Launches of one turn for the heads at `positions` [n], in order of arrival.

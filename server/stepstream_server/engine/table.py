@@ -46,6 +46,22 @@ class Status:
     RESETTING: Final = 3  # quarantined, and a reset is pending: what comes behind it is admitted
 
 
+class Hot:
+    """Columns of `SessionTable.hot`. The first four are those of a block's row: equal ones mean that the row's stream still holds
+    the session under that handle, and that the row is what the session expects next, to be kept whole."""
+
+    STREAM: Final = 0
+    GENERATION: Final = 1
+    ADMITTED: Final = 2  # in a row: its first step
+    TAG: Final = 3  # uint32, and beside it Keep.ALL, always
+    NEXT_SEQ: Final = 4
+    ACKED: Final = 5
+    RELEASED: Final = 6
+    KEPT: Final = 7
+    SLOT: Final = 8
+    COLUMNS: Final = 9
+
+
 class Last(NamedTuple):
     """The row with which a session ends: its steps, and what was kept of them."""
 
@@ -60,18 +76,22 @@ class SessionTable:
 
     def __init__(self, capacity: int, tombstone_seconds: float) -> None:
         self.capacity = capacity
+        # What nearly every step looks at lies side by side, so that it is read and written at once (`express`): int64[.., HOT].
+        self.hot = np.zeros((capacity, Hot.COLUMNS), np.int64)
+        self.stream = self.hot[:, Hot.STREAM]  # attached stream, or NO_STREAM
+        self.generation = self.hot[:, Hot.GENERATION]
+        self.admitted = self.hot[:, Hot.ADMITTED]  # the admission point: next_seq + pending
+        self.tag, keeps = self.hot[:, Hot.TAG : Hot.TAG + 1].view(np.uint32).T  # that stream's handle
+        self.next_seq = self.hot[:, Hot.NEXT_SEQ]  # steps and resets applied
+        self.acked = self.hot[:, Hot.ACKED]  # answers below have been acknowledged
+        self.released = self.hot[:, Hot.RELEASED]  # answers below are gone; less than acked while a repeat waits for one
+        self.kept = self.hot[:, Hot.KEPT]  # admitted steps from acked on whose outputs are (to be) kept
+        self.slot = self.hot[:, Hot.SLOT]
+        self.stream[:] = NO_STREAM
+        keeps[:] = Keep.ALL
         self.status = np.zeros(capacity, np.uint8)
-        self.generation = np.zeros(capacity, np.int64)
-        self.slot = np.zeros(capacity, np.int64)
-        self.next_seq = np.zeros(capacity, np.int64)  # steps and resets applied
-        self.admitted = np.zeros(capacity, np.int64)  # the admission point: next_seq + pending
-        self.acked = np.zeros(capacity, np.int64)  # answers below have been acknowledged
-        self.released = np.zeros(capacity, np.int64)  # answers below are gone; less than acked while a repeat waits for one
         self.repeats = np.zeros(capacity, np.int32)  # rows in the backlog that ask for kept answers
         self.stop_at = np.full(capacity, NEVER)  # number before which steps stop, because a copy is to be taken there
-        self.kept = np.zeros(capacity, np.int64)  # admitted steps from acked on whose outputs are (to be) kept
-        self.stream = np.full(capacity, NO_STREAM, np.int64)  # attached stream, or NO_STREAM
-        self.tag = np.zeros(capacity, np.uint32)  # that stream's handle
         self.served = np.zeros(capacity, np.int64)  # turn of the last launch of several steps that it took part in
         self.opened_at = np.zeros(capacity)  # monotonic seconds
         self.used_at = np.zeros(capacity)  # monotonic seconds of the last step

@@ -119,7 +119,7 @@ class Intake:
         ):
             return False
         session, generation = self._handles.session(handle)
-        row = _PACK(self._number, session, generation, seq, steps, acked, arrival, _FOREVER, handle, Keep.ALL)
+        row = _PACK(self._number, generation, seq, handle, Keep.ALL, session, steps, acked, arrival, _FOREVER)
         self._credits.take(steps * door.step_credits)
         self._handles.expect_one(handle, steps)
         door.block(self._number, row, inputs)

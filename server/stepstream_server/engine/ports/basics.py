@@ -19,18 +19,18 @@ NO_STREAM = -1  # a command that belongs to no stream
 BLOCK_ROW = np.dtype(
     [
         ("stream", np.int64),
-        ("session", np.int64),
         ("generation", np.int64),
         ("first", np.int64),  # number of its first step
+        ("tag", np.uint32),
+        ("keep", np.uint32),  # of Keep
+        ("session", np.int64),
         ("length", np.int64),  # steps, >= 1
         ("acked", np.int64),  # acknowledged before the row is admitted; 0: nothing
         ("arrival", np.float64),  # monotonic seconds, when the message was read
         ("deadline", np.float64),  # monotonic seconds; not begun by then: dropped
-        ("tag", np.uint32),
-        ("keep", np.uint32),  # of Keep
     ]
 )
-BLOCK_ROW_FORMAT = "=6q2d2I"
+BLOCK_ROW_FORMAT = "=3q2I3q2d"
 
 
 class Keep(enum.IntEnum):

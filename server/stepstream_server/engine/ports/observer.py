@@ -35,6 +35,14 @@ class TurnReport:
     closed: dict[Ending, int] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)  # ids of the sessions closed as REPLACED
 
+    def add(self, steps: Ints, queue_seconds: Floats, step_seconds: Floats) -> None:
+        """Adds answered rows: [n] each."""
+        if len(self.steps):
+            steps = np.concatenate([self.steps, steps])
+            queue_seconds = np.concatenate([self.queue_seconds, queue_seconds])
+            step_seconds = np.concatenate([self.step_seconds, step_seconds])
+        self.steps, self.queue_seconds, self.step_seconds = steps, queue_seconds, step_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:

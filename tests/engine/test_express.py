@@ -1,0 +1,119 @@
+"""The express way: taken where nothing stands in the way, and never to be told from the ordinary one by what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from stepstream_server.engine.express import Express
+from stepstream_server.engine.ports import Keep, Opened
+from stepstream_server.errors import Reason
+from support.engine import Answer, Harness, Refusal
+
+Taken = list[bool]  # of each time that the express way was asked: whether it took the rows
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """Filled while the test goes on."""
+    asked, run = Taken(), Express.run
+
+    def spy(express: Express, *arguments: object) -> object:
+        left = run(express, *arguments)  # type: ignore[arg-type]
+        asked.append(left is not None)
+        return left
+
+    monkeypatch.setattr(Express, "run", spy)
+    return asked
+
+
+def test_single_steps_take_it(taken: Taken) -> None:
+    """Of several sessions in one launch; what they acknowledge is let go of."""
+    h = Harness()
+    a, b = h.open(2)
+    h.send([a, b], [0, 0], [[1.0], [2.0]])
+    h.turn()
+    h.send([a, b], [1, 1], [[3.0], [4.0]], acked=[1, 0])
+    assert [answer.sums for answer in h.turn() if isinstance(answer, Answer)] == [(4.0,), (6.0,)]
+    assert taken == [True, True]
+    assert (h.get(a.id).acked, h.get(b.id).acked, h.get(a.id).next_seq) == (1, 0, 2)
+
+
+def test_steps_sent_ahead_take_it_one_launch_after_the_other(taken: Taken) -> None:
+    """In one turn, in order."""
+    h = Harness()
+    (a,) = h.open()
+    for seq in range(4):
+        h.send([a], [seq], [[1.0]])
+    assert [(answer.first, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [
+        (seq, (seq + 1.0,)) for seq in range(4)
+    ]
+    assert taken == [True] * 4
+
+
+def test_short_chunks_take_it_once_their_pace_is_known(taken: Taken) -> None:
+    """A chunk that would hold single steps up for longer than they may be is for the scheduler to cut."""
+    h = Harness()
+    h.engine.warm_up()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 4])
+    assert [answer.sums for answer in h.turn() if isinstance(answer, Answer)] == [(1.0, 2.0, 3.0, 4.0)]
+    assert taken == [True]
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        pytest.param(lambda h, s: h.send([s], [2], [[1.0]]), id="a gap"),
+        pytest.param(lambda h, s: h.send([s], [0], [[1.0]]), id="a repeat"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], keep=Keep.LAST), id="not all kept"),
+        pytest.param(lambda h, s: h.send([s], [1], [[np.nan]]), id="no number"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], tags=[9]), id="another handle"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], stream=9), id="another stream"),
+        pytest.param(lambda h, s: h.send([s, s], [1, 1], [[1.0], [1.0]], tags=[0, 0]), id="twice in a message"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], deadline=h.clock()), id="too late"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0] * 9]), id="beyond the window"),
+    ],
+)
+def test_what_is_not_as_expected_does_not(taken: Taken, send: Callable[[Harness, Opened], None]) -> None:
+    """And fares as ever: the next step of the session is still the second."""
+    h = Harness(window_steps=8)
+    (a,) = h.open()
+    h.send([a], [0], [[5.0]])
+    h.turn()
+    taken.clear()
+    send(h, a)
+    h.settle()
+    assert not any(taken)
+    assert h.get(a.id).next_seq in (1, 2)
+
+
+def test_nothing_overtakes_what_is_pending(taken: Taken) -> None:
+    """While a step waits for its turn, others join the backlog behind it."""
+    h = Harness()
+    a, b = h.open(2)
+    h.send([a], [0], [[1.0]])
+    h.refuse(a, 1, 1, "no")
+    h.send([b], [0], [[1.0]], tags=[1])
+    outcomes = h.settle()
+    assert [type(each) for each in outcomes if each.tag == 0] == [Answer, Refusal]
+    assert not any(taken)
+
+
+def test_a_session_that_would_not_be_finite_is_quarantined_and_no_other(taken: Taken) -> None:
+    """Nothing of its row is applied; its neighbours in the launch are answered."""
+    h = Harness()
+    a, b, c = h.open(3)
+    h.backend.poison = 7.0
+    h.send([a, b, c], [0, 0, 0], [[1.0], [7.0], [3.0]])
+    outcomes = h.settle()
+    assert taken[0]
+    assert {each.tag: each.sums for each in outcomes if isinstance(each, Answer)} == {0: (1.0,), 2: (3.0,)}
+    assert [(each.tag, each.reason, each.expected) for each in outcomes if isinstance(each, Refusal)] == [
+        (1, Reason.NON_FINITE_STATE, 0)
+    ]
+    assert h.get(b.id).quarantined
+    h.send([b], [0], [[1.0]], tags=[1])
+    assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.SESSION_QUARANTINED]
