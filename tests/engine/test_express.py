@@ -63,6 +63,21 @@ def test_short_chunks_take_it_once_their_pace_is_known(taken: Taken) -> None:
     assert taken == [True]
 
 
+def test_a_window_of_answers_takes_the_place_of_another(taken: Taken) -> None:
+    """What is acknowledged with a chunk makes room for the chunk's own answers, all of which are there for a repeat."""
+    h = Harness(window_steps=64)
+    h.engine.warm_up()
+    (a,) = h.open()
+    for first in range(0, 256, 64):
+        h.send([a], [first], [[1.0] * 64], acked=[first])
+        h.turn()
+    assert taken == [True] * 4
+    h.send([a], [192], [[1.0] * 64])
+    (answer,) = h.turn()
+    assert isinstance(answer, Answer)
+    assert answer.sums == tuple(range(193, 257))
+
+
 @pytest.mark.parametrize(
     "send",
     [

@@ -109,7 +109,7 @@ class AnswerCache:
         self._put(pages.astype(np.int64) * self._page + seqs % self._page, [values[:, 0] for values in outputs])
 
     def release_pages(self, sessions: Ints, old_acked: Ints, acked: Ints) -> None:
-        """The same, where a later step has been answered: then most acknowledgements stay within their page."""
+        """The same, where another step is about to be kept: then most acknowledgements stay within their page."""
         first, end = old_acked // self._page, acked // self._page
         if (first != end).any():
             crossed = np.flatnonzero(first != end)

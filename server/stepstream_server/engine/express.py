@@ -114,8 +114,8 @@ class Express:
         return bool(valid.all() and rows["deadline"].min() > self._clock())
 
     def _settle(self, sessions: Ints, length: int, hot: Ints, acked: Ints, outputs: tuple[Tensor, ...], now: float) -> None:
-        """Makes the steps known, and lets go of what was acknowledged with them: in this order, so that a page of the cache that
-        the new answer lies in is kept."""
+        """Makes the steps known, and lets go of what was acknowledged with them: first, since the cache has no more room than a
+        window needs."""
         first, before = hot[:, Hot.NEXT_SEQ].copy(), hot[:, Hot.ACKED].copy()
         hot[:, Hot.ADMITTED] += length
         hot[:, Hot.NEXT_SEQ] += length
@@ -123,8 +123,8 @@ class Express:
         hot[:, Hot.KEPT] = hot[:, Hot.NEXT_SEQ] - acked
         self._table.hot[sessions] = hot
         self._table.used_at[sessions] = now
-        self._cache.keep(sessions, first, outputs)
         self._cache.release_pages(sessions, before, acked)
+        self._cache.keep(sessions, first, outputs)
 
 
 def _columns(blocks: Blocks) -> Ints:
