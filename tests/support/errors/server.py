@@ -200,6 +200,7 @@ async def lost(heard: Heard) -> None:
             await stream.open("small", [0])
             server.process.kill()
             await heard.call(stream.receive())
+            await server.ended()
 
 
 async def drain(at: Desk) -> None:
