@@ -1,7 +1,7 @@
 """Records of the engine port as bytes and back: MessagePack, with arrays as they lie in memory.
 
 Both sides are processes of one server, started from the same files: what one writes the other can read, and nobody else writes.
-A record is a map of one empty key to its number and its fields, so that neither lists nor maps can be taken for one.
+A record is a map of nil to its number and its fields, so that neither lists nor maps can be taken for one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SPECS = (
 _RECORDS: tuple[type[Any], ...] = (*_COMMANDS, *_RESULTS, *_SPECS, *control.MESSAGES)
 _ERRORS: tuple[type[StepStreamError], ...] = (CallerError, ServerFault)
 _NUMBERS = {record: number for number, record in enumerate((*_RECORDS, *_ERRORS))}
-_RECORD = ""  # the key of a map that is a record
+_RECORD = None  # the key of a map that is a record
 
 _ARRAY = 1  # MessagePack's code for an extension of ours
 _DTYPES = [BLOCK_ROW, *map(np.dtype, ("float32", "int64", "float64", "uint32", "bool", "int32", "uint8", "int16"))]
@@ -59,11 +59,14 @@ def decode(data: bytes | memoryview) -> Any:
 def _plain(value: Any) -> Any:
     """What MessagePack does not know, in terms that it does."""
     if isinstance(value, np.ndarray):
-        head = struct.pack(f"<{2 + value.ndim}q", _DTYPE_NUMBERS[value.dtype], value.ndim, *value.shape)
+        dtype = _DTYPE_NUMBERS.get(value.dtype)
+        if dtype is None:
+            raise TypeError(f"nothing that crosses the engine port: an array of {value.dtype}")
+        head = struct.pack(f"<{2 + value.ndim}q", dtype, value.ndim, *value.shape)
         return msgpack.ExtType(_ARRAY, head + value.tobytes())
     number = _NUMBERS.get(type(value))
     if number is None:
-        if isinstance(value, np.generic):
+        if isinstance(value, np.number | np.bool_):
             return value.item()
         raise TypeError(f"nothing that crosses the engine port: {type(value).__name__}")
     if isinstance(value, StepStreamError):
@@ -105,10 +108,12 @@ def _restorer(hint: Any) -> Callable[[Any], Any] | None:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         return tuple
-    if origin is list and isinstance(arguments[0], type) and issubclass(arguments[0], enum.Enum):
-        kind = arguments[0]
-        return lambda values: [kind(value) for value in values]
-    return None
+    restore = _restorer(arguments[-1]) if origin in (list, dict) else None
+    if restore is None:
+        return None
+    if origin is list:
+        return lambda values: [restore(value) for value in values]
+    return lambda values: {key: restore(value) for key, value in values.items()}
 
 
 _RESTORED = [_restored(record) for record in _RECORDS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 _LENGTH_BYTES = 4
 _RECEIVED_AT_ONCE = 1 << 18  # bytes: what the system holds for one socket, about
@@ -16,6 +15,7 @@ class Frames:
         line.setblocking(False)
         self._line = line
         self._received = bytearray()  # the beginning of a frame
+        self._needed = 0  # bytes until it is complete, as far as its length is known
         self._unsent = bytearray()
 
     def fileno(self) -> int:
@@ -45,23 +45,29 @@ class Frames:
         self._line.sendall(self._unsent)
         self._unsent.clear()
 
-    def receive(self) -> Iterator[memoryview]:
-        """The frames that are complete with what has arrived; views that end with the next call. Raises EOFError, OSError."""
+    def receive(self) -> list[memoryview]:
+        """The frames that are complete with what has arrived. Raises EOFError, OSError."""
         try:
             arrived = self._line.recv(_RECEIVED_AT_ONCE)
         except BlockingIOError:
-            return
+            return []
         if not arrived:
             raise EOFError
-        data = memoryview(bytes(self._received + arrived) if self._received else arrived)
-        start = 0
+        if self._received:
+            self._received += arrived
+            if len(self._received) < self._needed:
+                return []  # a large frame is put together once, not with every piece of it
+            arrived = bytes(self._received)
+        data, frames, start = memoryview(arrived), [], 0
         while (begin := start + _LENGTH_BYTES) <= len(data):
             end = begin + int.from_bytes(data[start:begin], "little")
             if end > len(data):
                 break
-            yield data[begin:end]
+            frames.append(data[begin:end])
             start = end
+        self._needed = (end if begin <= len(data) else begin) - start
         self._received = bytearray(data[start:])
+        return frames
 
     def close(self) -> None:
         self._line.close()
