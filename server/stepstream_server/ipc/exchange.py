@@ -76,6 +76,8 @@ class Exchange:
             if isinstance(key.data, Link):
                 self._selector.unregister(key.fileobj)
                 key.data.frames.close()
+        while self._joining:
+            self._joining.popleft().close()
         self._selector.close()
         os.close(self._wakeup)
 
