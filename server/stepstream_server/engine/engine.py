@@ -253,6 +253,8 @@ class Engine:
 
     def _cut(self) -> list[Group]:
         """Answers what needs no computing, and plans the launches for what does."""
+        if not len(self._backlog):
+            return []
         heads = self._resolve()
         rows = self._backlog.rows
         sessions = rows["session"][heads]

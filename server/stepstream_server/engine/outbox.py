@@ -31,6 +31,7 @@ IntOrInts = TypeVar("IntOrInts", int, Ints)
 
 # The engine's own number for a stream: which door it belongs to, then the door's number for it.
 _STREAM_BITS = 40
+_STREAM_MASK = (1 << _STREAM_BITS) - 1
 
 
 def global_stream(door: int, stream: IntOrInts) -> IntOrInts:
@@ -44,7 +45,7 @@ def door_of(stream: int) -> int:
 
 
 def _local(stream: int) -> int:
-    return stream & ((1 << _STREAM_BITS) - 1)
+    return stream & _STREAM_MASK
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ class Outbox:
         )
         self._rows, self._outputs = [], []
         rows, outputs = _group_by_stream(rows, outputs)
-        first, last = int(rows[0, 0]) >> _STREAM_BITS, int(rows[0, -1]) >> _STREAM_BITS
+        first, last = rows.item(0, 0) >> _STREAM_BITS, rows.item(0, -1) >> _STREAM_BITS
         if first == last:
             return {first: _answers(rows, outputs)}
         edges = [0, *(np.flatnonzero(np.diff(rows[0] >> _STREAM_BITS)) + 1).tolist(), rows.shape[1]]
@@ -144,14 +145,14 @@ class Outbox:
 def _answers(rows: Ints, outputs: Sequence[Tensor]) -> Answers:
     """Rows of one door as its own record."""
     streams, tags, first_seqs, lengths, kept = rows
-    local = streams & ((1 << _STREAM_BITS) - 1)
+    local = streams & _STREAM_MASK
     return Answers(local, tags.astype(np.uint32), first_seqs, lengths, kept, tuple(outputs))
 
 
 def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Sequence[Tensor]]:
     """Brings rows of equal streams together, keeping their order, and their outputs with them."""
     streams, kept = rows[0], rows[4]
-    if (streams[1:] >= streams[:-1]).all():
+    if len(streams) == 1 or (streams[1:] >= streams[:-1]).all():
         return rows, outputs
     order = np.argsort(streams, kind="stable")
     starts = (np.cumsum(kept) - kept)[order]
