@@ -132,3 +132,44 @@ def test_a_session_that_would_not_be_finite_is_quarantined_and_no_other(taken: T
     assert h.get(b.id).quarantined
     h.send([b], [0], [[1.0]], tags=[1])
     assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.SESSION_QUARANTINED]
+
+
+def held_back() -> tuple[Harness, Opened]:
+    """A session with two steps sent ahead, of which a turn has had time for one."""
+    h = Harness()
+    (a,) = h.open()
+    h.backend.before_collect = lambda: h.clock.advance(0.002)
+    h.send([a], [0], [[1.0]])
+    h.send([a], [1], [[2.0]])
+    assert [each.first for each in h.turn() if isinstance(each, Answer)] == [0]
+    return h, a
+
+
+def test_what_time_is_lacking_for_comes_first_in_the_next_turn() -> None:
+    """Others have been held up long enough; it is pending meanwhile."""
+    h, a = held_back()
+    assert h.engine.busy
+    assert h.engine.stats().pending_steps == 1
+    h.send([a], [2], [[3.0]])
+    assert [(each.first, each.sums) for each in h.turn() if isinstance(each, Answer)] == [(1, (3.0,))]
+    h.settle()
+    assert not h.engine.busy
+    assert h.get(a.id).next_seq == 3
+
+
+def test_what_is_left_for_the_next_turn_is_dropped_with_its_stream() -> None:
+    """As anything that is queued: it is not applied."""
+    h, a = held_back()
+    h.end_stream(1)
+    h.settle()
+    assert h.get(a.id).next_seq == 1
+
+
+def test_a_drain_waits_for_what_is_left_for_the_next_turn() -> None:
+    """It was taken in before the drain, and is answered."""
+    h, a = held_back()
+    drain = h.drain()
+    outcomes = h.turn()
+    assert [each.first for each in outcomes if isinstance(each, Answer)] == [1]
+    assert drain in h.ear.replies
+    assert h.get(a.id).next_seq == 2

@@ -85,10 +85,9 @@ class Control:
 
     def answer_drains(self) -> None:
         """Tells those who wait for it that nothing is pending any more."""
-        if self._drains and not len(self._backlog):
-            for door, drain in self._drains:
-                self._outbox.reply(door, Reply(drain.request, None))
-            self._drains.clear()
+        for door, drain in self._drains:
+            self._outbox.reply(door, Reply(drain.request, None))
+        self._drains.clear()
 
     def _answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> Value:
         match command:

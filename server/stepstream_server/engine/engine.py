@@ -114,6 +114,7 @@ class Engine:
         self.max_wait = settings.max_wait_seconds
         self._turn_budget = settings.turn_budget_seconds
         self._alone_budget = settings.alone_budget_seconds
+        self._held: list[tuple[int, Block]] = []  # blocks that were taken in, and left to the next turn as they are
         self._turns = 0
         self._steps = 0
 
@@ -133,7 +134,7 @@ class Engine:
             sessions=sessions,
             slots=self._backend.slots,
             streams=self._lifecycle.streams,
-            pending_steps=self._backlog.steps,
+            pending_steps=self._backlog.steps + sum(int(block.rows["length"].sum()) for _, block in self._held),
             state_bytes=sessions * self._backend.state_bytes,
             turns=self._turns,
             steps=self._steps,
@@ -163,7 +164,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether another turn has something to do already."""
-        return len(self._backlog) > 0
+        return len(self._backlog) > 0 or len(self._held) > 0
 
     @property
     def next_deadline(self) -> float:
@@ -196,7 +197,7 @@ class Engine:
 
         A block and a call may overtake each other: they are of different streams, between which there is no order.
         """
-        blocks: list[tuple[int, Block]] = []
+        blocks, self._held = self._held, []
         calls: list[tuple[int, Call]] = []
         for door, commands in parcels:
             self._outbox.heard(door)
@@ -219,10 +220,13 @@ class Engine:
             self._calls.admit(calls, self.clock(), report)
 
     def _run_express(self, blocks: list[tuple[int, Block]], report: TurnReport) -> list[tuple[int, Block]]:
-        """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it.
-        Returns the blocks that are left."""
+        """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it; what
+        time is lacking for comes first in the next turn. Returns the blocks that must go the ordinary way."""
         until = self.clock() + self._turn_budget
-        while blocks and not len(self._backlog) and (not report.launches or self.clock() < until):
+        while blocks and not len(self._backlog):
+            if report.launches and self.clock() >= until:
+                self._held, blocks = blocks, []
+                break
             run = self._blocks.first_run(blocks)
             failed = self._express.run(run, report)
             if failed is None:
@@ -306,7 +310,8 @@ class Engine:
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
 
     def _hand_over(self, report: TurnReport) -> None:
-        self._control.answer_drains()
+        if not self.busy:
+            self._control.answer_drains()
         for door, delivery in self._outbox.empty().items():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
