@@ -34,7 +34,7 @@ from benchmarks.streams import row_2, row_5
 from benchmarks.timing import FULL, QUICK, SMOKE, Effort
 from benchmarks.turns import row_1
 from stepstream_server.bundles import init_model
-from stepstream_server.config import default_workers
+from stepstream_server.cores import default_workers
 
 _RESULTS = Path(__file__).parent / "results"
 _REFERENCE = _RESULTS / "reference.json"

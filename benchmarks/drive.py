@@ -18,7 +18,7 @@ from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
-from stepstream_server.config import default_workers
+from stepstream_server.cores import default_workers
 
 _GENERATOR_BUSY = 0.9  # of a core: beyond it the generator may be what is measured
 DELAYS = {"p50": "p50 µs", "p99": "p99 µs", "p999": "p99.9 µs"}  # of results: what tables call them

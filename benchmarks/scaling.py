@@ -15,7 +15,7 @@ from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, ratios
 from stepstream_server.bundles import Bundle
-from stepstream_server.config import default_workers
+from stepstream_server.cores import default_workers
 
 _STREAMS = 64
 

@@ -113,6 +113,8 @@ def serve(
     except SettingsError as error:
         _fail(str(error), WRONG_USAGE)
     logs.configure(settings.log)
+    if settings.on_failure == "restart":
+        raise typer.Exit(_supervise())
     try:
         code = _run(settings)
     except (BundleError, StepStreamError, OSError) as error:
@@ -133,6 +135,15 @@ def _run(settings: Settings) -> int:
         _announce(bound)
 
     return process.run(run())
+
+
+def _supervise() -> int:
+    from stepstream_server.supervise import Supervisor, supervised
+
+    async def run() -> int:
+        return await Supervisor(supervised(["--on_failure", "exit"])).run()
+
+    return asyncio.run(run())
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -6,12 +6,13 @@ them, so a new setting is one field here. Everyone else is handed the record tha
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from stepstream_server.cores import default_workers
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -27,14 +28,7 @@ def _checked_address(address: str) -> str:
     return address
 
 
-_MOST_WORKERS = 4
-
 Address = Annotated[str, AfterValidator(_checked_address)]
-
-
-def default_workers() -> int:
-    """Worker processes for the cores that this process may use."""
-    return max(1, min(len(os.sched_getaffinity(0)) - 1, _MOST_WORKERS))
 
 
 class Section(BaseModel):
@@ -125,7 +119,7 @@ class BackendSettings(Section):
         default=0,
         ge=0,
         le=1024,
-        description="Threads of one launch. 0: chosen from the cores, leaving some to the front door.",
+        description="Threads of one launch. 0: the cores that workers leave, as `workers` is by default.",
     )
     spinning: bool = Field(
         default=False,
@@ -241,7 +235,12 @@ class Settings(Section):
         ge=-1,
         le=256,
         description="Processes that speak gRPC, in front of the one that computes. 0: none, one process does both. "
-        "-1: chosen from the cores.",
+        "-1: as many as half of the cores, at least 1, at most 8: reading and answering a step takes as long as all the rest.",
+    )
+    on_failure: Literal["exit", "restart"] = Field(
+        default="exit",
+        description="What follows when an engine crashes or its process dies: exit, with 1, or restart, by a process in front of "
+        "it. exit: what runs containers starts them again, and counts how often.",
     )
     engine: EngineSettings = EngineSettings()
     backend: BackendSettings = BackendSettings()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from stepstream_server.config import BackendSettings
+from stepstream_server.cores import default_threads
 
 
 def compute_threads(settings: BackendSettings) -> int:
-    """As set, or all cores that this process may use but one, which the front door needs."""
-    return settings.threads or max(1, len(os.sched_getaffinity(0)) - 1)
+    """As set, or the cores that the front door leaves."""
+    return settings.threads or default_threads()

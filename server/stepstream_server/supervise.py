@@ -1,0 +1,79 @@
+"""Starting the server again when it has failed: a process that does nothing else, in front of the one that computes.
+
+Kubernetes, systemd and the like do this better and see more; it is for where there is none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import structlog
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before starting again; doubled for a server that fails soon
+_SOON_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+def supervised(flags: Sequence[str]) -> list[str]:
+    """This process's own command with other flags behind it, which count more."""
+    return [sys.executable, *sys.orig_argv[1:], *flags]
+
+
+class Supervisor:
+    """Runs one command for as long as it serves."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+        self._bound: dict[str, str] = {}  # flag -> address, so that one that the system chose stays
+        self._stopping = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> int:
+        """Starts the command until it ends well, is told to stop, or ends without ever having listened. Returns its exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            begun = time.monotonic()
+            code = await self._run_once()
+            if code == 0 or self._stopping.is_set() or not self._bound:
+                return code if code >= 0 else 128 - code  # as a shell has it
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if time.monotonic() - begun < _SOON_SECONDS else _FIRST_PAUSE_SECONDS
+            log.error("server_failed", code=code, again_in_seconds=pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+                return 0
+
+    async def _run_once(self) -> int:
+        """Passes on what the command prints, which is where it listens."""
+        flags = [part for flag, address in self._bound.items() for part in (flag, address)]
+        self._process = await asyncio.create_subprocess_exec(*self._command, *flags, stdout=asyncio.subprocess.PIPE)
+        if self._stopping.is_set():
+            self._process.terminate()
+        if self._process.stdout is not None:  # it is a pipe
+            async for line in self._process.stdout:
+                sys.stdout.write(line.decode())
+                sys.stdout.flush()
+                self._learn(line.decode())
+        return await self._process.wait()
+
+    def _learn(self, line: str) -> None:
+        word, _, address = line.strip().partition(" ")
+        if word == "listening":
+            self._bound["--listen"] = address
+        elif word == "metrics":
+            self._bound["--metrics"] = address.removeprefix("http://").removesuffix("/metrics")
+
+    def _stop(self) -> None:
+        """The command is told, and ends when it has finished what it accepted; told again, it ends at once."""
+        self._stopping.set()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
