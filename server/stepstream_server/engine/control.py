@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from stepstream_server.engine.backlog import Backlog
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.lifecycle import Lifecycle
+from stepstream_server.engine.newest import Newest
 from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
@@ -58,6 +59,7 @@ class Control:
         self._outcomes = outcomes
         self._lifecycle = lifecycle
         self._requests = requests
+        self._newest = Newest()
         self._drains: list[tuple[int, Drain]] = []  # waiting for the backlog to be empty
 
     def handle(self, door: int, command: object, now: float, report: TurnReport) -> None:
@@ -75,8 +77,10 @@ class Control:
                 self._lifecycle.lose_callers([global_stream(door, stream) for stream in command.streams])
             case StreamEnded():
                 self._lifecycle.end_stream(global_stream(door, command.stream))
+                self._newest.forget(global_stream(door, command.stream))
             case DoorLost():
                 self._lifecycle.lose_door(door)
+                self._newest.forget_door(door)
             case Drain():
                 self._table.draining = True
                 self._drains.append((door, command))
@@ -104,7 +108,8 @@ class Control:
                 return self._close(command, now, report)
 
     def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
-        """Opens what a former request of the same id has not opened, and hands all of it to the stream."""
+        """Opens what a former request of the same id has not opened, and hands all of it to the stream. Raises CallerError."""
+        self._newest.check(command, global_stream(door, command.stream))
         made = self._requests.made(command.request_id, _OPENING, len(command.ids), now)
         missing = [place for place, one in enumerate(made) if one is None]
         created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
@@ -124,7 +129,8 @@ class Control:
         return self._lifecycle.describe(results, with_secret=True)
 
     def _attach(self, door: int, command: Attach) -> list[Opened | StepStreamError]:
-        """Takes all of them over at once, then tells each what was kept for it."""
+        """Takes all of them over at once, then tells each what was kept for it. Raises CallerError."""
+        self._newest.check(command, global_stream(door, command.stream))
         table = self._table
         found = [self._to_attach(command, index) for index in range(len(command.ids))]
         mine = np.array([isinstance(one, int) for one in found], np.bool_)

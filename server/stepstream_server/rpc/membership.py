@@ -23,6 +23,7 @@ from stepstream_server.rpc.handles import Handles
 from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Outgoing
+from stepstream_server.rpc.succession import Place
 
 _LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
 _SHOWN = 128  # characters of an id or a model's name that an answer repeats: what a valid id may have
@@ -45,6 +46,7 @@ class Membership:
     def __init__(
         self,
         number: int,
+        place: Place,
         listener: Listener,
         models: Models,
         most: int,
@@ -56,6 +58,7 @@ class Membership:
     ) -> None:
         self._doors: list[ModelDoor] = []  # in the handle table, the first is owner 1
         self._number = number
+        self._place = place
         self._listener = listener
         self._models = models
         self._most = most  # sessions that a message may name at all
@@ -87,7 +90,10 @@ class Membership:
         tags = np.array([each.handle for each in wanted], np.uint32)
         ids = [each.id for each in wanted]
         self._ask(
-            door, asked, lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id), new=not request_id
+            door,
+            asked,
+            lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id, *self._place),
+            new=not request_id,
         )
 
     def attach(self, message: inference_pb2.Attach) -> None:
@@ -105,7 +111,9 @@ class Membership:
         tags = np.array([each.handle for each in wanted], np.uint32)
         acked = np.array([each.acked for each in wanted], np.int64)
         ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
-        self._ask(door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked), new=False)
+        self._ask(
+            door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked, *self._place), new=False
+        )
 
     def door(self, owner: int) -> ModelDoor:
         """That of an owner in the handle table."""

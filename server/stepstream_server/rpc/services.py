@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 from stepstream_proto.v1 import (
     inference_pb2,
@@ -35,7 +36,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Stream(self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context) -> None:
         """Reads and writes by the context; what it writes is serialised already."""
-        await self._streams.serve(Stream, context, place_of(context.invocation_metadata()))
+        place = place_of(context.invocation_metadata())
+        await self._streams.serve(partial(Stream, place=place), context, place)
 
     async def Step(self, request: inference_pb2.StepRequest, context: Context) -> inference_pb2.StepResponse:
         arrival = time.monotonic()

@@ -21,6 +21,7 @@ from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.outgoing import Outgoing, Unread
+from stepstream_server.rpc.succession import Place
 
 
 class Stream:
@@ -37,6 +38,8 @@ class Stream:
         unread: Unread,
         on_full: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        place: Place = Place(),  # noqa: B008  # immutable
     ) -> None:
         self._handles = Handles(settings.max_handles_per_stream)
         self._credits = Credits(settings.stream_credit_steps)
@@ -45,7 +48,16 @@ class Stream:
         self._on_full = on_full
         lookahead = Lookahead()
         self._membership = Membership(
-            number, self, models, settings.max_block_steps, self._handles, self._credits, lookahead, self._outgoing, self._grown
+            number,
+            place,
+            self,
+            models,
+            settings.max_block_steps,
+            self._handles,
+            self._credits,
+            lookahead,
+            self._outgoing,
+            self._grown,
         )
         self._intake = Intake(number, self._membership, settings, self._handles, self._credits, lookahead, self._outgoing, clock)
         self._duplex = Duplex(self._take, self._next, self._credits, lookahead)

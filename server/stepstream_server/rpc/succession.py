@@ -2,7 +2,8 @@
 
 What a client wrote to a connection that broke may arrive long after it has gone on over another one. An Attach among it would
 take sessions away from the very stream that holds them now. So a client may name itself and number its streams, in the
-metadata `stepstream-client` and `stepstream-stream`; a newer stream ends those before it, and an older one is refused.
+metadata `stepstream-client` and `stepstream-stream`; a newer stream ends those before it, and an older one is refused. That is
+of one front door; streams that others have are held apart by the engines (`engine.newest`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import grpc
 import numpy as np
 
-from stepstream_proto.v1 import common_pb2, inference_pb2, model_pb2
+from stepstream_proto.v1 import common_pb2, inference_pb2, inference_pb2_grpc, model_pb2
 from stepstream_server.bundles import write
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Drain
@@ -19,7 +19,8 @@ from support.front_door import CountingStream, front_door, wait_for
 from support.models import random_model
 from support.process import server_process
 from support.server import serving
-from support.wire import StreamRequest, WireStream, block
+from support.wire import StreamRequest, WireStream, block, u32
+from support.workers import working_server
 
 
 async def no_such_model(heard: Heard) -> None:
@@ -171,6 +172,22 @@ def place(number: str) -> tuple[tuple[str, str], ...]:
     return ("stepstream-client", "somebody"), ("stepstream-stream", number)
 
 
+async def replaced_elsewhere(heard: Heard) -> None:
+    """A newer stream of the same client has opened or attached sessions over another worker: this one gets none."""
+    with TemporaryDirectory() as folder:
+        write(Path(folder) / "small", *random_model(name="small"))
+        async with working_server(Path(folder), 2) as server:
+            stubs = [inference_pb2_grpc.InferenceServiceStub(each.channel) for each in await server.connect_to_each()]
+            older, newer = (stub.Stream(metadata=place(number)) for stub, number in zip(stubs, "12", strict=True))
+            request = StreamRequest(open=inference_pb2.OpenOnStream(model="small", handles=u32([0])))
+            await newer.write(request)
+            assert (await newer.read()).attached.sessions[0].id
+            await older.write(request)
+            heard.session((await older.read()).attached.sessions[0].error)
+            for call in (older, newer):
+                call.cancel()
+
+
 async def unread(heard: Heard) -> None:
     """More than `door.max_unread_bytes` wait to be read by clients, and most of them on this stream, which ends."""
     async with front_door(settings=DoorSettings(max_unread_bytes=1)) as front, CountingStream(front.channel) as stream:
@@ -226,6 +243,7 @@ SCENARIOS = (
     too_many_calls,
     unread,
     replaced,
+    replaced_elsewhere,
     broken,
     lost,
 )

@@ -34,6 +34,8 @@ class Open:
     tags: NDArray[np.uint32] | None = None  # handles; None without a stream
     idle_ttl: float | None = None  # seconds; None: the engine's setting, which is also the maximum
     request_id: str = ""  # empty: a repeat opens more
+    client: str = ""  # whose stream it is, if its client numbers its streams: of those the newest alone gets sessions
+    number: int = 0  # of the stream among its client's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Attach:
     ids: Sequence[str]
     secrets: Sequence[bytes]
     acked: Ints
+    client: str = ""  # as of Open
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
