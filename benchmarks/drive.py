@@ -6,8 +6,9 @@ import json
 import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,28 @@ def paced_plan(target: Server, bundle: Bundle, effort: Effort, streams: int, rat
     )
 
 
-def run(plan: Plan) -> Result:
-    """One run of the closed loop. Raises RuntimeError if an answer was not right."""
-    return Result(**generate("load", asdict(plan)))
+def run(plan: Plan, generators: int = 1) -> Result:
+    """One run of the closed loop, its streams shared out among processes. Raises RuntimeError if an answer was not right."""
+    if generators == 1:
+        return Result(**generate("load", asdict(plan)))
+    shares = [plan.streams * (part + 1) // generators - plan.streams * part // generators for part in range(generators)]
+    plans = [replace(plan, streams=share, connections=min(share, plan.connections)) for share in shares]
+    with ThreadPoolExecutor(generators) as pool:
+        return _merged(list(pool.map(run, plans)))
+
+
+def _merged(parts: Sequence[Result]) -> Result:
+    """Parts of one load, at the same time: each saw the whole server's CPU time, and none may be the limit."""
+    return Result(
+        steps=sum(each.steps for each in parts),
+        blocks=sum(each.blocks for each in parts),
+        seconds=statistics.mean(each.seconds for each in parts),
+        generator_cpu=max(each.generator_cpu for each in parts),
+        server_cpu=statistics.mean(each.server_cpu for each in parts),
+        p50=statistics.median(each.p50 for each in parts),
+        p99=max(each.p99 for each in parts),
+        p999=max(each.p999 for each in parts),
+    )
 
 
 def run_paced(plan: PacedPlan) -> PacedResult:
@@ -138,9 +158,9 @@ def beside(kind: str, plan: Plan) -> Iterator[dict[str, float]]:
         counts.update(read_json(process))
 
 
-def compare(plans: Mapping[str, Plan], rounds: int) -> dict[str, list[Result]]:
+def compare(plans: Mapping[str, Plan], rounds: int, generators: int = 1) -> dict[str, list[Result]]:
     """Runs of several plans, interleaved."""
-    return interleave({name: partial(run, plan) for name, plan in plans.items()}, rounds)
+    return interleave({name: partial(run, plan, generators) for name, plan in plans.items()}, rounds)
 
 
 def rates(results: Sequence[Result]) -> list[float]:

@@ -15,9 +15,10 @@ from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, ratios
 from stepstream_server.bundles import Bundle
-from stepstream_server.cores import default_workers
+from stepstream_server.cores import default_workers, usable_cores
 
 _STREAMS = 64
+_MOST_GENERATORS = 4
 
 Steps = Mapping[str, Sequence[Result]]
 
@@ -65,9 +66,14 @@ def case_of(workers: int) -> str:
 def _steps(server: Server, workers: int, bundle: Bundle, effort: Effort) -> Steps:
     with running(echo_command("echo", *echo_sizes(bundle), workers=workers)) as echo:
         plans = {name: plan_for(each, bundle, effort, _STREAMS) for name, each in {"server": server, "echo": echo}.items()}
-        return compare(plans, effort.side_rounds)
+        return compare(plans, effort.side_rounds, generators())
 
 
 def _requests(server: Server, workers: int, bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> Requests:
     with running(echo_command("oip_echo", str(bundle.path), workers=workers)) as echo:
-        return Compared(server, echo, bundle, effort, tell).run(concurrency=_STREAMS)
+        return Compared(server, echo, bundle, effort, tell).run(generators(), concurrency=_STREAMS)
+
+
+def generators() -> int:
+    """Processes that the load comes from: each has one thread, and where there are cores for several workers one is too few."""
+    return max(1, min(_MOST_GENERATORS, usable_cores() // 4))
