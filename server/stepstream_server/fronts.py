@@ -10,7 +10,7 @@ from typing import Protocol
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
-from stepstream_server.ipc import Crew, Exchange
+from stepstream_server.ipc import Counted, Crew, Exchange
 from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Metrics
 
@@ -83,7 +83,8 @@ class Workers:
     ) -> None:
         self._exchanges = [Exchange() for _ in specs]
         self.inboxes: Sequence[Inbox] = self._exchanges
-        self._crew = Crew(size, specs, door, logs, version, [exchange.attach for exchange in self._exchanges])
+        attach = [exchange.attach for exchange in self._exchanges]
+        self._crew = Crew(size, specs, door, logs, version, attach, self._counted)
         self._metrics = metrics
 
     async def start(self, address: str) -> int:
@@ -107,12 +108,14 @@ class Workers:
 
     async def stop(self, grace_seconds: float) -> None:
         self._metrics.ask_workers(None)
-        await self._crew.stop(grace_seconds)
+        await self._crew.stop()
 
     async def _count(self) -> None:
         """Brings the metrics up to date."""
-        for counted in await self._crew.count():
-            for service, method, code, calls in counted.calls:
-                self._metrics.rpc_handled(service, method, code, calls)
-            self._metrics.worker(counted.worker, counted.cpu_seconds, counted.resident_bytes)
+        await self._crew.count()
         self._metrics.workers(self._crew.alive, self._crew.deaths)
+
+    def _counted(self, counted: Counted) -> None:
+        for service, method, code, calls in counted.calls:
+            self._metrics.rpc_handled(service, method, code, calls)
+        self._metrics.worker(counted.worker, counted.cpu_seconds, counted.resident_bytes)

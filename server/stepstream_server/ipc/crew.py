@@ -12,8 +12,9 @@ import contextlib
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -29,7 +30,7 @@ MODULE = "stepstream_server.worker"  # what a worker process runs
 _YOUNG_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 _COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is too busy to answer
-_END_SECONDS = 3.0  # from being told to end to being killed, beyond what calls are given
+_END_SECONDS = 4.0  # from the end of its channel to being killed: what its calls are given, and three more
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,7 @@ class _Worker:
     process: asyncio.subprocess.Process
     channel: Channel
     born: float  # monotonic seconds
-    counts: asyncio.Queue[Counts] = field(default_factory=asyncio.Queue)
+    asked: deque[asyncio.Future[None]] = field(default_factory=deque)  # who waits for it to count, in order
     drained: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -66,19 +67,21 @@ class Crew:
         logs: LogSettings,
         version: str,
         attach: Sequence[Callable[[socket.socket], None]],
+        on_counted: Callable[[Counted], None],
     ) -> None:
         """attach: for each model, how its engine is told of a new worker at the other end of a socket."""
         self._size = size
-        self._specs = list(specs)
+        self._specs = [replace(spec, extra={}) for spec in specs]  # fields of the author's own, which no front door reads
         self._door = _share(settings, size)
         self._log = logs
         self._version = version
         self._attach = attach
+        self._on_counted = on_counted
         self._address = ""
         self._reserved: socket.socket | None = None
         self._serve: Serve | None = None  # once it was said, new workers are told at once
         self._workers: dict[int, _Worker] = {}  # by place
-        self._keepers: list[asyncio.Task[None]] = []
+        self._keepers: dict[int, asyncio.Task[None]] = {}
         self._ending = False
         self.deaths = 0  # of workers that nobody had told to end
 
@@ -93,10 +96,14 @@ class Crew:
         self._reserved = _reserve(host, port)
         port = self._reserved.getsockname()[1]
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        for worker in await asyncio.gather(*[self._hire() for _ in range(self._size)]):
-            place = len(self._keepers)
-            self._workers[place] = worker
-            self._keepers.append(asyncio.create_task(self._keep(place, worker)))
+        hired = await asyncio.gather(*[self._hire() for _ in range(self._size)], return_exceptions=True)
+        for place, worker in enumerate(hired):
+            if isinstance(worker, _Worker):
+                self._workers[place] = worker
+                self._keepers[place] = asyncio.create_task(self._keep(place, worker))
+        for problem in hired:
+            if isinstance(problem, BaseException):  # `stop` ends those that could begin
+                raise problem
         return int(port)
 
     def serve(self, limits: Sequence[Limits]) -> None:
@@ -118,34 +125,29 @@ class Crew:
         done, late = await asyncio.wait(waiting, timeout=seconds + _END_SECONDS)
         return not late and all(each.result() for each in done)
 
-    async def stop(self, grace_seconds: float) -> None:
+    async def stop(self) -> None:
         """Has all workers end, and ends those that do not."""
         self._ending = True
         for worker in self._workers.values():
             worker.channel.close()
+        for place, keeper in self._keepers.items():
+            if place not in self._workers:
+                keeper.cancel()  # it looks for another one
         if self._keepers:
-            _, late = await asyncio.wait(self._keepers, timeout=grace_seconds + _END_SECONDS)
-            for worker in list(self._workers.values()):
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.kill()
-            if late:
-                await asyncio.wait(late)
+            await asyncio.wait(self._keepers.values())
         if self._reserved is not None:
             self._reserved.close()
 
-    async def count(self) -> list[Counted]:
-        """What each worker has counted since it was last asked; what a worker counts that dies before that is lost."""
-        found = await asyncio.gather(*[self._count(place, worker) for place, worker in list(self._workers.items())])
-        return [each for each in found if each is not None]
+    async def count(self) -> None:
+        """Has all workers say what they have counted; what one counts that dies before that is lost."""
+        await asyncio.gather(*[self._count(worker) for worker in self._workers.values()])
 
-    async def _count(self, place: int, worker: _Worker) -> Counted | None:
+    async def _count(self, worker: _Worker) -> None:
+        """A worker that is late is not waited for: what it has counted then comes when it does."""
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        worker.asked.append(answered)
         worker.channel.tell(Count())
-        try:
-            async with asyncio.timeout(_COUNT_SECONDS):
-                counts = await worker.counts.get()
-        except TimeoutError:
-            return None
-        return Counted(place, [(*call,) for call in counts.calls], counts.cpu_seconds, counts.resident_bytes)
+        await asyncio.wait([answered], timeout=_COUNT_SECONDS)
 
     def _tell(self, message: object) -> None:
         for worker in self._workers.values():
@@ -155,75 +157,106 @@ class Crew:
         """Hears a worker until its end, then replaces it, until there shall be none."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
-            await self._hear(worker)
-            code = await worker.process.wait()
+            await self._hear(place, worker)
+            code = await _end(worker.process)
             del self._workers[place]
             if self._ending:
                 return
             self.deaths += 1
-            log.error("worker_died", worker=place, code=code)
+            log.error("worker_died", worker=place, pid=worker.process.pid, code=code)
             young = time.monotonic() - worker.born < _YOUNG_SECONDS
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if young else _FIRST_PAUSE_SECONDS
-            replacement = await self._replace(pause if young else 0.0)
+            replacement = await self._replace(place, pause if young else 0.0)
             if replacement is None:
                 return
             worker = self._workers[place] = replacement
+            log.info("worker_replaced", worker=place, pid=worker.process.pid)
 
-    async def _replace(self, pause: float) -> _Worker | None:
+    async def _replace(self, place: int, pause: float) -> _Worker | None:
         """Another worker, tried for until there is one; None once there shall be none."""
         while not self._ending:
             await asyncio.sleep(pause)
-            with contextlib.suppress(OSError):
+            try:
                 worker = await self._hire()
-                if self._serve is not None:
-                    worker.channel.tell(self._serve)
-                return worker
-            pause = _LONGEST_PAUSE_SECONDS
+            except OSError as error:
+                log.error("worker_not_replaced", worker=place, error=str(error))
+                pause = _LONGEST_PAUSE_SECONDS
+                continue
+            if self._serve is not None:
+                worker.channel.tell(self._serve)
+            return worker
         return None
 
-    async def _hear(self, worker: _Worker) -> None:
+    async def _hear(self, place: int, worker: _Worker) -> None:
         try:
             while True:
                 match await worker.channel.hear():
-                    case Counts() as counts:
-                        worker.counts.put_nowait(counts)
+                    case Counts(calls, cpu_seconds, resident_bytes):
+                        self._on_counted(Counted(place, calls, cpu_seconds, resident_bytes))
+                        _resolve(worker.asked.popleft())
                     case Drained(complete):
                         worker.drained.set_result(complete)
         except EOFError:
             worker.channel.close()
+            for each in worker.asked:
+                _resolve(each)
             if not worker.drained.done():
                 worker.drained.set_result(False)
 
     async def _hire(self) -> _Worker:
         """A process that listens. Raises OSError if it cannot."""
-        ours, theirs = socket.socketpair()
-        lines = [socket.socketpair() for _ in self._specs]
-        inherited = [theirs, *(line for _, line in lines)]
-        command = [sys.executable, "-m", MODULE, *[str(line.fileno()) for line in inherited]]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            pass_fds=[line.fileno() for line in inherited],
-        )
-        for line in inherited:
-            line.close()
-        worker = _Worker(process, await Channel.over(ours), time.monotonic())
-        worker.channel.tell(
-            Begin(self._address, self._door.model_dump_json(), self._log.model_dump_json(), self._version, self._specs)
-        )
-        try:
-            answer = await worker.channel.hear()
-        except EOFError:
-            answer = Listening(f"a worker process ended at once, with {await process.wait()}")
-        if not isinstance(answer, Listening) or answer.error:
-            for line, _ in lines:
-                line.close()
-            worker.channel.close()
-            raise OSError(answer.error)
-        for attach, (line, _) in zip(self._attach, lines, strict=True):
-            attach(line)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            (line, _), *lines = pairs = [socket.socketpair() for _ in (None, *self._specs)]
+            for mine, other in pairs:
+                ours.enter_context(mine)
+                theirs.enter_context(other)
+            inherited = [other.fileno() for _, other in pairs]
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", MODULE, *map(str, inherited)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=inherited,
+                start_new_session=True,  # what a terminal or a shell sends to all is for the main process to heed
+            )
+            theirs.close()
+            worker = _Worker(process, await Channel.over(line), time.monotonic())
+            try:
+                await self._begin(worker)
+            except BaseException:
+                worker.channel.close()
+                await _end(process)
+                raise
+            for attach, (mine, _) in zip(self._attach, lines, strict=True):
+                attach(mine)
+            ours.pop_all()
         return worker
+
+    async def _begin(self, worker: _Worker) -> None:
+        """Returns once the worker listens. Raises OSError if it cannot."""
+        door, logs = self._door.model_dump_json(), self._log.model_dump_json()
+        worker.channel.tell(Begin(self._address, door, logs, self._version, self._specs))
+        try:
+            answer: Listening = await worker.channel.hear()
+        except EOFError:
+            raise OSError(f"a worker process ended at once, with {await _end(worker.process)}") from None
+        if answer.error:
+            raise OSError(answer.error)
+
+
+async def _end(process: asyncio.subprocess.Process) -> int:
+    """The exit code of a process whose channel has ended. One that does not end is killed."""
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            return await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return await process.wait()
+
+
+def _resolve(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _share(settings: DoorSettings, size: int) -> DoorSettings:
@@ -246,6 +279,8 @@ def _reserve(host: str, port: int) -> socket.socket:
     except OSError:
         reserved.close()
         raise
+    # It was for connections of an earlier server that linger; who asks for it later must not get the port while nobody listens.
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return reserved
 
 

@@ -1,0 +1,138 @@
+"""The main process and its workers: those that cannot begin, that do not answer, that do not end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from stepstream_server.config import DoorSettings, LogSettings
+from stepstream_server.ipc import Crew
+from stepstream_server.ipc import crew as crew_module
+from stepstream_server.spec import ModelSpec
+from support import odd_worker
+from support.backend import counter_spec
+
+PATIENCE = 30.0  # seconds: how long a test waits for what must come, before it fails
+
+Hire = Callable[..., Crew]
+
+
+@pytest.fixture
+async def hire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hire]:
+    """Makes crews of odd workers, whose behaviours are given in their order; nothing of them is left at the end."""
+    monkeypatch.setattr(crew_module, "MODULE", odd_worker.__name__)
+    monkeypatch.setattr(crew_module, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(crew_module, "_LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("ODD_WORKERS", str(tmp_path))
+    lines: list[socket.socket] = []
+    crews: list[Crew] = []
+
+    def make(size: int, *behaviours: str, spec: ModelSpec | None = None) -> Crew:
+        for number, behaviour in enumerate(behaviours):
+            (tmp_path / f"{number}.{behaviour}").touch()
+        specs = [spec or counter_spec()]
+        crews.append(Crew(size, specs, DoorSettings(), LogSettings(), "1.0", [lines.append], lambda counted: None))
+        return crews[-1]
+
+    yield make
+    async with asyncio.timeout(PATIENCE):
+        for crew in crews:
+            await crew.stop()
+            assert crew.alive == 0
+    for line in lines:
+        line.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what other processes do."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # nobody could set an event
+            await asyncio.sleep(0)
+
+
+async def test_one_that_cannot_begin_ends_all(hire: Hire) -> None:
+    """The others, which could, are ended; the reason is told."""
+    for behaviour, reason in (("dies", "a worker process ended at once, with 3"), ("refuses", "no such address")):
+        crew = hire(3, behaviour)
+        with pytest.raises(OSError, match=reason):
+            await crew.start("127.0.0.1:0")
+        assert crew.alive == 2
+        await crew.stop()
+        assert crew.alive == 0
+
+
+async def test_one_that_neither_speaks_nor_ends_is_killed(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has closed its line is as good as dead, and is replaced."""
+    monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
+    crew = hire(1, "deaf")
+    with structlog.testing.capture_logs() as events:
+        await crew.start("127.0.0.1:0")
+        await until(lambda: len(events) == 2)
+    assert [(each["event"], each.get("code")) for each in events] == [("worker_died", -9), ("worker_replaced", None)]
+    assert (crew.alive, crew.deaths) == (1, 1)
+
+
+async def test_replacements_are_tried_for_until_there_is_one(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cannot begin is no worker and no death, but is told of."""
+    monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
+    crew = hire(1, "deaf", "dies", "refuses")
+    with structlog.testing.capture_logs() as events:
+        await crew.start("127.0.0.1:0")
+        await until(lambda: len(events) == 4)
+    assert [each["event"] for each in events] == ["worker_died", "worker_not_replaced", "worker_not_replaced", "worker_replaced"]
+    assert (crew.alive, crew.deaths) == (1, 1)
+
+
+async def test_a_stop_does_not_wait_for_a_replacement(hire: Hire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for one that never begins, nor for the pause before the next one."""
+    monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
+    crew = hire(1, "deaf", "silent")
+    await crew.start("127.0.0.1:0")
+    await until(lambda: not list(tmp_path.iterdir()))  # the silent one is there
+    monkeypatch.setattr(crew_module, "_END_SECONDS", PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        await crew.stop()
+    paused = hire(1, "deaf")
+    monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
+    monkeypatch.setattr(crew_module, "_LONGEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(crew_module, "_FIRST_PAUSE_SECONDS", 3600.0)
+    await paused.start("127.0.0.1:0")
+    await until(lambda: paused.deaths == 1)
+    async with asyncio.timeout(PATIENCE):
+        await paused.stop()
+
+
+async def test_whatever_an_author_has_noted_does_not_cross(hire: Hire) -> None:
+    """A model's own fields may be what no message can hold."""
+    deep: dict[str, object] = {}
+    for _ in range(900):
+        deep = {"": deep}
+    crew = hire(1, spec=replace(counter_spec(), extra={"": 10**30, "deep": deep}))
+    await crew.start("127.0.0.1:0")
+    assert crew.alive == 1
+
+
+async def test_the_port_stays_ours_while_nobody_listens(hire: Hire) -> None:
+    """Another server is refused it, though the only worker has just died."""
+    crew = hire(1)
+    port = await crew.start("127.0.0.1:0")
+    with socket.socket() as worker:  # as gRPC does it
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", port))
+        worker.listen()
+        with pytest.raises(OSError, match="cannot listen on"):
+            await hire(1).start(f"127.0.0.1:{port}")
+    with pytest.raises(OSError, match="cannot listen on"):
+        await hire(1).start(f"127.0.0.1:{port}")
+    await crew.stop()
+    assert await hire(1).start(f"127.0.0.1:{port}") == port
