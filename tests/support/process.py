@@ -32,17 +32,23 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("STEPSTREAM_")}
 
 
-async def launch(models: Path, *flags: str, program: Sequence[str] = COMMAND) -> asyncio.subprocess.Process:
-    """Starts the command with ports chosen by the system, unless flags say otherwise."""
+async def launch(
+    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False
+) -> asyncio.subprocess.Process:
+    """Starts the command with ports chosen by the system, unless flags say otherwise. own_group: of processes."""
     given = ["serve", "--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *flags]
     pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(sys.executable, *program, *given, stdout=pipe, stderr=pipe, env=environment())
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *program, *given, stdout=pipe, stderr=pipe, env=environment(), process_group=0 if own_group else None
+    )
 
 
 @asynccontextmanager
-async def server_process(models: Path, *flags: str, program: Sequence[str] = COMMAND) -> AsyncIterator[ServerProcess]:
+async def server_process(
+    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False
+) -> AsyncIterator[ServerProcess]:
     """Serves until the block ends; what is still running then is killed."""
-    process = await launch(models, *flags, program=program)
+    process = await launch(models, *flags, program=program, own_group=own_group)
     try:
         assert process.stdout is not None
         listen, metrics = [(await process.stdout.readline()).decode().split() for _ in range(2)]

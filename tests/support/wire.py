@@ -58,6 +58,17 @@ class WireStream:
         return (await self.receive()).attached
 
 
+async def read_to_end(stream: WireStream) -> tuple[list[inference_pb2.StreamResponse], str]:
+    """Every message that is left, and how the stream ended."""
+    messages = []
+    try:
+        async for message in stream.messages():
+            messages.append(message)
+    except (EOFError, grpc.aio.AioRpcError) as end:
+        return messages, str(end)
+    raise AssertionError("a stream's messages never end without an exception")
+
+
 def block(
     handles: Sequence[int], first_seqs: Sequence[int], lengths: Sequence[int], inputs: NDArray[np.generic]
 ) -> StreamRequest:

@@ -17,18 +17,7 @@ from support import crashing_server
 from support.health import NOT_SERVING, SERVING, Watch, health
 from support.process import launch, server_process
 from support.spoil import edit
-from support.wire import WireStream, block, steps_of, u32, u64
-
-
-async def read_to_end(stream: WireStream) -> tuple[list[inference_pb2.StreamResponse], str]:
-    """Every message that is left, and how the stream ended."""
-    messages = []
-    try:
-        async for message in stream.messages():
-            messages.append(message)
-    except (EOFError, grpc.aio.AioRpcError) as end:
-        return messages, str(end)
-    raise AssertionError("a stream's messages never end without an exception")
+from support.wire import WireStream, block, read_to_end, steps_of, u32, u64
 
 
 async def test_a_server_serves_until_it_is_told_to_stop(models: Path) -> None:
