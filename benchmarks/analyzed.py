@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.analyzer import STABLE_PERCENT, AnalyzerPlan, AnalyzerResult, analyze_by
+from benchmarks.analyzer import STABLE_PERCENT, AnalyzerPlan, AnalyzerResult, analyze
 from benchmarks.drive import echo_command
 from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
@@ -51,10 +51,9 @@ class Compared:
             for name, each in {"server": server, "echo": echo}.items()
         }
 
-    def run(self, generators: int = 1, **changes: int | bool) -> dict[str, list[AnalyzerResult]]:
-        """Interleaved runs of a plan that differs from the plainest by these fields, shared out among so many processes."""
-        plans = {name: replace(plan, **changes) for name, plan in self._plans.items()}  # type: ignore[arg-type]
-        runs = {name: partial(analyze_by, plan, generators) for name, plan in plans.items()}
+    def run(self, **changes: int | bool) -> dict[str, list[AnalyzerResult]]:
+        """Interleaved runs of a plan that differs from the plainest by these fields."""
+        runs = {name: partial(analyze, replace(plan, **changes)) for name, plan in self._plans.items()}  # type: ignore[arg-type]
         return interleave(runs, self.effort.analyzer_rounds)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import resource
-import statistics
 import subprocess
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Never
 
@@ -74,23 +72,6 @@ def analyze(plan: AnalyzerPlan) -> AnalyzerResult:
         if result := _run(plan, trials, percent):
             return result
     _fail(plan, f"no figures from {1 + _AGAIN} runs")
-
-
-def analyze_by(plan: AnalyzerPlan, generators: int) -> AnalyzerResult:
-    """One run whose sequences are shared out among so many processes. Raises RuntimeError as `analyze` does."""
-    if generators == 1:
-        return analyze(plan)
-    counts = [plan.concurrency * (part + 1) // generators - plan.concurrency * part // generators for part in range(generators)]
-    with ThreadPoolExecutor(generators) as pool:
-        parts = list(pool.map(analyze, [replace(plan, concurrency=count) for count in counts]))
-    return AnalyzerResult(
-        rate=sum(each.rate for each in parts),
-        p50=statistics.median(each.p50 for each in parts),
-        p99=max(each.p99 for each in parts),
-        stable=all(each.stable for each in parts),
-        server_share=statistics.mean(each.server_share for each in parts),
-        generator_share=max(each.generator_share for each in parts),
-    )
 
 
 def _run(plan: AnalyzerPlan, trials: int, percent: float) -> AnalyzerResult | None:

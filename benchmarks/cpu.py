@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import Targets, run
+from benchmarks.drive import Targets, generators, run
 from benchmarks.kernel import BareKernel, bind_model
 from benchmarks.load import Plan
 from benchmarks.report import Line, line
@@ -38,7 +38,7 @@ def row_9(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
 
 def _of_process(plan: Plan) -> float:
     """CPU seconds per step of whoever is asked."""
-    result = run(plan)
+    result = run(plan, generators())
     return result.server_cpu / max(result.steps, 1)
 
 

@@ -19,8 +19,9 @@ from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
-from stepstream_server.cores import default_workers
+from stepstream_server.cores import default_workers, usable_cores
 
+_MOST_GENERATORS = 4
 _GENERATOR_BUSY = 0.9  # of a core: beyond it the generator may be what is measured
 DELAYS = {"p50": "p50 µs", "p99": "p99 µs", "p999": "p99.9 µs"}  # of results: what tables call them
 _LAGS = {"lag_p50": "lag p50 µs", "lag_p99": "lag p99 µs"}
@@ -95,14 +96,21 @@ def paced_plan(target: Server, bundle: Bundle, effort: Effort, streams: int, rat
     )
 
 
-def run(plan: Plan, generators: int = 1) -> Result:
+def run(plan: Plan, processes: int = 1) -> Result:
     """One run of the closed loop, its streams shared out among processes. Raises RuntimeError if an answer was not right."""
-    if generators == 1:
+    processes = min(processes, plan.connections)
+    if processes == 1:
         return Result(**generate("load", asdict(plan)))
-    shares = [plan.streams * (part + 1) // generators - plan.streams * part // generators for part in range(generators)]
+    shares = [plan.streams * (part + 1) // processes - plan.streams * part // processes for part in range(processes)]
     plans = [replace(plan, streams=share, connections=min(share, plan.connections)) for share in shares]
-    with ThreadPoolExecutor(generators) as pool:
+    with ThreadPoolExecutor(processes) as pool:
         return _merged(list(pool.map(run, plans)))
+
+
+def generators() -> int:
+    """Processes that load over many connections comes from: each has one thread, and one is too few where there are cores for
+    several workers."""
+    return max(1, min(_MOST_GENERATORS, usable_cores() // 4))
 
 
 def _merged(parts: Sequence[Result]) -> Result:
@@ -158,9 +166,9 @@ def beside(kind: str, plan: Plan) -> Iterator[dict[str, float]]:
         counts.update(read_json(process))
 
 
-def compare(plans: Mapping[str, Plan], rounds: int, generators: int = 1) -> dict[str, list[Result]]:
+def compare(plans: Mapping[str, Plan], rounds: int, processes: int = 1) -> dict[str, list[Result]]:
     """Runs of several plans, interleaved."""
-    return interleave({name: partial(run, plan, generators) for name, plan in plans.items()}, rounds)
+    return interleave({name: partial(run, plan, processes) for name, plan in plans.items()}, rounds)
 
 
 def rates(results: Sequence[Result]) -> list[float]:

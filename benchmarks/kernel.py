@@ -93,7 +93,7 @@ def _bind(
 
 def _session(model: onnx.ModelProto, settings: BackendSettings) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = compute_threads(settings)
+    options.intra_op_num_threads = compute_threads(settings, model.ByteSize())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")

@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.analyzed import Compared, throughput
 from benchmarks.analyzed import Results as Requests
-from benchmarks.drive import compare, details, echo_command, echo_sizes, facts, plan_for, rates, warning
+from benchmarks.drive import compare, details, echo_command, echo_sizes, facts, generators, plan_for, rates, warning
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.load import Result
 from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, ratios
 from stepstream_server.bundles import Bundle
-from stepstream_server.cores import default_workers, usable_cores
+from stepstream_server.cores import default_workers
 
 _STREAMS = 64
-_MOST_GENERATORS = 4
 
 Steps = Mapping[str, Sequence[Result]]
 
@@ -71,9 +70,4 @@ def _steps(server: Server, workers: int, bundle: Bundle, effort: Effort) -> Step
 
 def _requests(server: Server, workers: int, bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> Requests:
     with running(echo_command("oip_echo", str(bundle.path), workers=workers)) as echo:
-        return Compared(server, echo, bundle, effort, tell).run(generators(), concurrency=_STREAMS)
-
-
-def generators() -> int:
-    """Processes that the load comes from: each has one thread, and where there are cores for several workers one is too few."""
-    return max(1, min(_MOST_GENERATORS, usable_cores() // 4))
+        return Compared(server, echo, bundle, effort, tell).run(concurrency=_STREAMS)

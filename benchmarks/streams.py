@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import Targets, compare, details, facts, rates, run, run_kernel, warning
+from benchmarks.drive import Targets, compare, details, facts, generators, rates, run, run_kernel, warning
 from benchmarks.kernel import bind_model
 from benchmarks.process import running, serve_command
 from benchmarks.report import Line, line
@@ -33,7 +33,7 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         plans = {name: targets.plan(each, effort, streams) for name, each in compared.items()}
         plans = {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}
         gate = 0.9 if streams == _STREAMS else None
-        results = compare(plans, effort.rounds if gate else effort.side_rounds)
+        results = compare(plans, effort.rounds if gate else effort.side_rounds, generators())
         speed = {name: rates(each) for name, each in results.items()}
         beside, detail = facts(results), details(results)
         against = ratios(speed["server"], speed["echo"])

@@ -119,7 +119,8 @@ class BackendSettings(Section):
         default=0,
         ge=0,
         le=1024,
-        description="Threads of one launch. 0: the cores that workers leave, as `workers` is by default.",
+        description="Threads of one launch. 0: one for a model of up to 2 MiB, which is computed before others have woken; "
+        "else the cores that workers leave, as many as there are by default.",
     )
     spinning: bool = Field(
         default=False,

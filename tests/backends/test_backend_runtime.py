@@ -10,9 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from stepstream_server.backends import build, onnx_backend
+from stepstream_server.backends import build, onnx_backend, threads
 from stepstream_server.backends.onnx_graph import IR_VERSION, OPSET, build_graph
-from stepstream_server.backends.threads import compute_threads
 from stepstream_server.config import BackendSettings
 from stepstream_server.errors import ServerFault
 from stepstream_server.spec import CellKind
@@ -76,10 +75,12 @@ def test_a_runtime_that_does_not_pack_is_a_fault(monkeypatch: pytest.MonkeyPatch
         build(spec, weights, BackendSettings(), slots=1, max_batch=1)
 
 
-def test_threads_are_as_set_or_leave_one_core() -> None:
-    """0 chooses from the cores; at least one thread computes."""
-    assert compute_threads(BackendSettings(threads=3)) == 3
-    assert compute_threads(BackendSettings(threads=0)) >= 1
+def test_threads_are_as_set_or_as_many_as_the_model_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 takes one for a small model, and the cores that the front door leaves for a large one."""
+    monkeypatch.setattr(threads, "default_threads", lambda: 5)
+    assert threads.compute_threads(BackendSettings(threads=3), 1 << 30) == 3
+    assert threads.compute_threads(BackendSettings(), 300_000) == 1
+    assert threads.compute_threads(BackendSettings(), 13_000_000) == 5
 
 
 def test_a_device_that_is_not_there_is_a_fault() -> None:

@@ -194,7 +194,7 @@ def build_onnx(
 def _session(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings) -> ort.InferenceSession:
     """Weights as initialisers, packed once: only then are the kernels' sums the same for every batch (checked here)."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = compute_threads(settings)
+    options.intra_op_num_threads = compute_threads(settings, sum(each.nbytes for each in weights.values()))
     options.inter_op_num_threads = 1  # the graph is a chain
     options.log_severity_level = 3  # errors; warnings of the optimiser tell an operator nothing
     options.add_session_config_entry(_PREPACKING, "0")

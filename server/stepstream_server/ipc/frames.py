@@ -70,7 +70,10 @@ class Frames:
         return frames
 
     def close(self) -> None:
+        """Drops what is left, too: whoever keeps this keeps nothing else."""
         self._line.close()
+        self._received.clear()
+        self._unsent.clear()
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
