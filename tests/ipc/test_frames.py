@@ -157,6 +157,8 @@ def test_nobody_left_to_read(pair: Pair) -> None:
         frames.flush()
     with pytest.raises(OSError, match=r"pipe|timed out|reset"):
         frames.finish(1.0)
+    frames.close()
+    assert not frames.blocked  # what nobody will read is not kept
 
 
 def test_finishing_waits_no_longer_than_told(pair: Pair) -> None:
