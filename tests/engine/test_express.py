@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepstream_server.engine.express import Express
-from stepstream_server.engine.ports import Keep, Opened
+from stepstream_server.engine.ports import NO_SEQ, Keep, Opened
 from stepstream_server.errors import Reason
 from support.engine import Answer, Harness, Refusal
 
@@ -173,3 +173,67 @@ def test_a_drain_waits_for_what_is_left_for_the_next_turn() -> None:
     assert [each.first for each in outcomes if isinstance(each, Answer)] == [1]
     assert drain in h.ear.replies
     assert h.get(a.id).next_seq == 2
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """The same of momentary callers' rows."""
+    asked, run = Taken(), Express.run_calls
+
+    def spy(express: Express, *arguments: object) -> object:
+        failed = run(express, *arguments)  # type: ignore[arg-type]
+        asked.append(failed is not None)
+        return failed
+
+    monkeypatch.setattr(Express, "run_calls", spy)
+    return asked
+
+
+def test_momentary_steps_take_it_from_start_to_end(called: Taken) -> None:
+    """Sequences begin and end in the same launch as others go on; an ended one is closed with the turn, and keeps nothing."""
+    h = Harness()
+    ids, none = ["a", "b"], [NO_SEQ] * 2
+    h.call_many(ids, none, [[1.0], [2.0]], stream=1, starts=[True, True])
+    assert [answer.sums for answer in h.turn() if isinstance(answer, Answer)] == [(1.0,), (2.0,)]
+    h.call_many(ids, none, [[3.0], [4.0]], stream=1, ends=[True, False])
+    assert [(answer.first, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [(1, (4.0,)), (1, (6.0,))]
+    assert called == [True, True]
+    assert h.get("a").reason is Reason.SESSION_CLOSED
+    assert (h.get("b").next_seq, h.get("b").acked) == (2, 2)
+    h.call_many(["a", "b"], none, [[1.0], [1.0]], stream=1, starts=[True, False], tags=[7, 8])
+    assert [(answer.tag, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [(7, (1.0,)), (8, (7.0,))]
+
+
+def test_a_momentary_step_that_would_not_be_finite_harms_no_other(called: Taken) -> None:
+    """Its session is quarantined, and not ended though it was to be."""
+    h = Harness()
+    h.backend.poison = 7.0
+    h.call_many(["a", "b"], [NO_SEQ] * 2, [[7.0], [2.0]], stream=1, starts=[True, True], ends=[True, False])
+    outcomes = h.settle()
+    assert called[0]
+    assert [(each.tag, each.sums) for each in outcomes if isinstance(each, Answer)] == [(1, (2.0,))]
+    assert [(each.tag, each.reason) for each in outcomes if isinstance(each, Refusal)] == [(0, Reason.NON_FINITE_STATE)]
+    assert h.get("a").quarantined
+
+
+def test_numbered_steps_and_those_beside_a_stream_do_not(called: Taken) -> None:
+    """The former keep their answers, the latter acknowledge for nobody."""
+    h = Harness()
+    (held,) = h.open()
+    h.call_many(["a"], [0], [[1.0]], stream=2, starts=[True])
+    h.turn()
+    h.call(held, NO_SEQ, [1.0], stream=2, secret=held.secret)
+    h.turn()
+    assert called == [False, False]
+    assert (h.get("a").next_seq, h.get("a").acked, h.get(held.id).next_seq) == (1, 0, 1)
+
+
+def test_what_a_caller_had_queued_when_it_left_does_not_run(called: Taken) -> None:
+    """Though nothing else stands in its way."""
+    h = Harness()
+    h.open_as("a")
+    h.call_many(["a"], [NO_SEQ], [[1.0]], stream=2)
+    h.hang_up(2)
+    h.settle()
+    assert not any(called)
+    assert h.get("a").next_seq == 0

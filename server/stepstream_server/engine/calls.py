@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.arrivals import concatenate, sums_before
-from stepstream_server.engine.backlog import ROW, Rows
+from stepstream_server.engine.backlog import ROW, Backlog, Rows
+from stepstream_server.engine.express import Express
 from stepstream_server.engine.finished import Finished, answer_repeat
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Call, Ints, Tensor, TurnReport
 from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable, Status
@@ -51,6 +53,9 @@ class Calls:
         admission: Admission,
         starts: Starts,
         finished: Finished,
+        backlog: Backlog,
+        express: Express,
+        outcomes: Outcomes,
     ) -> None:
         self._table = table
         self._ledger = ledger
@@ -58,12 +63,16 @@ class Calls:
         self._admission = admission
         self._starts = starts
         self._finished = finished
+        self._backlog = backlog
+        self._express = express
+        self._outcomes = outcomes
 
-    def admit(self, calls: Sequence[tuple[int, Call]], now: float, report: TurnReport) -> None:
-        """Admits calls, each with the number of its door; rows of one session in order."""
+    def admit(self, calls: Sequence[tuple[int, Call]], now: float, report: TurnReport, *, last: bool) -> None:
+        """Admits calls, each with the number of its door; rows of one session in order. last: whether nothing that the turn has
+        taken in comes behind them, so that they may be computed at once."""
         arrivals = self._join(calls)
         if len(set(arrivals.ids)) == len(arrivals.ids):
-            self._admit_distinct(arrivals, now, report)
+            self._admit_distinct(arrivals, now, report, at_once=last and not len(self._backlog))
             return
         started = {arrivals.ids[place] for place in np.flatnonzero(arrivals.starts).tolist()}
         again = np.array([session_id in started for session_id in arrivals.ids])
@@ -75,7 +84,7 @@ class Calls:
 
     def _admit_in_rounds(self, arrivals: _Arrivals, now: float, report: TurnReport) -> None:
         for round_ in _rounds(arrivals.ids):
-            self._admit_distinct(arrivals.part(round_), now, report)
+            self._admit_distinct(arrivals.part(round_), now, report, at_once=False)
 
     def _join(self, calls: Sequence[tuple[int, Call]]) -> _Arrivals:
         """Left open: sessions, and first numbers where the caller does not know them."""
@@ -99,8 +108,8 @@ class Calls:
             secrets = [secret for call in only for secret in call.secrets or [b""] * len(call.ids)]
         return _Arrivals(ids, secrets, rows, self._admission.valid(inputs, lengths), starts, inputs)
 
-    def _admit_distinct(self, arrivals: _Arrivals, now: float, report: TurnReport) -> None:
-        """Admits rows of different sessions."""
+    def _admit_distinct(self, arrivals: _Arrivals, now: float, report: TurnReport, *, at_once: bool) -> None:
+        """Admits rows of different sessions; or computes them at once, if nothing stands in their way."""
         starts = np.flatnonzero(arrivals.starts)
         found = self._find(arrivals, now, report)
         if len(starts):
@@ -111,8 +120,16 @@ class Calls:
             arrivals, found = arrivals.part(np.flatnonzero(here)), found[here]
         if len(found):
             arrivals.rows["session"] = found
-            self._number(arrivals)
-            self._admission.enter(arrivals.rows, arrivals.inputs, arrivals.valid)
+            failed = self._express.run_calls(arrivals.rows, arrivals.inputs, arrivals.valid, report) if at_once else None
+            if failed is None:
+                self._enter(arrivals)
+            elif failed.any():
+                self._enter(arrivals.part(np.flatnonzero(failed)))
+                self._outcomes.quarantine(np.arange(len(self._backlog)))
+
+    def _enter(self, arrivals: _Arrivals) -> None:
+        self._number(arrivals)
+        self._admission.enter(arrivals.rows, arrivals.inputs, arrivals.valid)
 
     def _admit_sequels(self, arrivals: _Arrivals) -> bool:
         """Admits rows that start nothing and each go on where their session's row before ends; False, with nothing done, if not

@@ -105,12 +105,14 @@ class Engine:
         finished = Finished(settings.tombstone_seconds)
         self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, cache, ledger, self._outbox, finished)
         starts = Starts(self._table, self._backlog, admission, self._lifecycle)
-        self._calls = Calls(self._table, ledger, self._outbox, admission, starts, finished)
         self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self.limits = _limits(settings, backend)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         self._express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
+        self._calls = Calls(
+            self._table, ledger, self._outbox, admission, starts, finished, self._backlog, self._express, self._outcomes
+        )
         self.max_wait = settings.max_wait_seconds
         self._turn_budget = settings.turn_budget_seconds
         self._alone_budget = settings.alone_budget_seconds
@@ -207,17 +209,19 @@ class Engine:
                 elif isinstance(command, Call):
                     calls.append((door, command))
                 else:
-                    self._admit(blocks, calls, report)
+                    self._admit(blocks, calls, report, last=False)
                     blocks, calls = [], []
                     self._dispatch(door, command, report)
-        self._admit(self._run_express(blocks, report), calls, report)
+        self._admit(self._run_express(blocks, report), calls, report, last=True)
         self._lifecycle.expire(self.clock(), report)
 
-    def _admit(self, blocks: Sequence[tuple[int, Block]], calls: Sequence[tuple[int, Call]], report: TurnReport) -> None:
+    def _admit(
+        self, blocks: Sequence[tuple[int, Block]], calls: Sequence[tuple[int, Call]], report: TurnReport, *, last: bool
+    ) -> None:
         if blocks:
             self._blocks.admit(blocks)
         if calls:
-            self._calls.admit(calls, self.clock(), report)
+            self._calls.admit(calls, self.clock(), report, last=last)
 
     def _run_express(self, blocks: list[tuple[int, Block]], report: TurnReport) -> list[tuple[int, Block]]:
         """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it; what
@@ -235,7 +239,6 @@ class Engine:
             if failed:
                 self._blocks.admit(failed)
                 self._outcomes.quarantine(np.arange(len(self._backlog)))
-        self._steps += len(report.steps)
         return blocks
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
@@ -303,7 +306,6 @@ class Engine:
                 computed = Computed(tuple(values[computed.finite] for values in computed.outputs), None)
             if len(rows):
                 self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
-            self._steps += len(rows) * result.length
         report.duplicates += self._outcomes.end_turn()
         self._copies.carry_out(now, report)
         if self._lifecycle.end_over(now, report):
@@ -316,6 +318,7 @@ class Engine:
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
             self._sinks[door].deliver(delivery)
+        self._steps += int(report.steps.sum())
         self._observer.turn(report)
 
 

@@ -20,10 +20,12 @@ from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.arrivals import concatenate
+from stepstream_server.engine.backlog import Rows
+from stepstream_server.engine.ledger import KEEP_ALL
 from stepstream_server.engine.outbox import Outbox, global_stream
-from stepstream_server.engine.ports import Backend, Block, Ints, Launch, Tensor, TurnReport
+from stepstream_server.engine.ports import NO_STREAM, Backend, Block, Ints, Keep, Launch, Tensor, TurnReport
 from stepstream_server.engine.scheduler import Scheduler
-from stepstream_server.engine.table import Hot, SessionTable, Status
+from stepstream_server.engine.table import Hot, Last, SessionTable, Status
 
 _COMPARED = slice(0, 4)  # Hot.STREAM to Hot.TAG, and the same columns of a block's rows
 _SESSION, _LENGTH, _ACKED = 4, 5, 6  # columns of a block's rows as int64
@@ -71,27 +73,87 @@ class Express:
         inputs = tuple(concatenate(parts) for parts in zip(*(block.inputs for _, block in blocks), strict=True))
         if not (self._as_expected(rows, length, hot, acked) and self._valid(inputs, sent)):
             return None
-        begun = self._clock()
-        stepped = tuple(values.reshape(len(rows), length, *values.shape[1:]) for values in inputs)
-        computed = self._backend.collect(self._backend.launch("step", hot[:, Hot.SLOT], stepped, length))
-        now = self._clock()
-        launch = Launch(len(rows), length, now - begun)
-        report.launches.append(launch)
-        self._scheduler.pace.learn(launch)
-        outputs = computed.outputs
+        begun, now, outputs, fine = self._compute(hot, inputs, length, report)
         left: Blocks = ()
-        if computed.finite is not None and not computed.finite.all():
-            fine = computed.finite
+        if fine is not None:
             left = _only(blocks, ~fine, length)
             hot, acked, sent = hot[fine], acked[fine], sent[fine]
-            outputs = tuple(values[fine] for values in outputs)
         if len(hot):
-            self._settle(sent["session"], length, hot, acked, outputs, now)
-            lengths = np.full(len(hot), length)
-            answers = [values.reshape(-1, *values.shape[2:]) for values in outputs]
-            self._outbox.answer(hot[:, Hot.STREAM], sent["tag"], sent["first"], lengths, lengths, answers)
-            report.add(lengths, begun - sent["arrival"], now - sent["arrival"])
+            first, before = hot[:, Hot.NEXT_SEQ].copy(), hot[:, Hot.ACKED].copy()
+            self._settle(sent["session"], length, hot, acked, now)
+            hot[:, Hot.KEPT] = hot[:, Hot.NEXT_SEQ] - acked
+            self._table.hot[sent["session"]] = hot
+            self._cache.release_pages(sent["session"], before, acked)  # first: it has no more room than a window needs
+            self._cache.keep(sent["session"], first, outputs)
+            self._answer(hot[:, Hot.STREAM], sent, sent["first"], length, outputs)
+            report.add(np.full(len(hot), length), begun - sent["arrival"], now - sent["arrival"])
         return left
+
+    def run_calls(
+        self, rows: Rows, inputs: tuple[Tensor, ...], valid: NDArray[np.bool_], report: TurnReport
+    ) -> NDArray[np.bool_] | None:
+        """The same for single steps of momentary callers, of distinct sessions that no stream holds, which nobody has numbered:
+        their answers are not kept. Returns which rows would make their sessions non-finite: [n]."""
+        sessions = rows["session"]
+        hot = self._table.hot.take(sessions, axis=0)
+        if not self._momentary(rows, hot, valid):
+            return None
+        if len(rows) != len(inputs[0]) or (np.diff(rows["offset"]) != 1).any():
+            inputs = tuple(values[rows["offset"]] for values in inputs)
+        begun, now, outputs, fine = self._compute(hot, inputs, 1, report)
+        failed = np.zeros(len(rows), np.bool_)
+        if fine is not None:
+            failed, hot, rows = ~fine, hot[fine], rows[fine]
+        if len(hot):
+            first = hot[:, Hot.NEXT_SEQ].copy()
+            self._settle(rows["session"], 1, hot, first + 1, now)
+            self._table.hot[rows["session"]] = hot
+            for place in np.flatnonzero(rows["ends"]).tolist():
+                self._table.over[int(rows["session"][place])] = Last(int(first[place]), int(first[place]) + 1, Keep.ALL, False)
+            self._answer(rows["stream"], rows, first, 1, outputs)
+            report.add(np.ones(len(rows), np.int64), begun - rows["arrival"], now - rows["arrival"])
+        return failed
+
+    def _compute(
+        self, hot: Ints, inputs: tuple[Tensor, ...], length: int, report: TurnReport
+    ) -> tuple[float, float, tuple[Tensor, ...], NDArray[np.bool_] | None]:
+        """When it began and ended, the outputs of rows that came out finite, and which these are if not all."""
+        begun = self._clock()
+        stepped = tuple(values.reshape(len(hot), length, *values.shape[1:]) for values in inputs)
+        computed = self._backend.collect(self._backend.launch("step", hot[:, Hot.SLOT], stepped, length))
+        now = self._clock()
+        launch = Launch(len(hot), length, now - begun)
+        report.launches.append(launch)
+        self._scheduler.pace.learn(launch)
+        fine = computed.finite
+        if fine is None or fine.all():
+            return begun, now, computed.outputs, None
+        return begun, now, tuple(values[fine] for values in computed.outputs), fine
+
+    def _answer(self, streams: Ints, rows: Rows, first: Ints, length: int, outputs: tuple[Tensor, ...]) -> None:
+        lengths = np.full(len(rows), length)
+        answers = [values.reshape(-1, *values.shape[2:]) for values in outputs]
+        self._outbox.answer(streams, rows["tag"], first, lengths, lengths, answers)
+
+    def _momentary(self, rows: Rows, hot: Ints, valid: NDArray[np.bool_]) -> bool:
+        """Whether each row is one step that keeps no answer, of a session without any."""
+        table, admitted = self._table, hot[:, Hot.ADMITTED]
+        return bool(
+            len(rows) <= self._most_steps
+            and self._scheduler.at_once(len(rows), 1)
+            and not table.draining
+            and valid.all()
+            and not rows["cached"].any()
+            and (rows["length"] == 1).all()
+            and (rows["keep"] == KEEP_ALL).all()
+            and (hot[:, Hot.STREAM] == NO_STREAM).all()
+            and (hot[:, Hot.ACKED] == admitted).all()
+            and (hot[:, Hot.RELEASED] == admitted).all()
+            and not hot[:, Hot.KEPT].any()
+            and (table.status[rows["session"]] == Status.OPEN).all()
+            and table.over.keys().isdisjoint(rows["session"].tolist())
+            and rows["deadline"].min() > self._clock()
+        )
 
     def _as_expected(self, rows: Ints, length: int, hot: Ints, acked: Ints) -> bool:
         """Whether each row has the next steps of a session of its own, which keeps all answers and has room for these."""
@@ -113,18 +175,12 @@ class Express:
         valid = self._admission.valid(inputs, rows["length"])
         return bool(valid.all() and rows["deadline"].min() > self._clock())
 
-    def _settle(self, sessions: Ints, length: int, hot: Ints, acked: Ints, outputs: tuple[Tensor, ...], now: float) -> None:
-        """Makes the steps known, and lets go of what was acknowledged with them: first, since the cache has no more room than a
-        window needs."""
-        first, before = hot[:, Hot.NEXT_SEQ].copy(), hot[:, Hot.ACKED].copy()
+    def _settle(self, sessions: Ints, length: int, hot: Ints, acked: Ints, now: float) -> None:
+        """Moves the numbers of sessions on, in `hot`, which the caller writes back."""
         hot[:, Hot.ADMITTED] += length
         hot[:, Hot.NEXT_SEQ] += length
         hot[:, Hot.ACKED] = hot[:, Hot.RELEASED] = acked
-        hot[:, Hot.KEPT] = hot[:, Hot.NEXT_SEQ] - acked
-        self._table.hot[sessions] = hot
         self._table.used_at[sessions] = now
-        self._cache.release_pages(sessions, before, acked)
-        self._cache.keep(sessions, first, outputs)
 
 
 def _columns(blocks: Blocks) -> Ints:
