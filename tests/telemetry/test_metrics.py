@@ -18,6 +18,10 @@ STATS = EngineStats(sessions=3, slots=10, streams=2, pending_steps=7, state_byte
 NAMES_AND_LABELS = {
     "stepstream_build_info": {"version", "backend", "device"},
     "stepstream_rpc_handled_total": {"service", "method", "code"},
+    "stepstream_workers": set(),
+    "stepstream_worker_deaths_total": set(),
+    "stepstream_worker_cpu_seconds_total": {"worker"},
+    "stepstream_worker_resident_memory_bytes": {"worker"},
     "stepstream_sessions_open": {"model", "version"},
     "stepstream_sessions_opened_total": {"model", "version", "origin"},
     "stepstream_sessions_refused_total": {"model", "version", "reason"},
@@ -62,10 +66,12 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def metrics(registry: CollectorRegistry) -> Metrics:
-    """One model that has taken one turn, and one RPC."""
+    """One model that has taken one turn, one RPC, and one of two workers that has counted."""
     metrics = Metrics(registry)
     metrics.build_info("0.1.0", "onnx", "cpu")
     metrics.rpc_handled("stepstream.v1.InferenceService", "Step", "OK")
+    metrics.workers(2, 3)
+    metrics.worker(1, 0.5, 4096)
     metrics.watch("ecg", 2, lambda: STATS)
     metrics.observer("ecg", 2).turn(turn())
     return metrics
@@ -118,6 +124,19 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
 def test_a_turn_and_the_stats_show(registry: CollectorRegistry, name: str, labels: dict[str, str], expected: float) -> None:
     """What one turn reported and what the engine says of itself are the values of the series."""
     assert registry.get_sample_value(name, {**ECG, **labels}) == pytest.approx(expected)
+
+
+def test_workers_are_asked_before_a_page_is_made(metrics: Metrics, registry: CollectorRegistry) -> None:
+    """What they have counted is on the page that asked for it; until they have been asked, what is known of them."""
+    assert registry.get_sample_value("stepstream_workers", {}) == 2
+    assert registry.get_sample_value("stepstream_worker_deaths_total", {}) == 3
+    assert registry.get_sample_value("stepstream_worker_cpu_seconds_total", {"worker": "1"}) == 0.5
+    assert registry.get_sample_value("stepstream_worker_resident_memory_bytes", {"worker": "1"}) == 4096
+    step = {"service": "stepstream.v1.InferenceService", "method": "Step", "code": "OK"}
+    metrics.ask_workers(lambda: metrics.rpc_handled(step["service"], step["method"], step["code"], 10))
+    assert registry.get_sample_value("stepstream_rpc_handled_total", step) == 11
+    metrics.ask_workers(None)
+    assert registry.get_sample_value("stepstream_rpc_handled_total", step) == 11
 
 
 @pytest.mark.usefixtures("metrics")
