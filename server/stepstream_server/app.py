@@ -74,6 +74,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
         await front.stop(_END_GRACE_SECONDS)
         for thread in threads:
             await asyncio.to_thread(thread.stop)
+        front.close()
         await asyncio.to_thread(exporter.stop)
 
 

@@ -236,7 +236,7 @@ class Settings(Section):
         ge=-1,
         le=256,
         description="Processes that speak gRPC, in front of the one that computes. 0: none, one process does both. "
-        "-1: as many as half of the cores, at least 1, at most 8: reading and answering a step takes as long as all the rest.",
+        "-1: as many as half of the cores, at least 1, at most 4: the more there are, the fewer steps each brings for a turn.",
     )
     on_failure: Literal["exit", "restart"] = Field(
         default="exit",

@@ -38,6 +38,9 @@ class Front(Protocol):
     async def stop(self, grace_seconds: float) -> None:
         """Gives calls that are open so long to end."""
 
+    def close(self) -> None:
+        """The engines' threads have ended."""
+
 
 class Inside:
     """One process for all: to debug, and to embed."""
@@ -74,6 +77,9 @@ class Inside:
     async def stop(self, grace_seconds: float) -> None:
         await self._rpc.stop(grace_seconds)
 
+    def close(self) -> None:
+        """Nothing is left of it."""
+
 
 class Workers:
     """Processes that share a port, and what they count."""
@@ -109,6 +115,10 @@ class Workers:
     async def stop(self, grace_seconds: float) -> None:
         self._metrics.ask_workers(None)
         await self._crew.stop()
+
+    def close(self) -> None:
+        for exchange in self._exchanges:
+            exchange.close()
 
     async def _count(self) -> None:
         """Brings the metrics up to date."""

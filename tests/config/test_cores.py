@@ -21,7 +21,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cores.usable_cores(tmp_path / "none") == 8
 
 
-@pytest.mark.parametrize(("usable", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 2, 2), (16, 8, 8), (64, 8, 56)])
+@pytest.mark.parametrize(("usable", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 2, 2), (8, 4, 4), (64, 4, 60)])
 def test_half_of_the_cores_speak_grpc(monkeypatch: pytest.MonkeyPatch, usable: int, workers: int, threads: int) -> None:
     """The others compute; nobody is left without any."""
     monkeypatch.setattr(cores, "usable_cores", lambda: usable)
