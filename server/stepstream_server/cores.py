@@ -23,8 +23,8 @@ def default_workers() -> int:
     """Worker processes: half of the cores, up to four.
 
     On 2 cores one worker moves blocks 1.3 times as fast as none, and two are slower than one. On 16 cores three moved 1.9 times
-    as many single steps as none, and eight 1.4 times: the more there are, the fewer steps each brings, and a turn costs the engine
-    nearly the same for few as for many.
+    as many single steps as none, and eight 1.4 times: the more there are, the fewer steps each brings, and a turn costs the
+    engine nearly the same for few as for many.
     """
     return max(1, min(usable_cores() // 2, _MOST_WORKERS))
 

@@ -18,14 +18,25 @@ Taken = list[bool]  # of each time that the express way was asked: whether it to
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     """Filled while the test goes on."""
-    asked, run = Taken(), Express.run
+    return spied(monkeypatch, "run")
 
-    def spy(express: Express, *arguments: object) -> object:
-        left = run(express, *arguments)  # type: ignore[arg-type]
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    """The same of momentary callers' rows."""
+    return spied(monkeypatch, "run_calls")
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, method: str) -> Taken:
+    """What becomes of the rows that one of its methods is asked to take."""
+    asked, run = Taken(), getattr(Express, method)
+
+    def spy(*arguments: object) -> object:
+        left = run(*arguments)
         asked.append(left is not None)
         return left
 
-    monkeypatch.setattr(Express, "run", spy)
+    monkeypatch.setattr(Express, method, spy)
     return asked
 
 
@@ -173,20 +184,6 @@ def test_a_drain_waits_for_what_is_left_for_the_next_turn() -> None:
     assert [each.first for each in outcomes if isinstance(each, Answer)] == [1]
     assert drain in h.ear.replies
     assert h.get(a.id).next_seq == 2
-
-
-@pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> Taken:
-    """The same of momentary callers' rows."""
-    asked, run = Taken(), Express.run_calls
-
-    def spy(express: Express, *arguments: object) -> object:
-        failed = run(express, *arguments)  # type: ignore[arg-type]
-        asked.append(failed is not None)
-        return failed
-
-    monkeypatch.setattr(Express, "run_calls", spy)
-    return asked
 
 
 def test_momentary_steps_take_it_from_start_to_end(called: Taken) -> None:

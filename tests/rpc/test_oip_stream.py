@@ -15,6 +15,7 @@ from stepstream_server.engine.ports import CallersLeft
 from stepstream_server.rpc.credits import Credits
 from support.front_door import Arrivals, FrontDoor, front_door, wait_for
 from support.oip.wire import InferCall, add_column, infer, infer_request, sums_of
+from support.waits import waits
 
 STREAM = ("inference.GRPCInferenceService", "ModelStreamInfer")
 
@@ -176,13 +177,7 @@ async def test_what_a_cancelled_stream_has_queued_is_dropped() -> None:
 
 async def test_a_client_that_does_not_read_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests in flight are bounded by the stream's credits, one for each step."""
-    used_up, room = asyncio.Event(), Credits.room
-
-    async def spy(credits: Credits) -> None:
-        used_up.set()
-        await room(credits)
-
-    monkeypatch.setattr(Credits, "room", spy)
+    used_up = waits(monkeypatch, Credits)
     async with front_door(settings=DoorSettings(stream_credit_steps=4)) as front:
         model = front.models["counter"]
         stream = InferCall(front.channel)
@@ -191,9 +186,9 @@ async def test_a_client_that_does_not_read_is_not_read_from(monkeypatch: pytest.
         model.gate.close()
         for _ in range(8):
             await stream.send(infer_request("counter", [1], 1))
+        (open_stream,) = front.rpc.streams._open
         await asyncio.wait_for(used_up.wait(), 60)
         await _echoed(front)
-        (open_stream,) = front.rpc.streams._open
         assert open_stream._credits.in_flight == 4  # type: ignore[attr-defined]
         model.gate.open()
         assert [sums_of(each.infer_response) for each in await stream.receive(8)] == [[number] for number in range(2, 10)]

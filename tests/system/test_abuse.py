@@ -34,6 +34,7 @@ from stepstream_server.rpc.lookahead import Lookahead
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door, wait_for
 from support.holding_client import __file__ as HOLDING_CLIENT
+from support.waits import waits
 from support.wide import WideBackend, wide_spec
 from support.wire import block, steps_of, u32, u64
 
@@ -55,27 +56,13 @@ async def wide_door(sessions: int = 64, settings: DoorSettings | None = None, **
 @pytest.fixture
 def out_of_credit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set once some stream has used its credits up and is not read any more."""
-    event, room = asyncio.Event(), Credits.room
-
-    async def spy(credits: Credits) -> None:
-        event.set()
-        await room(credits)
-
-    monkeypatch.setattr(Credits, "room", spy)
-    return event
+    return waits(monkeypatch, Credits)
 
 
 @pytest.fixture
 def too_far_ahead(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Set once some stream has said more than its engine has heard, and is not read any more."""
-    event, room = asyncio.Event(), Lookahead.room
-
-    async def spy(lookahead: Lookahead) -> None:
-        event.set()
-        await room(lookahead)
-
-    monkeypatch.setattr(Lookahead, "room", spy)
-    return event
+    return waits(monkeypatch, Lookahead)
 
 
 async def steps_on(stream: CountingStream, handle: int, first: int, count: int) -> None:
