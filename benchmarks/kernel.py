@@ -1,4 +1,4 @@
-"""The bare kernel: the backend's own graph run by ONNX Runtime with nothing around it.
+"""The bare kernel: the backend's own graph run by ONNX Runtime with nothing around it; and what torch takes, beside it.
 
 Inputs, outputs and state are bound once and stay where they are: two state buffers take turns as what a launch reads and what it
 writes. No gather, no scatter, no check, no Python objects per launch but the call itself. The session's options are set here
@@ -7,11 +7,12 @@ rather than taken from the backend, so that a poor choice there shows as a poor 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -64,6 +65,22 @@ def bind_operator(inputs: int, hidden: int, layers: int, settings: BackendSettin
     names = [f"{name}{layer}" for layer in range(layers) for name in "hc"]
     states = {name: (f"next_{name}", np.zeros((1, batch, hidden), np.float32)) for name in names}
     return _bind(session, {"x": values}, {"y": top}, states)
+
+
+def torch_lstm(inputs: int, hidden: int, layers: int, settings: BackendSettings, batch: int) -> Callable[[], None]:
+    """What a user of torch would call: one step of `nn.LSTM` of these sizes, its state carried on, without a head."""
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(inputs, hidden, layers, batch_first=True)
+    torch.set_num_threads(compute_threads(settings, 4 * sum(each.numel() for each in lstm.parameters())))
+    values = torch.randn(batch, 1, inputs)
+    state = (torch.zeros(layers, batch, hidden), torch.zeros(layers, batch, hidden))
+
+    @torch.inference_mode()
+    def step() -> None:
+        nonlocal state
+        _, state = lstm(values, state)
+
+    return step
 
 
 def _bind(

@@ -28,7 +28,7 @@ def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
         shape = f"{_count(streams, 'stream')}, {_count(connections, 'connection')}"
         tell(f"row 2: {shape}")
         compared = {"server": targets.server, "echo": targets.echo}
-        if streams == connections == _STREAMS:
+        if streams == connections:
             compared["plain"] = targets.plain
         plans = {name: targets.plan(each, effort, streams) for name, each in compared.items()}
         plans = {name: dataclasses.replace(each, connections=connections) for name, each in plans.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.kernel import bind_model, bind_operator
+from benchmarks.kernel import bind_model, bind_operator, torch_lstm
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, median_seconds, ratios
 from stepstream_server import backends
@@ -24,7 +24,7 @@ _LARGEST = 1024
 
 
 def row_1(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
-    """launch and collect of the backend, beside the bare graph and the bare operators; microseconds."""
+    """launch and collect of the backend, beside the bare graph, the bare operators and torch's; microseconds."""
     lines = []
     for hidden, layers in _SIZES:
         bundle = init_model(folder / f"turn-{hidden}", "lstm", _INPUTS, hidden, layers, 1, seed=0)
@@ -44,6 +44,7 @@ def _compare(bundle: Bundle, backend: Backend, slots: Ints, settings: BackendSet
         "turn": lambda: backend.collect(backend.launch("step", slots, inputs, 1)),
         "graph": bind_model(bundle.spec, bundle.weights, settings, batch, 1),
         "operator": bind_operator(cell.input_size, cell.hidden_size, cell.layers, settings, batch, 1),
+        "torch": torch_lstm(cell.input_size, cell.hidden_size, cell.layers, settings, batch),
     }
     for each in runs.values():
         each()  # memory is taken at the first call
