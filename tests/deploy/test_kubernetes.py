@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from stepstream_server.config import DoorSettings, Settings
+from stepstream_server.config import DoorSettings
+from stepstream_server.sources import load
 
 BASE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "base"
 OLDEST = "1.29"  # the oldest Kubernetes that the manifests are for
