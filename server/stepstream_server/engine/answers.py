@@ -31,14 +31,15 @@ class AnswerCache:
         self._ring = np.zeros((sessions, self._ring_size), np.int32)  # page of step s at [(s // page) % ring_size]
         self._held = np.zeros(self._page, np.bool_)  # [pages * page]: whether the step's outputs are there
         self._arena = [np.zeros((self._page, *output.shape), output.dtype) for output in outputs]
-        self._free: list[int] = []
+        self._free = np.zeros(0, np.int32)  # a stack of pages, `_free_count` high
+        self._free_count = 0
         self._pages = 1  # including page 0
         self.step_bytes = step_bytes
 
     @property
     def bytes_used(self) -> int:
         """Bytes of the pages that sessions hold."""
-        return (self._pages - 1 - len(self._free)) * self._page * self.step_bytes
+        return (self._pages - 1 - self._free_count) * self._page * self.step_bytes
 
     def steps_within(self, limit: int) -> int:
         """Steps whose outputs fit into so many bytes; at least one, or a model of large outputs could not be served."""
@@ -142,23 +143,26 @@ class AnswerCache:
         self._ring[sessions, entries] = pages
         self._held.reshape(-1, self._page)[pages] = False
 
-    def _take_pages(self, count: int) -> list[int]:
-        if count > len(self._free):
+    def _take_pages(self, count: int) -> NDArray[np.int32]:
+        if count > self._free_count:
             self._grow(count)
-        pages = self._free[-count:]
-        del self._free[-count:]
-        return pages
+        self._free_count -= count
+        return self._free[self._free_count : self._free_count + count].copy()
 
     def _free_pages(self, sessions: Ints, entries: Ints) -> None:
         pages = self._ring[sessions, entries]
         self._ring[sessions, entries] = _NO_PAGE
-        self._free.extend(pages[pages != _NO_PAGE].tolist())
+        pages = pages[pages != _NO_PAGE]
+        self._free[self._free_count : self._free_count + len(pages)] = pages
+        self._free_count += len(pages)
 
     def _grow(self, count: int) -> None:
         """At least doubles the arena, so that growing costs O(1) per page over time."""
         old = self._pages
         self._pages = max(2 * old, old + count)
-        self._free.extend(range(self._pages - 1, old - 1, -1))
+        fresh = np.arange(self._pages - 1, old - 1, -1, dtype=np.int32)
+        self._free = np.concatenate([self._free[: self._free_count], fresh, np.zeros(old + 1, np.int32)])  # room for all pages
+        self._free_count += len(fresh)
         rows = self._pages * self._page
         self._held = np.concatenate([self._held, np.zeros(rows - len(self._held), np.bool_)])
         for index, arena in enumerate(self._arena):

@@ -102,7 +102,7 @@ class SessionTable:
         self._by_id: dict[str, int] = {}
         self._free: list[int] = []
         self._high = 0  # session numbers from here on have never been used
-        self._position = np.zeros(capacity, np.int64)  # scratch for `firsts`
+        self._position = np.zeros(capacity, np.int32)  # scratch for `firsts`
         self.replaced: set[int] = set()  # sessions whose ids others have: they end when nothing of them is pending
         self.over: dict[int, Last] = {}  # sessions whose end was answered in this turn: they end with it
         self.draining = False  # whether nothing new is taken, because the server is about to stop
@@ -240,7 +240,7 @@ class SessionTable:
         """Which entries are the first of their session: [n]. All of them are where no session occurs twice."""
         if len(sessions) == 1:
             return np.ones(1, np.bool_)
-        positions = np.arange(len(sessions))
+        positions = np.arange(len(sessions), dtype=np.int32)
         self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first entry, stands
         first: NDArray[np.bool_] = self._position[sessions] == positions
         return first
