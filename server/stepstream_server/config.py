@@ -168,7 +168,8 @@ class DoorSettings(Section):
     max_streams: int = Field(
         default=10_000,
         gt=0,
-        description="Streams at once over all connections: a stream each for ten thousand devices, at some 35 KB each.",
+        description="Streams at once over all connections: a stream each for ten thousand devices, at some 35 KB each. As other "
+        "bounds on all, it is shared out evenly among workers, to whom the system deals connections not quite so evenly.",
     )
     max_calls: int = Field(
         default=4096,

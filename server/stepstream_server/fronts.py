@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from stepstream_server.config import DoorSettings, LogSettings
@@ -13,6 +15,8 @@ from stepstream_server.engine.ports import Inbox
 from stepstream_server.ipc import Counted, Crew, Exchange
 from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Metrics
+
+_COUNT_SECONDS = 5.0  # that a scrape waits for the event loop, which waits for each worker a second at most
 
 
 class Front(Protocol):
@@ -96,7 +100,7 @@ class Workers:
     async def start(self, address: str) -> int:
         port = await self._crew.start(address)
         loop = asyncio.get_running_loop()
-        self._metrics.ask_workers(lambda: asyncio.run_coroutine_threadsafe(self._count(), loop).result())
+        self._metrics.ask_workers(partial(self._count_now, loop))
         return port
 
     def connect(self, engines: Sequence[Engine]) -> None:
@@ -119,6 +123,11 @@ class Workers:
     def close(self) -> None:
         for exchange in self._exchanges:
             exchange.close()
+
+    def _count_now(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the exporter's thread."""
+        with contextlib.suppress(TimeoutError):  # a loop that has ended answers nobody
+            asyncio.run_coroutine_threadsafe(self._count(), loop).result(_COUNT_SECONDS)
 
     async def _count(self) -> None:
         """Brings the metrics up to date."""

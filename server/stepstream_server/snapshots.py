@@ -23,6 +23,8 @@ _DIGEST_BYTES = 32
 _STATE, _OUTPUT, _HELD = "state.", "output.", "held"
 _FIELDS = "session"  # the metadata entry that holds all fields but tensors, as JSON
 
+_DTYPES = (np.dtype(np.float32), np.dtype(np.int64))  # of states and outputs
+
 Tensors = dict[str, NDArray[Any]]
 
 # Fields of a snapshot that are no tensors.
@@ -89,6 +91,9 @@ def decode(data: bytes) -> Snapshot:
         held = tensors.pop(_HELD)
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise corrupt(f"it cannot be read: {error}") from None
+    odd = {name: str(each.dtype) for name, each in tensors.items() if each.dtype not in _DTYPES}
+    if odd:
+        raise corrupt(f"expected tensors of float32 or int64, got {odd}")
     if held.dtype != np.bool_ or held.shape != (values["next_seq"] - values["acked"],):
         raise corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")
     return Snapshot(**values, states=_named(tensors, _STATE), held=held, outputs=_named(tensors, _OUTPUT))
@@ -98,7 +103,9 @@ def _typed(fields: dict[str, Any], name: str) -> Any:
     value = fields[name]
     if type(value).__name__ != _TYPES[name]:
         raise TypeError(f"{name}: expected a value of type {_TYPES[name]}, got {value!r}")
-    if _TYPES[name] != "str" and not 0 <= value < 2**62:
+    if _TYPES[name] == "str":
+        value.encode()  # raises ValueError for what is no text, which JSON can name
+    elif not 0 <= value < 2**62:
         raise ValueError(f"{name}: expected a number from 0 up to 2^62, got {value}")
     return value
 

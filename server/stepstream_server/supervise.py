@@ -54,7 +54,12 @@ class Supervisor:
     async def _run_once(self) -> int:
         """Passes on what the command prints, which is where it listens."""
         flags = [part for flag, address in self._bound.items() for part in (flag, address)]
-        self._process = await asyncio.create_subprocess_exec(*self._command, *flags, stdout=asyncio.subprocess.PIPE)
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            *flags,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # what a terminal sends to all is for this process to heed: told twice, a server ends at once
+        )
         if self._stopping.is_set():
             self._process.terminate()
         if self._process.stdout is not None:  # it is a pipe

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stepstream_server.engine.express import Express
-from stepstream_server.engine.ports import NO_SEQ, Keep, Opened
+from stepstream_server.engine.ports import NO_SEQ, Forked, Keep, Opened
 from stepstream_server.errors import Reason
 from support.engine import Answer, Harness, Refusal
 
@@ -234,3 +234,46 @@ def test_what_a_caller_had_queued_when_it_left_does_not_run(called: Taken) -> No
     h.settle()
     assert not any(called)
     assert h.get("a").next_seq == 0
+
+
+def test_no_more_is_left_to_the_next_turn_than_may_be_pending() -> None:
+    """What is beyond is refused, as it would be in a queue."""
+    h = Harness(max_pending_steps=4)
+    (a,) = h.open()
+    h.backend.before_collect = lambda: h.clock.advance(0.002)
+    for seq in range(12):
+        h.send([a], [seq], [[1.0]])
+    outcomes = h.turn()
+    assert h.engine.stats().pending_steps <= 4
+    outcomes += h.settle()
+    assert next(each.reason for each in outcomes if isinstance(each, Refusal)) is Reason.QUEUE_FULL
+
+
+def test_a_session_does_not_expire_while_a_step_of_it_is_left_to_the_next_turn() -> None:
+    """It has arrived in time."""
+    h = Harness(idle_ttl_seconds=10.0)
+    a, b = h.open(2)
+    h.clock.advance(9.0)
+    h.backend.before_collect = lambda: h.clock.advance(2.0)
+    h.send([b], [0], [[1.0]], tags=[1])
+    h.send([b], [1], [[1.0]], tags=[1])
+    h.send([a], [0], [[1.0]])
+    assert [(each.tag, type(each)) for each in h.settle() if each.tag == 0] == [(0, Answer)]
+
+
+def test_a_waiting_copy_is_not_jumped_over(taken: Taken) -> None:
+    """What pended before it was dropped with its caller: the next steps of the session stop where the copy is to be taken."""
+    h = Harness()
+    h.engine.warm_up()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 3])
+    h.turn()
+    taken.clear()
+    h.call(a, 3, [1.0] * 4, stream=50, secret=a.secret)
+    fork = h.fork(a, 5)
+    h.hang_up(50)
+    h.send([a], [3], [[1.0] * 4])
+    outcomes = h.settle()
+    assert [(each.first, each.length) for each in outcomes if isinstance(each, Answer)] == [(3, 2), (5, 2)]
+    assert isinstance(h.ear.replies[fork], Forked)
+    assert h.ear.replies[fork].next_seq == 5

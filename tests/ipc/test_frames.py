@@ -30,7 +30,7 @@ def pair() -> Iterator[Pair]:
 
 def framed(frame: bytes) -> bytes:
     """As it lies on the socket."""
-    return len(frame).to_bytes(4, "little") + frame
+    return len(frame).to_bytes(8, "little") + frame
 
 
 def received(frames: Frames) -> list[bytes]:
@@ -73,7 +73,7 @@ def test_byte_by_byte(pair: Pair) -> None:
     for number, byte in enumerate(framed(b"abc") + framed(b"") + framed(b"d")):
         raw.send(bytes([byte]))
         found += [(number, each) for each in received(frames)]
-    assert found == [(6, b"abc"), (10, b""), (15, b"d")]
+    assert found == [(10, b"abc"), (18, b""), (27, b"d")]
     assert received(frames) == []
 
 
@@ -166,11 +166,11 @@ def test_finishing_waits_no_longer_than_told(pair: Pair) -> None:
     raw, frames = pair
     frame = bytes(range(256)) * (1 << 14)
     frames.send(frame)
-    reader = threading.Thread(target=read_exactly, args=(raw, found := bytearray(), 4 + len(frame)))
+    reader = threading.Thread(target=read_exactly, args=(raw, found := bytearray(), 8 + len(frame)))
     reader.start()
     frames.finish(60.0)
     reader.join()
-    assert (frames.blocked, bytes(found[4:])) == (False, frame)
+    assert (frames.blocked, bytes(found[8:])) == (False, frame)
     frames.send(frame)
     with pytest.raises(TimeoutError):
         frames.finish(0.01)

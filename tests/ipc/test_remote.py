@@ -191,3 +191,34 @@ async def test_a_delivery_in_pieces(alone: tuple[Worker, Frames]) -> None:
         frames.flush()
         await asyncio.sleep(0)
     assert worker.hearer.replies[1].message == message
+
+
+async def test_a_command_that_cannot_be_said_harms_no_other(alone: tuple[Worker, Frames]) -> None:
+    """Who asked it is told; the rest of the parcel arrives, and as one parcel, which is counted."""
+    worker, frames = alone
+    odd = Get(7, "\ud800")
+    worker.engine.submit(Get(1, "a"), odd, Get(2, "b"))
+    worker.engine.submit(odd)
+    assert await received(frames, 2) == [(Get(1, "a"), Get(2, "b")), ()]
+    while 7 not in worker.hearer.replies:
+        await worker.hearer.more()
+    assert worker.hearer.replies[7].reason is Reason.INVALID_ARGUMENT
+
+
+async def test_a_delivery_that_cannot_be_heard_costs_no_other(
+    alone: tuple[Worker, Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those behind it in the same reading are heard."""
+    worker, frames = alone
+    hear = worker.hearer.hear
+
+    def deaf_once(said: Delivery) -> None:
+        hear(said)
+        if said.heard == 1:
+            raise KeyError("a fault of somebody's")
+
+    monkeypatch.setattr(worker.hearer, "hear", deaf_once)
+    for number in (1, 2):
+        frames.send(encode(delivery(number)))
+    while 2 not in worker.hearer.replies:
+        await worker.hearer.more()

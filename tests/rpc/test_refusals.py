@@ -33,6 +33,7 @@ async def outcomes(stream: CountingStream, steps: int) -> list[Outcome]:
         ({"inputs": [b"abc"]}, "INVALID_ARGUMENT"),
         ({"inputs": []}, "INVALID_ARGUMENT"),
         ({"outputs": 9}, "INVALID_ARGUMENT"),
+        ({"outputs": -1}, "INVALID_ARGUMENT"),
         ({"acked": b"1"}, "INVALID_ARGUMENT"),
         ({"timeout": {"seconds": -1}}, "INVALID_ARGUMENT"),
         ({"lengths": u32([3])}, "BLOCK_TOO_LARGE"),

@@ -376,6 +376,25 @@ async def test_a_snapshot_is_for_its_model(front: FrontDoor, stream: CountingStr
         assert (await refusal(front.sessions.ImportSession(ImportSessionRequest(snapshot=data))))[:2] == expected
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"states": {"sum": np.zeros(1, np.float16), "count": np.zeros(1, np.float32)}},
+        {"numerics": "\ud800"},
+        {"id": "\ud800"},
+    ],
+    ids=["dtype", "text", "id"],
+)
+async def test_a_snapshot_of_odd_tensors_or_texts_is_none(
+    front: FrontDoor, stream: CountingStream, changed: dict[str, Any]
+) -> None:
+    """Of what no server has ever written nothing goes further than the door."""
+    snapshot = snapshots.decode((await export(front, await stepped(stream, 1))).snapshot)
+    data = snapshots.encode(dataclasses.replace(snapshot, **changed))
+    call = front.sessions.ImportSession(ImportSessionRequest(snapshot=data, id="new"))
+    assert await refusal(call) == (grpc.StatusCode.DATA_LOSS, "SNAPSHOT_CORRUPT", "snapshot")
+
+
 async def test_other_numerics_are_told(front: FrontDoor, stream: CountingStream) -> None:
     """The session goes on, and the caller knows that its bits may differ."""
     snapshot = snapshots.decode((await export(front, await stepped(stream, 1))).snapshot)

@@ -63,3 +63,12 @@ async def test_a_server_that_cannot_start_is_not_started_again(models: Path, tmp
         _, stderr = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == code
         assert b"server_failed" not in stderr
+
+
+async def test_ctrl_c_drains(models: Path) -> None:
+    """A terminal sends it to the whole group of processes; the server is told once, and ends well."""
+    async with server_process(models, "--on_failure", "restart", own_group=True) as server:
+        os.killpg(server.process.pid, signal.SIGINT)
+        code, log = await server.ended()
+    assert code == 0
+    assert json.loads(log.splitlines()[-1])["event"] == "drained"

@@ -100,7 +100,7 @@ class AnswerCache:
             self._free_pages(sessions[due], (first[due] + offset) % self._ring_size)
 
     def _keep_one(self, sessions: Ints, seqs: Ints, outputs: Sequence[Tensor]) -> None:
-        """The same of one step each, in half the operations."""
+        """As `keep` of one step each, in half the operations."""
         entries = seqs // self._page % self._ring_size
         pages = self._ring[sessions, entries]
         if not pages.all():
@@ -110,7 +110,7 @@ class AnswerCache:
         self._put(pages.astype(np.int64) * self._page + seqs % self._page, [values[:, 0] for values in outputs])
 
     def release_pages(self, sessions: Ints, old_acked: Ints, acked: Ints) -> None:
-        """The same, where another step is about to be kept: then most acknowledgements stay within their page."""
+        """As `release`, where another step is about to be kept: then most acknowledgements stay within their page."""
         first, end = old_acked // self._page, acked // self._page
         if (first != end).any():
             crossed = np.flatnonzero(first != end)

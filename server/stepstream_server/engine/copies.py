@@ -74,6 +74,11 @@ class Copies:
         self._moved = Requests(settings.tombstone_seconds)  # apart, so that what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
+    @property
+    def waiting(self) -> bool:
+        """Whether some wait for their step."""
+        return len(self._waiting) > 0
+
     def handle(self, door: int, command: Copying | Import, now: float, report: TurnReport) -> None:
         """Carries the command out, or lets it wait for its step; its reply lies in the outbox afterwards."""
         try:

@@ -116,6 +116,7 @@ class Engine:
         self.max_wait = settings.max_wait_seconds
         self._turn_budget = settings.turn_budget_seconds
         self._alone_budget = settings.alone_budget_seconds
+        self._most_pending = settings.max_pending_steps
         self._held: list[tuple[int, Block]] = []  # blocks that were taken in, and left to the next turn as they are
         self._turns = 0
         self._steps = 0
@@ -221,16 +222,15 @@ class Engine:
         if blocks:
             self._blocks.admit(blocks)
         if calls:
-            self._calls.admit(calls, self.clock(), report, last=last)
+            self._calls.admit(calls, self.clock(), report, last=last and not self._copies.waiting)
 
     def _run_express(self, blocks: list[tuple[int, Block]], report: TurnReport) -> list[tuple[int, Block]]:
         """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it; what
         time is lacking for comes first in the next turn. Returns the blocks that must go the ordinary way."""
         until = self.clock() + self._turn_budget
-        while blocks and not len(self._backlog):
+        while blocks and not len(self._backlog) and not self._copies.waiting:
             if report.launches and self.clock() >= until:
-                self._held, blocks = blocks, []
-                break
+                return self._hold(blocks)
             run = self._blocks.first_run(blocks)
             failed = self._express.run(run, report)
             if failed is None:
@@ -240,6 +240,15 @@ class Engine:
                 self._blocks.admit(failed)
                 self._outcomes.quarantine(np.arange(len(self._backlog)))
         return blocks
+
+    def _hold(self, blocks: list[tuple[int, Block]]) -> list[tuple[int, Block]]:
+        """Leaves blocks to the next turn, unless they are more than may be pending. Returns those that go the ordinary way."""
+        rows = np.concatenate([block.rows for _, block in blocks])
+        if rows["length"].sum() > self._most_pending:
+            return blocks
+        self._table.used_at[rows["session"]] = self.clock()  # they are not idle, though nothing of theirs is admitted yet
+        self._held = blocks
+        return []
 
     def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
         match command:

@@ -29,6 +29,7 @@ MODULE = "stepstream_server.worker"  # what a worker process runs
 # A worker that dies sooner than this after it was started will do so again: the next one waits, twice as long each time.
 _YOUNG_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_BEGIN_SECONDS = 60.0  # from being started to listening, which takes one third of a second
 _COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is too busy to answer
 _END_SECONDS = 4.0  # from the end of its channel to being killed: what its calls are given, and three more
 
@@ -182,6 +183,10 @@ class Crew:
                 log.error("worker_not_replaced", worker=place, error=str(error))
                 pause = _LONGEST_PAUSE_SECONDS
                 continue
+            if self._ending:  # meanwhile: nobody would tell it to drain
+                worker.channel.close()
+                await _end(worker.process)
+                return None
             if self._serve is not None:
                 worker.channel.tell(self._serve)
             return worker
@@ -197,6 +202,10 @@ class Crew:
                     case Drained(complete):
                         worker.drained.set_result(complete)
         except EOFError:
+            pass
+        except Exception:
+            log.error("worker_not_understood", worker=place, pid=worker.process.pid, exc_info=True)
+        finally:
             worker.channel.close()
             for each in worker.asked:
                 _resolve(each)
@@ -236,7 +245,10 @@ class Crew:
         door, logs = self._door.model_dump_json(), self._log.model_dump_json()
         worker.channel.tell(Begin(self._address, door, logs, self._version, self._specs))
         try:
-            answer: Listening = await worker.channel.hear()
+            async with asyncio.timeout(_BEGIN_SECONDS):
+                answer: Listening = await worker.channel.hear()
+        except TimeoutError:
+            raise OSError(f"a worker process did not listen within {_BEGIN_SECONDS:g} s") from None
         except EOFError:
             raise OSError(f"a worker process ended at once, with {await _end(worker.process)}") from None
         if answer.error:

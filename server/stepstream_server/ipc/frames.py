@@ -1,10 +1,10 @@
-"""Frames over a stream socket that must not block: four bytes of length, then so many bytes."""
+"""Frames over a stream socket that must not block: eight bytes of length, then so many bytes."""
 
 from __future__ import annotations
 
 import socket
 
-_LENGTH_BYTES = 4
+_LENGTH_BYTES = 8
 _RECEIVED_AT_ONCE = 1 << 18  # bytes: what the system holds for one socket, about
 
 
@@ -15,7 +15,7 @@ class Frames:
         line.setblocking(False)
         self._line = line
         self._received = bytearray()  # the beginning of a frame
-        self._needed = 0  # bytes until it is complete, as far as its length is known
+        self._needed = 0  # bytes until it is complete, its length included, as far as that is known
         self._unsent = bytearray()
 
     def fileno(self) -> int:

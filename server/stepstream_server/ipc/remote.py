@@ -7,10 +7,14 @@ import socket
 from contextlib import suppress
 from typing import Protocol
 
-from stepstream_server.engine.ports import Command, Delivery
-from stepstream_server.errors import Reason, ServerFault, StepStreamError
+import structlog
+
+from stepstream_server.engine.ports import Command, Delivery, Detached, Reply, RowErrors
+from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.ipc.codec import decode, encode
 from stepstream_server.ipc.frames import Frames
+
+log = structlog.get_logger(__name__)
 
 
 class Hearer(Protocol):
@@ -40,11 +44,27 @@ class RemoteEngine:
         """Sends a parcel. Never waits: what the engine has no room for goes later. Raises ServerFault once it has ended."""
         if self._over:
             raise _ended()
+        try:
+            parcel = encode(commands)
+        except (TypeError, ValueError, OverflowError):
+            parcel = encode([command for command in commands if self._can_be_said(command)])
         blocked = self._frames.blocked
         with suppress(OSError):  # the engine's process has ended: reading will tell
-            self._frames.send(encode(commands))
+            self._frames.send(parcel)
             if self._frames.blocked and not blocked:
                 self._loop.add_writer(self._frames, self._write)
+
+    def _can_be_said(self, command: Command) -> bool:
+        """False for a command that no check should have let through; who has asked it is told, and nobody else is harmed."""
+        try:
+            encode(command)
+        except (TypeError, ValueError, OverflowError) as error:
+            log.error("command_not_sent", command=type(command).__name__, exc_info=True)
+            if (request := getattr(command, "request", None)) is not None:
+                reply = Reply(request, CallerError(Reason.INVALID_ARGUMENT, f"it holds what cannot be passed on: {error}"))
+                self._loop.call_soon(self._hearer.hear, Delivery([reply], None, RowErrors(), Detached()))
+            return False
+        return True
 
     def _read(self) -> None:
         try:
@@ -53,9 +73,16 @@ class RemoteEngine:
                 if isinstance(said, StepStreamError):
                     self._end(said)
                     return
-                self._hearer.hear(said)
+                self._pass_on(said)
         except (EOFError, OSError):
             self._end(_ended())
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        """A failure over one delivery is not to cost others theirs."""
+        try:
+            self._hearer.hear(delivery)
+        except Exception:
+            log.error("delivery_failed", exc_info=True)
 
     def _write(self) -> None:
         with suppress(OSError):

@@ -152,7 +152,7 @@ def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
         all_step_bytes=sum(step_bytes),
         single=single,
         complete=complete,
-        layout=layout_of(step_bytes) if single and complete and sum(step_bytes) <= _LAID_OUT_BYTES else None,
+        layout=layout_of(step_bytes) if single and complete and all(step_bytes) and sum(step_bytes) <= _LAID_OUT_BYTES else None,
     )
 
 

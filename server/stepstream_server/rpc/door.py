@@ -218,7 +218,7 @@ class ModelDoor:
             if (listener := self._listeners.get(stream)) is not None:
                 listener.detached(self, detached, row)
         self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
-        if delivery.heard != self._heard:
+        if delivery.heard > self._heard:  # not if it was none of the engine's
             self._heard = delivery.heard
             if self._unheard:
                 self._let_speak()

@@ -35,6 +35,7 @@ Tags = NDArray[np.uint32]
 
 _PACK = struct.Struct(BLOCK_ROW_FORMAT).pack
 _FOREVER = float("inf")
+_ALL = (common_pb2.OUTPUTS_UNSPECIFIED, common_pb2.OUTPUTS_ALL)
 
 
 class Intake:
@@ -113,7 +114,7 @@ class Intake:
             not 0 < steps <= self._settings.max_block_steps
             or max(seq, acked) >> columns.SEQ_BITS
             or [len(each) for each in inputs] != [steps * size for size in door.input_bytes]
-            or message.outputs > common_pb2.OUTPUTS_ALL
+            or message.outputs not in _ALL
             or door.step_bytes > self._most_step_bytes
             or message.HasField("timeout")
         ):

@@ -127,8 +127,8 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client at each scrape, on the scraping thread."""
-        if self._ask_workers is not None:
-            self._ask_workers()
+        if (ask := self._ask_workers) is not None:
+            ask()
         with self._lock:
             (alive, died), used = self._workers, list(self._used.items())
             totals, stats = list(self._totals.items()), list(self._stats.items())
