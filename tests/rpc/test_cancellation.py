@@ -220,6 +220,9 @@ async def test_a_stream_cut_while_its_answers_are_written_keeps_them_in_its_sess
     gone = scene.arrivals.next(StreamEnded)
     victim.cut()
     await gone
+    while (call := await asyncio.wait_for(scene.front.ended.get(), 60))[1] != "Stream":
+        pass
+    assert call[2] == "CANCELLED"  # not a fault of the server's, whatever it was writing
     heir = CountingStream(scene.front.channel)
     asked = [
         inference_pb2.AttachSession(handle=handle, id=each.id, secret=each.secret, acked=end - 2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from stepstream_server.engine.blocks import Blocks
 from stepstream_server.engine.calls import Calls
 from stepstream_server.engine.control import Control
 from stepstream_server.engine.copies import Copies
+from stepstream_server.engine.entrance import Entrance, Parcel
 from stepstream_server.engine.express import Express
 from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
@@ -29,8 +30,6 @@ from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
     Acknowledge,
     Backend,
-    Block,
-    Call,
     Command,
     Computed,
     Door,
@@ -58,7 +57,6 @@ from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
-Parcel = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +107,12 @@ class Engine:
         self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
         self.limits = _limits(settings, backend)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
-        self._express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
-        self._calls = Calls(
-            self._table, ledger, self._outbox, admission, starts, finished, self._backlog, self._express, self._outcomes
-        )
+        express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
+        calls = Calls(self._table, ledger, self._outbox, admission, starts, finished, self._backlog, express, self._outcomes)
+        rooms = (self._table, self._backlog, self._outbox, self._outcomes, self._blocks, calls, self._copies, express)
+        self._entrance = Entrance(settings, *rooms, self._carry_out, clock)
         self.max_wait = settings.max_wait_seconds
-        self._turn_budget = settings.turn_budget_seconds
         self._alone_budget = settings.alone_budget_seconds
-        self._most_pending = settings.max_pending_steps
-        self._held: list[tuple[int, Block]] = []  # blocks that were taken in, and left to the next turn as they are
         self._turns = 0
         self._steps = 0
 
@@ -137,7 +132,7 @@ class Engine:
             sessions=sessions,
             slots=self._backend.slots,
             streams=self._lifecycle.streams,
-            pending_steps=self._backlog.steps + sum(int(block.rows["length"].sum()) for _, block in self._held),
+            pending_steps=self._backlog.steps + self._entrance.held_steps,
             state_bytes=sessions * self._backend.state_bytes,
             turns=self._turns,
             steps=self._steps,
@@ -167,7 +162,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether another turn has something to do already."""
-        return len(self._backlog) > 0 or len(self._held) > 0
+        return len(self._backlog) > 0 or not self._entrance.empty
 
     @property
     def next_deadline(self) -> float:
@@ -183,7 +178,8 @@ class Engine:
         """One round: takes commands in, then cut, run, settle, and hands each front door what is ready for it."""
         self._turns += 1
         report = TurnReport()
-        self._take_in(parcels, report)
+        self._entrance.take_in(parcels, report)
+        self._lifecycle.expire(self.clock(), report)
         groups = self._cut()
         self._settle(self._run(groups, report), report)
         self._hand_over(report)
@@ -195,62 +191,8 @@ class Engine:
             for sink in self._sinks:
                 sink.fail(error)
 
-    def _take_in(self, parcels: Iterable[Parcel], report: TurnReport) -> None:
-        """Commands in their order; blocks with no other command between them are admitted together, and so are calls.
-
-        A block and a call may overtake each other: they are of different streams, between which there is no order.
-        """
-        blocks, self._held = self._held, []
-        calls: list[tuple[int, Call]] = []
-        for door, commands in parcels:
-            self._outbox.heard(door)
-            for command in commands:
-                if isinstance(command, Block):
-                    blocks.append((door, command))
-                elif isinstance(command, Call):
-                    calls.append((door, command))
-                else:
-                    self._admit(blocks, calls, report, last=False)
-                    blocks, calls = [], []
-                    self._dispatch(door, command, report)
-        self._admit(self._run_express(blocks, report), calls, report, last=True)
-        self._lifecycle.expire(self.clock(), report)
-
-    def _admit(
-        self, blocks: Sequence[tuple[int, Block]], calls: Sequence[tuple[int, Call]], report: TurnReport, *, last: bool
-    ) -> None:
-        if blocks:
-            self._blocks.admit(blocks)
-        if calls:
-            self._calls.admit(calls, self.clock(), report, last=last and not self._copies.waiting)
-
-    def _run_express(self, blocks: list[tuple[int, Block]], report: TurnReport) -> list[tuple[int, Block]]:
-        """Computes and answers what can go the express way, launch after launch, for as long as others may be held up by it; what
-        time is lacking for comes first in the next turn. Returns the blocks that must go the ordinary way."""
-        until = self.clock() + self._turn_budget
-        while blocks and not len(self._backlog) and not self._copies.waiting:
-            if report.launches and self.clock() >= until:
-                return self._hold(blocks)
-            run = self._blocks.first_run(blocks)
-            failed = self._express.run(run, report)
-            if failed is None:
-                break
-            blocks = blocks[len(run) :]
-            if failed:
-                self._blocks.admit(failed)
-                self._outcomes.quarantine(np.arange(len(self._backlog)))
-        return blocks
-
-    def _hold(self, blocks: list[tuple[int, Block]]) -> list[tuple[int, Block]]:
-        """Leaves blocks to the next turn, unless they are more than may be pending. Returns those that go the ordinary way."""
-        rows = np.concatenate([block.rows for _, block in blocks])
-        if rows["length"].sum() > self._most_pending:
-            return blocks
-        self._table.used_at[rows["session"]] = self.clock()  # they are not idle, though nothing of theirs is admitted yet
-        self._held = blocks
-        return []
-
-    def _dispatch(self, door: int, command: Command, report: TurnReport) -> None:
+    def _carry_out(self, door: int, command: Command, report: TurnReport) -> None:
+        """All but blocks and calls."""
         match command:
             case Acknowledge():
                 stream = global_stream(door, command.stream)

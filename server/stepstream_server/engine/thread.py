@@ -6,7 +6,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from stepstream_server.engine.engine import Engine, Parcel
+from stepstream_server.engine.engine import Engine
+from stepstream_server.engine.entrance import Parcel
 from stepstream_server.engine.ports import Block, Call, Command
 from stepstream_server.errors import Reason, ServerFault
 

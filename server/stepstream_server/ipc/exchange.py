@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from stepstream_server.engine.engine import Parcel
+from stepstream_server.engine.entrance import Parcel
 from stepstream_server.engine.ports import Delivery, Door, DoorLost, Sink
 from stepstream_server.errors import StepStreamError
 from stepstream_server.ipc.codec import decode, encode

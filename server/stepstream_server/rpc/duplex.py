@@ -43,7 +43,7 @@ class Duplex:
             self._ready = False
             while (item := self._next()) is not None:
                 response, credits = item
-                await context.write(response)
+                await self._write(context, response)
                 self._credits.give(credits)
             if self._error is not None:
                 raise self._error
@@ -73,6 +73,13 @@ class Duplex:
     def stop_reading(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
+
+    async def _write(self, context: Context, response: bytes) -> None:
+        """Where the client is gone, the call is cancelled; gRPC knows it before it says so otherwise."""
+        try:
+            await context.write(response)
+        except grpc.aio.InternalError as gone:
+            raise asyncio.CancelledError from gone
 
     async def _read(self, context: Context) -> None:
         """By calls of the context: an iterator of requests would cost another coroutine per message."""
