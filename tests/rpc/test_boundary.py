@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -49,6 +49,30 @@ async def test_an_unknown_exception_on_a_stream_tells_nothing(stream: CountingSt
         await stream.send_open("counter", [0])
         assert await stream.end() == (grpc.StatusCode.INTERNAL, "internal error")
     assert [str(each["exc_info"]) for each in logs] == ["password is swordfish"]
+
+
+@pytest.mark.parametrize("path", ["stepstream.v1.SessionService/OpenSession", "inference.GRPCInferenceService/ModelInfer"])
+async def test_noise_is_its_senders_fault(front: FrontDoor, path: str) -> None:
+    """Refused with the type that was expected, counted like any call, and no matter for the log."""
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cast("Any", front.channel).unary_unary("/" + path)(b"\xff" * 9)
+    service, method = path.split("/")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{method}Request" in str(caught.value.details())
+    assert front.ended.get_nowait() == (service, method, "INVALID_ARGUMENT")
+    assert not logs
+
+
+@pytest.mark.parametrize("path", ["stepstream.v1.InferenceService/Stream", "inference.GRPCInferenceService/ModelStreamInfer"])
+async def test_noise_on_a_stream_is_its_senders_fault(front: FrontDoor, path: str) -> None:
+    """The same where it is read."""
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+        call = cast("Any", front.channel).stream_stream("/" + path)()
+        await call.write(b"\xff" * 9)
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Error parsing message" in str(caught.value.details())
+    assert not logs
 
 
 async def test_calls_are_counted_with_their_codes(front: FrontDoor) -> None:

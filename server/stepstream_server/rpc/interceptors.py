@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.status import call_status
@@ -18,6 +18,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 Generator: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
+Parse = Callable[[bytes], Any]  # raises DecodeError
 Translate = Callable[[StepStreamError], StepStreamError]  # into a protocol's own words
 OnCall = Callable[[str, str, str], None]  # service, method, name of the status code
 
@@ -50,29 +51,26 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         inner = getattr(handler, kind)
-        serializer = handler.response_serializer
-        wrapped: Unary | Generator
-        if not handler.response_streaming:
-            wrapped = self._unary(inner, service, method)
-        elif inspect.isasyncgenfunction(inner):
-            wrapped = self._generator(inner, service, method)
-        else:
-            wrapped, serializer = self._duplex(inner, service, method), None
+        parse, serializer = handler.request_deserializer or bytes, handler.response_serializer  # gRPC's None: bytes as they are
         make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrapped, handler.request_deserializer, serializer)
+        if handler.request_streaming:
+            return make(self._duplex(inner, service, method), parse, None)
+        # Parsed in the call: what gRPC cannot parse before it ends as UNKNOWN, uncounted.
+        wrap: Callable[..., Unary | Generator] = self._generator if handler.response_streaming else self._unary
+        return make(wrap(inner, parse, service, method), None, serializer)
 
-    def _unary(self, inner: Unary, service: str, method: str) -> Unary:
-        async def call(request: Any, context: Context) -> Any:
+    def _unary(self, inner: Unary, parse: Parse, service: str, method: str) -> Unary:
+        async def call(request: bytes, context: Context) -> Any:
             async with self._guard(service, method, context):
                 with self._place():
-                    return await inner(request, context)
+                    return await inner(parse(request), context)
 
         return call
 
-    def _generator(self, inner: Generator, service: str, method: str) -> Generator:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+    def _generator(self, inner: Generator, parse: Parse, service: str, method: str) -> Generator:
+        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
             async with self._guard(service, method, context):
-                async for response in inner(request, context):
+                async for response in inner(parse(request), context):
                     yield response
 
         return call
@@ -120,5 +118,7 @@ def _known(error: Exception, method: str) -> StepStreamError:
     """What the caller may be told. The text of an unknown exception may hold what is none of their business."""
     if isinstance(error, StepStreamError):
         return error
+    if isinstance(error, DecodeError):  # protobuf's text names the type that was expected
+        return CallerError(Reason.INVALID_ARGUMENT, f"message: {error}")
     structlog.get_logger(__name__).error("call failed", method=method, exc_info=error)
     return ServerFault(Reason.ENGINE_FAILED, "internal error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -61,6 +62,16 @@ async def unreadable(heard: Heard) -> None:
     async with desk() as at:
         await at.stream.send(StreamRequest())
         await heard.call(at.stream.all_read())
+
+
+async def unparsable(heard: Heard) -> None:
+    """The bytes are no message of the call's type: a stream ends."""
+    async with front_door() as front:
+        noise, channel = b"\xff" * 9, cast("Any", front.channel)
+        await heard.call(channel.unary_unary("/stepstream.v1.InferenceService/Step")(noise))
+        stream = channel.stream_stream("/stepstream.v1.InferenceService/Stream")()
+        await stream.write(noise)
+        await heard.call(stream.read())
 
 
 async def too_large(heard: Heard) -> None:
@@ -233,6 +244,7 @@ SCENARIOS = (
     warming_up,
     malformed,
     unreadable,
+    unparsable,
     too_large,
     answer_too_large,
     not_yet,
