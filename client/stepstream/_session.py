@@ -87,8 +87,8 @@ class Session(ClosesOnLeaving):
         """Applies consecutive steps. values: [T, *shape], or such arrays by name. Returns arrays by name: [T, *shape] for "all",
         [1, *shape] for "last", [0, *shape] for "none". timeout: seconds for all of them, as for a step.
 
-        Steps are atomic, chunks are not: if one fails, those before it have been applied: the error has their
-        `outputs`, and `next_seq` is the number of the failed one.
+        Steps are atomic, chunks are not: if one fails, some before it may have been applied: the error has their
+        `outputs`, and `next_seq` is the number of the first that has not.
         """
         keep = keep_of(outputs)
         (steps,), inputs = pack(self.model, values, (None,))
