@@ -19,7 +19,7 @@ import structlog
 
 from stepstream_server import backends, bundles
 from stepstream_server.bundles import Bundle
-from stepstream_server.config import Settings, split_address
+from stepstream_server.config import Settings, join_address, split_address
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
 from stepstream_server.engine.thread import EngineThread
@@ -63,7 +63,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
         front.connect(engines)
         threads += _start(engines, metrics, crashed)
         await front.serve(engines)
-        on_started(Bound(_address(split_address(settings.listen)[0], port), _address(*metrics_address)))
+        on_started(Bound(join_address(split_address(settings.listen)[0], port), join_address(*metrics_address)))
         await _first(stop, crashed)
         if not crashed.is_set():
             await _drain(front, engines, settings.door.drain_seconds)
@@ -140,7 +140,3 @@ async def _first(*events: asyncio.Event) -> None:
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for each in waiting:
         each.cancel()
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -23,6 +23,11 @@ def split_address(address: str) -> tuple[str, int]:
     return parts[1] or parts[2], int(parts[3])
 
 
+def join_address(host: str, port: int) -> str:
+    """The reverse."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _checked_address(address: str) -> str:
     split_address(address)
     return address

@@ -12,7 +12,7 @@ from typing import Protocol
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
-from stepstream_server.ipc import Counted, Crew, Exchange
+from stepstream_server.ipc import Counts, Crew, Exchange
 from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Metrics
 
@@ -134,7 +134,7 @@ class Workers:
         await self._crew.count()
         self._metrics.workers(self._crew.alive, self._crew.deaths)
 
-    def _counted(self, counted: Counted) -> None:
-        for service, method, code, calls in counted.calls:
+    def _counted(self, worker: int, counts: Counts) -> None:
+        for service, method, code, calls in counts.calls:
             self._metrics.rpc_handled(service, method, code, calls)
-        self._metrics.worker(counted.worker, counted.cpu_seconds, counted.resident_bytes)
+        self._metrics.worker(worker, counts.cpu_seconds, counts.resident_bytes)

@@ -40,7 +40,7 @@ async def hire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         for number, behaviour in enumerate(behaviours):
             (tmp_path / f"{number}.{behaviour}").touch()
         specs = [spec or counter_spec()]
-        crews.append(Crew(size, specs, DoorSettings(), LogSettings(), "1.0", [lines.append], lambda counted: None))
+        crews.append(Crew(size, specs, DoorSettings(), LogSettings(), "1.0", [lines.append], lambda worker, counts: None))
         return crews[-1]
 
     yield make

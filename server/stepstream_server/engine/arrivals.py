@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports import Ints
+from stepstream_server.engine.ports import Block, Call, Ints, Tensor
+
+NumberedBlocks = list[tuple[int, Block]]  # each with the number of its door
 
 
 def sums_before(sessions: Ints, values: Ints, order: Ints) -> Ints:
@@ -25,3 +27,8 @@ def sums_before(sessions: Ints, values: Ints, order: Ints) -> Ints:
 def concatenate(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """The parts as one array; no copy of a single one."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def joined_inputs(commands: Sequence[tuple[int, Block | Call]]) -> tuple[Tensor, ...]:
+    """The inputs of all commands behind each other: one [sum of lengths, *shape] per declared input."""
+    return tuple(concatenate(parts) for parts in zip(*(command.inputs for _, command in commands), strict=True))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.admission import Admission
-from stepstream_server.engine.arrivals import concatenate
+from stepstream_server.engine.arrivals import NumberedBlocks, concatenate, joined_inputs
 from stepstream_server.engine.backlog import ROW, Backlog, Kind, Rows
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, global_stream
-from stepstream_server.engine.ports import Block, Keep, Refuse, Reset, Tensor
+from stepstream_server.engine.ports import Keep, Refuse, Reset, Tensor
 from stepstream_server.engine.table import SessionTable
 from stepstream_server.errors import Reason
 
@@ -29,7 +27,7 @@ class Blocks:
         self._outbox = outbox
         self._admission = admission
 
-    def admit(self, blocks: Sequence[tuple[int, Block]]) -> None:
+    def admit(self, blocks: NumberedBlocks) -> None:
         """Admits blocks, each with the number of its door, in order."""
         if len(blocks) == 1 or self._table.firsts(concatenate([block.rows["session"] for _, block in blocks])).all():
             self._admit_run(blocks)
@@ -39,7 +37,7 @@ class Blocks:
                 self._admit_run(run)
                 blocks = blocks[len(run) :]
 
-    def first_run(self, blocks: Sequence[tuple[int, Block]]) -> Sequence[tuple[int, Block]]:
+    def first_run(self, blocks: NumberedBlocks) -> NumberedBlocks:
         """The first blocks, as long as no session occurs in two of them, so that their order does not matter."""
         if len(blocks) == 1 or self._table.firsts(concatenate([block.rows["session"] for _, block in blocks])).all():
             return blocks
@@ -73,7 +71,7 @@ class Blocks:
         self._refuse_detached(rows[~current])
         self._backlog.append_refused(rows[current], refuse.message)
 
-    def _admit_sequels(self, blocks: Sequence[tuple[int, Block]]) -> bool:
+    def _admit_sequels(self, blocks: NumberedBlocks) -> bool:
         """Admits rows that each go on where their session's row before ends; False, with none admitted, if not all do."""
         sent, rows, inputs = _join(blocks)
         return (
@@ -84,7 +82,7 @@ class Blocks:
             )
         )
 
-    def _admit_run(self, blocks: Sequence[tuple[int, Block]]) -> None:
+    def _admit_run(self, blocks: NumberedBlocks) -> None:
         sent, rows, inputs = _join(blocks)
         valid = self._admission.valid(inputs, rows["length"])
         current = self._current(sent, rows)
@@ -111,7 +109,7 @@ class Blocks:
             self._outbox.refuse(stream, tag, first, length, Reason.HANDLE_UNKNOWN, 0, message)
 
 
-def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Rows, tuple[Tensor, ...]]:
+def _join(blocks: NumberedBlocks) -> tuple[Rows, Rows, tuple[Tensor, ...]]:
     """Rows of all blocks as they were sent and as the backlog holds them, and their inputs as one array per declared input."""
     sent = concatenate([block.rows for _, block in blocks])
     rows = np.zeros(len(sent), ROW)
@@ -120,4 +118,4 @@ def _join(blocks: Sequence[tuple[int, Block]]) -> tuple[Rows, Rows, tuple[Tensor
     rows["stream"] = concatenate([global_stream(door, block.rows["stream"]) for door, block in blocks])
     rows["offset"] = np.cumsum(sent["length"]) - sent["length"]
     rows["cached"] = True
-    return sent, rows, tuple(concatenate(parts) for parts in zip(*(block.inputs for _, block in blocks), strict=True))
+    return sent, rows, joined_inputs(blocks)

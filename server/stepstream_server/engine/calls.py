@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.admission import Admission
-from stepstream_server.engine.arrivals import concatenate, sums_before
+from stepstream_server.engine.arrivals import concatenate, joined_inputs, sums_before
 from stepstream_server.engine.backlog import ROW, Backlog, Rows
 from stepstream_server.engine.express import Express
 from stepstream_server.engine.finished import Finished, answer_repeat
@@ -101,7 +101,7 @@ class Calls:
         rows["deadline"] = concatenate([call.deadlines for call in only])
         rows["ends"] = concatenate([call.ends for call in only])
         starts = concatenate([call.starts for call in only])
-        inputs = tuple(concatenate(parts) for parts in zip(*(call.inputs for call in only), strict=True))
+        inputs = joined_inputs(calls)
         ids = [session_id for call in only for session_id in call.ids]
         secrets: list[bytes] = []
         if any(call.secrets for call in only):
@@ -125,7 +125,7 @@ class Calls:
                 self._enter(arrivals)
             elif failed.any():
                 self._enter(arrivals.part(np.flatnonzero(failed)))
-                self._outcomes.quarantine(np.arange(len(self._backlog)))
+                self._outcomes.quarantine_all()
 
     def _enter(self, arrivals: _Arrivals) -> None:
         self._number(arrivals)

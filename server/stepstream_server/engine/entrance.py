@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from stepstream_server.config import EngineSettings
+from stepstream_server.engine.arrivals import NumberedBlocks
 from stepstream_server.engine.backlog import Backlog
 from stepstream_server.engine.blocks import Blocks
 from stepstream_server.engine.calls import Calls
@@ -22,7 +23,6 @@ from stepstream_server.engine.ports import Block, Call, Command, TurnReport
 from stepstream_server.engine.table import SessionTable
 
 Parcel = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
-Numbered = list[tuple[int, Block]]  # blocks, each with the number of its door
 
 
 class Entrance:
@@ -54,7 +54,7 @@ class Entrance:
         self._express = express
         self._carry_out = carry_out
         self._clock = clock
-        self._held: Numbered = []  # left to the next turn
+        self._held: NumberedBlocks = []  # left to the next turn
 
     @property
     def held_steps(self) -> int:
@@ -86,13 +86,13 @@ class Entrance:
                     self._carry_out(door, command, report)
         self._admit(self._at_once(blocks, report), calls, report, last=True)
 
-    def _admit(self, blocks: Numbered, calls: Sequence[tuple[int, Call]], report: TurnReport, *, last: bool) -> None:
+    def _admit(self, blocks: NumberedBlocks, calls: Sequence[tuple[int, Call]], report: TurnReport, *, last: bool) -> None:
         if blocks:
             self._blocks.admit(blocks)
         if calls:
             self._calls.admit(calls, self._clock(), report, last=last and not self._copies.waiting)
 
-    def _at_once(self, blocks: Numbered, report: TurnReport) -> Numbered:
+    def _at_once(self, blocks: NumberedBlocks, report: TurnReport) -> NumberedBlocks:
         """Computes and answers what can be. Returns the blocks that must go the ordinary way."""
         until = self._clock() + self._turn_budget
         while blocks and not len(self._backlog) and not self._copies.waiting:
@@ -105,10 +105,10 @@ class Entrance:
             blocks = blocks[len(run) :]
             if failed:
                 self._blocks.admit(failed)
-                self._outcomes.quarantine(np.arange(len(self._backlog)))  # it was empty: all of it has failed
+                self._outcomes.quarantine_all()
         return blocks
 
-    def _hold(self, blocks: Numbered) -> Numbered:
+    def _hold(self, blocks: NumberedBlocks) -> NumberedBlocks:
         """Leaves blocks to the next turn, unless they are more than may be pending. Returns those that go the ordinary way."""
         rows = np.concatenate([block.rows for _, block in blocks])
         if rows["length"].sum() > self._most_pending:

@@ -11,7 +11,7 @@ them there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.admission import Admission
 from stepstream_server.engine.answers import AnswerCache
-from stepstream_server.engine.arrivals import concatenate
+from stepstream_server.engine.arrivals import NumberedBlocks, concatenate, joined_inputs
 from stepstream_server.engine.backlog import Rows
 from stepstream_server.engine.ledger import KEEP_ALL
 from stepstream_server.engine.outbox import Outbox, global_stream
@@ -30,8 +30,6 @@ from stepstream_server.engine.table import Hot, Last, SessionTable, Status
 _COMPARED = slice(0, 4)  # Hot.STREAM to Hot.TAG, and the same columns of a block's rows
 _SESSION, _LENGTH, _ACKED = 4, 5, 6  # columns of a block's rows as int64
 _ROW_COLUMNS = 9
-
-Blocks = Sequence[tuple[int, Block]]  # each with the number of its door
 
 
 class Express:
@@ -59,7 +57,7 @@ class Express:
         self._clock = clock
         self._window = min(settings.window_steps, cache.steps_within(settings.window_bytes))
 
-    def run(self, blocks: Blocks, report: TurnReport) -> Blocks | None:
+    def run(self, blocks: NumberedBlocks, report: TurnReport) -> NumberedBlocks | None:
         """Computes and answers all rows but those that would make their sessions non-finite, which it returns with nothing of
         them applied. None, with nothing done at all, where rows are not all as expected."""
         rows = _columns(blocks)
@@ -70,11 +68,11 @@ class Express:
         hot = self._table.hot.take(rows[:, _SESSION], axis=0)
         acked = np.minimum(np.maximum(rows[:, _ACKED], hot[:, Hot.ACKED]), hot[:, Hot.ADMITTED])
         sent = concatenate([block.rows for _, block in blocks])
-        inputs = tuple(concatenate(parts) for parts in zip(*(block.inputs for _, block in blocks), strict=True))
+        inputs = joined_inputs(blocks)
         if not (self._as_expected(rows, length, hot, acked) and self._valid(inputs, sent)):
             return None
         begun, now, outputs, fine = self._compute(hot, inputs, length, report)
-        left: Blocks = ()
+        left: NumberedBlocks = []
         if fine is not None:
             left = _only(blocks, ~fine, length)
             hot, acked, sent = hot[fine], acked[fine], sent[fine]
@@ -183,7 +181,7 @@ class Express:
         self._table.used_at[sessions] = now
 
 
-def _columns(blocks: Blocks) -> Ints:
+def _columns(blocks: NumberedBlocks) -> Ints:
     """All rows as int64, with engine-wide streams: [n, 9]."""
     return concatenate([_columns_of(door, block) for door, block in blocks])
 
@@ -196,7 +194,7 @@ def _columns_of(door: int, block: Block) -> Ints:
     return columns
 
 
-def _only(blocks: Blocks, chosen: NDArray[np.bool_], length: int) -> Blocks:
+def _only(blocks: NumberedBlocks, chosen: NDArray[np.bool_], length: int) -> NumberedBlocks:
     """The chosen rows [n] of all, each of `length` steps."""
     found, start = [], 0
     for door, block in blocks:

@@ -101,6 +101,10 @@ class Outcomes:
         self._table.status[self._backlog.rows["session"][positions]] = Status.QUARANTINED
         self._fail(positions, Reason.NON_FINITE_STATE)
 
+    def quarantine_all(self) -> None:
+        """The same of the whole backlog, which was empty before these rows failed on the express way."""
+        self.quarantine(np.arange(len(self._backlog)))
+
     def end_turn(self) -> int:
         """Drops rows with nothing left to do. Returns how many steps were answered from the cache."""
         duplicates, self._duplicates = self._duplicates, 0

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from stepstream_server.config import DoorSettings, LogSettings, split_address
+from stepstream_server.config import DoorSettings, LogSettings, join_address, split_address
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc.channel import Channel
 from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
@@ -34,16 +34,6 @@ _COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is too busy to ans
 _END_SECONDS = 4.0  # from the end of its channel to being killed: what its calls are given, and three more
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What one worker has counted since it was last asked."""
-
-    worker: int
-    calls: list[tuple[str, str, str, int]]  # service, method, name of the status code, how many
-    cpu_seconds: float  # of its process so far
-    resident_bytes: int
 
 
 @dataclass(slots=True)
@@ -68,9 +58,10 @@ class Crew:
         logs: LogSettings,
         version: str,
         attach: Sequence[Callable[[socket.socket], None]],
-        on_counted: Callable[[Counted], None],
+        on_counted: Callable[[int, Counts], None],
     ) -> None:
-        """attach: for each model, how its engine is told of a new worker at the other end of a socket."""
+        """attach: for each model, how its engine is told of a new worker at the other end of a socket. on_counted: hears the
+        place of a worker and what it has counted."""
         self._size = size
         self._specs = [replace(spec, extra={}) for spec in specs]  # fields of the author's own, which no front door reads
         self._door = _share(settings, size)
@@ -96,7 +87,7 @@ class Crew:
         host, port = split_address(address)
         self._reserved = _reserve(host, port)
         port = self._reserved.getsockname()[1]
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._address = join_address(host, port)
         hired = await asyncio.gather(*[self._hire() for _ in range(self._size)], return_exceptions=True)
         for place, worker in enumerate(hired):
             if isinstance(worker, _Worker):
@@ -196,8 +187,8 @@ class Crew:
         try:
             while True:
                 match await worker.channel.hear():
-                    case Counts(calls, cpu_seconds, resident_bytes):
-                        self._on_counted(Counted(place, calls, cpu_seconds, resident_bytes))
+                    case Counts() as counts:
+                        self._on_counted(place, counts)
                         _resolve(worker.asked.popleft())
                     case Drained(complete):
                         worker.drained.set_result(complete)
