@@ -152,6 +152,7 @@ def save_bundle(model: Monitor, scaling: Scaling, directory: Path) -> Bundle:
             levels=LEVELS,
             scale=scaling.ahead[name],
             residual_of="mv",
+            predicts="mv" if HORIZONS[name] == 1 else "",
             description=f"Quantiles of the reading {1000 * HORIZONS[name] / RATE:.0f} ms ahead, in mV.",
         )
         for name, linear in model.heads().items()

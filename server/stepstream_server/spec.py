@@ -13,6 +13,7 @@ from typing import Literal
 CellKind = Literal["lstm", "gru", "rnn"]
 HeadKind = Literal["regression", "quantiles", "classes", "next_token"]
 DType = Literal["float32", "int64"]
+TextCodec = Literal["bytes", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ class HeadSpec:
 
     quantiles: `levels` says which, ascending; the outputs are sorted so that they never cross. classes and next_token:
     the outputs are logits, `labels` names them where they have names.
+
+    `predicts` names the float32 input whose next value the head predicts: what a rollout feeds back (regression as wide as the
+    input, quantiles of an input of one number).
     """
 
     name: str
@@ -94,6 +98,7 @@ class HeadSpec:
     residual_of: str = ""
     levels: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
+    predicts: str = ""  # at most one head of a model says it
     description: str = ""
 
 
@@ -114,6 +119,7 @@ class ModelSpec:
     licence: str = ""
     provenance: str = ""
     time_step_seconds: float | None = None
+    text: TextCodec | None = None  # how text becomes tokens and back; words are the labels of the next_token head
     extra: dict[str, object] = field(default_factory=dict)  # manifest fields of the author's own
 
     @property

@@ -19,7 +19,7 @@ def heart_spec() -> ModelSpec:
         "heart",
         CellSpec("lstm", 2, 4, 2),
         [
-            HeadSpec("next", "quantiles", 3, 2.0, 0.5, residual_of="mv", levels=(0.1, 0.5, 0.9), description="mV"),
+            HeadSpec("next", "quantiles", 3, 2.0, 0.5, "mv", (0.1, 0.5, 0.9), predicts="mv", description="mV"),
             HeadSpec("rate", "regression", 1, scale=60.0),
             HeadSpec("rhythm", "classes", 2, labels=("sinus", "ectopic")),
         ],
@@ -50,5 +50,6 @@ def text(tmp_path: Path) -> Bundle:
         [HeadSpec("next", "next_token", 5, labels=("a", "b", "c", "d", "e"))],
         front=EmbeddingFront(5, 3),
         input_name="token",
+        text="words",
     )
     return write(tmp_path / "text", spec, random_weights(spec))

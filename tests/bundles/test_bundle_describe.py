@@ -22,7 +22,7 @@ def test_every_fact_is_there(heart: Bundle) -> None:
         ("state", "last.rhythm: float32 [2]"),
         ("front", "2 normalised features, half of them differences from the step before"),
         ("cell", "lstm, input 2, hidden 4, 2 layers"),
-        ("head", "next: quantiles of width 3 at 0.1, 0.5, 0.9, as a change of mv"),
+        ("head", "next: quantiles of width 3 at 0.1, 0.5, 0.9, as a change of mv, fed back as mv by a rollout"),
         ("parameters", f"{16 * (2 + 4 + 2) + 16 * (4 + 4 + 2) + 6 * 5}"),
         ("state", f"{4 * (8 + 8 + 1 + 6)} bytes per session"),
         ("outputs", "24 bytes per step"),
@@ -40,6 +40,7 @@ def test_tokens_are_told_with_their_range(text: Bundle) -> None:
     lines = [(name, value.strip()) for name, value in facts(text)]
     assert ("input", "token: int64 [], 0 to 4") in lines
     assert ("front", "embedding of 5 tokens, width 3") in lines
+    assert ("text", "tokens are words") in lines
     assert ("licence", "not stated") in lines
     assert not [name for name, _ in lines if name == "time step"]
 

@@ -29,6 +29,7 @@ DIGEST = "0" * 64
         ("extra", {}),
         ("heads.0.description", "V"),
         ("heads.2.labels", ["x", "y"]),
+        ("heads.0.predicts", ""),
         ("inputs.0.description", "lead I"),
         ("front.mean", [0.1, 0]),  # 0 and 0.0 are one number
     ],
@@ -37,6 +38,12 @@ def test_what_people_are_told_does_not_count(heart: Bundle, field: str, value: o
     """Two bundles that compute the same have one fingerprint, whatever they are called."""
     edit(heart.path, field, value)
     assert load(heart.path).spec.fingerprint == heart.spec.fingerprint
+
+
+def test_how_text_becomes_tokens_does_not_count(text: Bundle) -> None:
+    """The server of a text model steps tokens, whatever they stand for."""
+    edit(text.path, "text", None)
+    assert load(text.path).spec.fingerprint == text.spec.fingerprint
 
 
 @pytest.mark.parametrize(

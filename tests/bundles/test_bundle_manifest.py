@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from stepstream_server.bundles import Bundle, load
 from stepstream_server.bundles.check import check_spec
+from stepstream_server.bundles.declare import declare
 from stepstream_server.bundles.manifest import parse, schema_text
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
+from stepstream_server.spec import CellSpec, EmbeddingFront, HeadKind, HeadSpec
 from support.spoil import REMOVED, edit
 
 SCHEMA = json.loads(importlib.resources.files("stepstream_server.bundles").joinpath("manifest.schema.json").read_text())
@@ -78,6 +80,8 @@ BY_SCHEMA: list[tuple[str, Any, str]] = [
     ("weights.file", "..safetensors", "weights.file: expected string to match pattern"),
     ("weights.file", "model.pkl", "weights.file: expected string to match pattern"),
     ("weights.sha256", "0" * 63, "weights.sha256: expected string to match pattern"),
+    ("heads.0.predicts", 1, "heads[0].predicts: expected a valid string, got 1"),
+    ("text", "chars", "text: expected 'bytes' or 'words', got \"chars\""),
     ("extra", [], "extra: expected an object, got []"),
     ("colour", "red", 'colour: expected no field of this name, got "red"'),
 ]
@@ -107,6 +111,14 @@ BY_CHECK: list[tuple[str, Any, str]] = [
     ("heads.2.labels", ["sinus"], "heads[2].labels: expected 2 names, one per output, got"),
     ("heads.2.labels", ["sinus", "sinus"], "heads[2].labels: expected distinct names, got"),
     ("heads.2.residual_of", "mv", "heads[2].residual_of: expected nothing, since the head's kind is classes"),
+    (
+        "heads.0.predicts",
+        "rate",
+        "heads[0].predicts: expected the name of a float32 input, of which there are ['mv'], got \"rate\"",
+    ),
+    ("heads.1.predicts", "mv", 'heads[1].predicts: expected nothing, since heads[0] has it, got "mv"'),
+    ("heads.2.predicts", "mv", 'heads[2].predicts: expected nothing, since the head\'s kind is classes, got "mv"'),
+    ("text", "bytes", 'text: expected nothing, since 0 heads, not one, are of kind next_token, got "bytes"'),
     ("heads.1.kind", "next_token", "heads[1].kind: expected a front of kind embedding, since the next token is stepped on"),
     ("heads.1.name", "next", "outputs[1]: expected next [1], got"),
     ("outputs.0.shape", [4], "outputs[0]: expected next [3], got"),
@@ -174,6 +186,11 @@ def test_a_contradiction_is_named(heart: Bundle, field: str, value: Any, message
         ("inputs.0.shape", [1], "inputs[0].shape: expected [], got [1]"),
         ("heads.0.width", 4, "heads[0].labels: expected 4 names, one per output, got"),
         ("front.mean", [0.0], "front.mean: expected no field of this name, got [0.0]"),
+        ("text", "bytes", "front.tokens: expected 256, one per byte, since text is bytes, got 5"),
+        ("heads.0.labels", REMOVED, "heads[0].labels: expected 5 words, since text is words, got nothing"),
+        ("heads.0.labels.1", "", 'heads[0].labels[1]: expected a word without whitespace, since text is words, got ""'),
+        ("heads.0.labels.1", "b c", 'heads[0].labels[1]: expected a word without whitespace, since text is words, got "b c"'),
+        ("heads.0.predicts", "token", "heads[0].predicts: expected nothing, since the head's kind is next_token, got"),
     ],
 )
 def test_an_embedding_must_fit_its_tokens(text: Bundle, field: str, value: Any, message: str) -> None:
@@ -186,10 +203,48 @@ def test_an_embedding_must_fit_its_tokens(text: Bundle, field: str, value: Any, 
 
 def test_a_next_token_head_is_as_wide_as_the_vocabulary(text: Bundle) -> None:
     """A next-token head of another width could not be stepped on."""
+    edit(text.path, "text", REMOVED)
     edit(text.path, "heads.0.labels", REMOVED)
     edit(text.path, "heads.0.width", 4)
     with pytest.raises(BundleError, match=r"heads\[0\].width: expected 5, the tokens of the embedding, got 4"):
         load(text.path)
+
+
+def test_text_has_one_next_token_head(text: Bundle) -> None:
+    """Of two there would be no telling which one writes."""
+    for field, value in (("heads.1", {"name": "other", "kind": "next_token", "width": 5}), ("text", "words")):
+        edit(text.path, field, value)
+    with pytest.raises(BundleError, match=r"text: expected nothing, since 2 heads, not one, are of kind next_token"):
+        load(text.path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "levels", "inputs", "message"),
+    [
+        ("regression", 2, (), 2, None),
+        ("regression", 1, (), 2, "heads[0].width: expected 2, the numbers of x, which it predicts, got 1"),
+        ("quantiles", 2, (0.1, 0.9), 1, None),
+        ("quantiles", 2, (0.1, 0.9), 2, "heads[0].predicts: expected an input of 1 number, since quantiles are of one, got 2"),
+    ],
+)
+def test_a_prediction_can_be_stepped_on(
+    kind: HeadKind, width: int, levels: tuple[float, ...], inputs: int, message: str | None
+) -> None:
+    """What a head predicts is as wide as what a step takes; quantiles are of one number."""
+    head = HeadSpec("y", kind, width, levels=levels, predicts="x")
+    spec = declare("m", CellSpec("gru", inputs, 2, 1), [head], input_name="x")
+    if message is None:
+        check_spec(spec, "m")
+        return
+    with pytest.raises(BundleError) as refusal:
+        check_spec(spec, "m")
+    assert str(refusal.value) == f"m: {message}"
+
+
+def test_bytes_have_256_tokens() -> None:
+    """A model of bytes needs no labels."""
+    head = HeadSpec("next", "next_token", 256)
+    check_spec(declare("m", CellSpec("gru", 3, 2, 1), [head], front=EmbeddingFront(256, 3), text="bytes"), "m")
 
 
 @pytest.mark.parametrize("taken", ["rate", "h", "mv"])

@@ -41,7 +41,7 @@ def test_a_module_comes_back_bit_by_bit(tmp_path: Path, kind: str, layers: int) 
 def test_everything_that_is_told_arrives(tmp_path: Path) -> None:
     """Heads by name and in order, the front, and the words for people."""
     heads = {
-        "next": Head(nn.Linear(4, 3), "quantiles", 2.0, 0.5, "mv", (0.1, 0.5, 0.9), description="mV"),
+        "next": Head(nn.Linear(4, 3), "quantiles", 2.0, 0.5, "mv", (0.1, 0.5, 0.9), predicts="mv", description="mV"),
         "rate": nn.Linear(4, 1),
         "rhythm": Head(nn.Linear(4, 2), "classes", labels=("sinus", "ectopic")),
     }
@@ -68,6 +68,7 @@ def test_everything_that_is_told_arrives(tmp_path: Path) -> None:
         ("rhythm", "classes", 2),
     ]
     assert (spec.heads[0].scale, spec.heads[0].residual_of, spec.outputs[0].description) == (2.0, "mv", "mV")
+    assert [head.predicts for head in spec.heads] == ["mv", "", ""]
     assert spec.inputs[0].shape == (1,)
     assert [state.name for state in spec.states] == ["h", "c", "previous", "last.next", "last.rate", "last.rhythm"]
 
@@ -79,6 +80,18 @@ def test_an_embedding_makes_tokens_the_input(tmp_path: Path) -> None:
     assert bundle.spec.front == EmbeddingFront(7, 3)
     assert (bundle.spec.inputs[0].dtype, bundle.spec.inputs[0].shape, bundle.spec.inputs[0].limit) == ("int64", (), 7)
     np.testing.assert_array_equal(load(bundle.path).weights["embedding.weight"], embedding.weight.detach().numpy())
+
+
+def test_text_and_halves_are_written(tmp_path: Path) -> None:
+    """A model of text says how its tokens are read; the embedding and the module are rounded alike."""
+    embedding, cell = nn.Embedding(3, 2), nn.GRU(2, 4)
+    head = Head(nn.Linear(4, 3), "next_token", labels=("a", "b", "c"))
+    bundle = save(tmp_path / "m", cell, {"next": head}, front=embedding, text="words", half=True)
+    read = load(bundle.path)
+    assert read.spec == bundle.spec
+    assert read.spec.text == "words"
+    np.testing.assert_array_equal(read.weights["embedding.weight"], embedding.weight.detach().half().float().numpy())
+    np.testing.assert_array_equal(read.weights["cell.weight_hh_l0"], cell.weight_hh_l0.detach().half().float().numpy())
 
 
 def test_absent_biases_are_zeros(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 
 from stepstream_server.bundles import Bundle, init_model, load, write
 from stepstream_server.bundles.declare import declare
@@ -117,6 +118,33 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, heart_spec: ModelSpe
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match=r"expected a folder that can be written, got: .*File exists"):
         write(tmp_path / "file", heart_spec, random_weights(heart_spec))
+
+
+def test_halves_are_returned_as_they_are_read(tmp_path: Path, heart: Bundle, heart_spec: ModelSpec) -> None:
+    """Rounded to float16 and widened again: half the bytes on disk, and another model by its fingerprint."""
+    halved = write(tmp_path / "half", heart_spec, heart.weights, half=True)
+    read = load(halved.path)
+    assert halved.spec == read.spec
+    assert read.spec.fingerprint != heart.spec.fingerprint
+    for name, tensor in heart.weights.items():
+        assert halved.weights[name].dtype == np.float32
+        np.testing.assert_array_equal(halved.weights[name], read.weights[name])
+        np.testing.assert_array_equal(read.weights[name], tensor.astype(np.float16))
+    sizes = [safetensors.deserialize((each.path / "model.safetensors").read_bytes()) for each in (halved, heart)]  # type: ignore[no-untyped-call]
+    assert [{tensor["dtype"] for _, tensor in tensors} for tensors in sizes] == [{"F16"}, {"F32"}]
+
+
+@pytest.mark.parametrize("value", [65520.0, -1e9])
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path, heart_spec: ModelSpec, value: float) -> None:
+    """A weight that rounding would make infinite is named, and nothing is written."""
+    weights = random_weights(heart_spec)
+    weights["head.next.weight"][1, 2] = value
+    message = rf"^m/model.safetensors: head.next.weight: expected numbers within ±65504, as float16 holds, got {value}$"
+    with pytest.raises(BundleError, match=message):
+        write(tmp_path / "m", heart_spec, weights, half=True)
+    assert not (tmp_path / "m").exists()
+    weights["head.next.weight"][1, 2] = 65519.0  # rounds down
+    assert write(tmp_path / "m", heart_spec, weights, half=True).weights["head.next.weight"][1, 2] == 65504
 
 
 @pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.manifest import shorten, wrong
-from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, TensorSpec
 
 Weights = dict[str, NDArray[np.float32]]
+BYTES = 256  # values of one
 
 
 def check_spec(spec: ModelSpec, file: str) -> None:
@@ -23,6 +24,9 @@ def check_spec(spec: ModelSpec, file: str) -> None:
     _check_input(spec, file)
     for index, head in enumerate(spec.heads):
         _check_head(spec, head, f"heads[{index}]", file)
+    _check_one_predicts(spec, file)
+    if spec.text is not None:
+        _check_text(spec, file)
     outputs = declare.output_specs(spec.heads)
     _check_declared("outputs", [(o.name, o.shape) for o in spec.outputs], [(o.name, o.shape) for o in outputs], file)
     states = declare.state_specs(spec.cell, spec.front, spec.heads)
@@ -83,6 +87,8 @@ def _check_head(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
     _check_labels(head, field, file)
     if head.residual_of:
         _check_residual(spec, head, field, file)
+    if head.predicts:
+        _check_predicts(spec, head, field, file)
     if head.kind == "next_token":
         _check_tokens(spec, head, field, file)
 
@@ -109,13 +115,57 @@ def _check_labels(head: HeadSpec, field: str, file: str) -> None:
 
 
 def _check_residual(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
-    inputs = [tensor.name for tensor in spec.inputs if tensor.dtype == "float32"]
-    if head.kind not in ("regression", "quantiles"):
-        raise wrong(file, f"{field}.residual_of", f"nothing, since the head's kind is {head.kind}", shorten(head.residual_of))
-    if head.residual_of not in inputs:
+    _numeric_input(spec, head, head.residual_of, f"{field}.residual_of", file)
+
+
+def _check_predicts(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
+    """A step on a prediction takes as many numbers as the head has outputs, or one drawn from its quantiles."""
+    tensor = _numeric_input(spec, head, head.predicts, f"{field}.predicts", file)
+    if head.kind == "quantiles" and tensor.elements != 1:
+        raise wrong(file, f"{field}.predicts", "an input of 1 number, since quantiles are of one", f"{tensor.elements}")
+    if head.kind == "regression" and tensor.elements != head.width:
         raise wrong(
-            file, f"{field}.residual_of", f"the name of a float32 input, of which there are {inputs}", shorten(head.residual_of)
+            file, f"{field}.width", f"{tensor.elements}, the numbers of {tensor.name}, which it predicts", f"{head.width}"
         )
+
+
+def _numeric_input(spec: ModelSpec, head: HeadSpec, name: str, field: str, file: str) -> TensorSpec:
+    """The float32 input `name`, to which a head of numbers refers in `field`."""
+    inputs = {tensor.name: tensor for tensor in spec.inputs if tensor.dtype == "float32"}
+    if head.kind not in ("regression", "quantiles"):
+        raise wrong(file, field, f"nothing, since the head's kind is {head.kind}", shorten(name))
+    if name not in inputs:
+        raise wrong(file, field, f"the name of a float32 input, of which there are {list(inputs)}", shorten(name))
+    return inputs[name]
+
+
+def _check_one_predicts(spec: ModelSpec, file: str) -> None:
+    predicting = [index for index, head in enumerate(spec.heads) if head.predicts]
+    if len(predicting) > 1:
+        first, second = predicting[:2]
+        raise wrong(
+            file, f"heads[{second}].predicts", f"nothing, since heads[{first}] has it", shorten(spec.heads[second].predicts)
+        )
+
+
+def _check_text(spec: ModelSpec, file: str) -> None:
+    """Text is read and written through the tokens of the one next_token head."""
+    heads = [(index, head) for index, head in enumerate(spec.heads) if head.kind == "next_token"]
+    if len(heads) != 1:
+        raise wrong(file, "text", f"nothing, since {len(heads)} heads, not one, are of kind next_token", shorten(spec.text))
+    index, head = heads[0]
+    if spec.text == "bytes" and head.width != BYTES:
+        raise wrong(file, "front.tokens", f"{BYTES}, one per byte, since text is bytes", f"{head.width}")
+    if spec.text == "words":
+        _check_words(head, f"heads[{index}].labels", file)
+
+
+def _check_words(head: HeadSpec, field: str, file: str) -> None:
+    if not head.labels:
+        raise wrong(file, field, f"{head.width} words, since text is words", "nothing")
+    for position, word in enumerate(head.labels):
+        if word.split() != [word]:
+            raise wrong(file, f"{field}[{position}]", "a word without whitespace, since text is words", shorten(word))
 
 
 def _check_tokens(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:

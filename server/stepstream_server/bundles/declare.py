@@ -14,6 +14,7 @@ from stepstream_server.spec import (
     ModelSpec,
     StateSpec,
     TensorSpec,
+    TextCodec,
 )
 
 Front = FeaturesFront | EmbeddingFront | None
@@ -26,6 +27,7 @@ class Told(TypedDict, total=False):
     licence: str
     provenance: str
     time_step_seconds: float | None
+    text: TextCodec | None
     extra: dict[str, object]
 
 

@@ -30,6 +30,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield from _sizes(bundle)
     if spec.time_step_seconds is not None:
         yield "time step", f"{spec.time_step_seconds:g} s ({1 / spec.time_step_seconds:g} per second)"
+    if spec.text is not None:
+        yield "text", f"tokens are {spec.text}"
     yield "fingerprint", spec.fingerprint
     yield "licence", spec.licence or "not stated"
     yield "provenance", spec.provenance or "not stated"
@@ -63,7 +65,8 @@ def _parts(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 def _head(head: HeadSpec) -> str:
     levels = " at " + ", ".join(f"{level:g}" for level in head.levels) if head.levels else ""
     change = f", as a change of {head.residual_of}" if head.residual_of else ""
-    return f"{head.name}: {head.kind} of width {head.width}{levels}{change}"
+    fed_back = f", fed back as {head.predicts} by a rollout" if head.predicts else ""
+    return f"{head.name}: {head.kind} of width {head.width}{levels}{change}{fed_back}"
 
 
 def _sizes(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -9,8 +9,8 @@ import json
 from stepstream_server.spec import ModelSpec
 
 # Fields that say who the model is or what its numbers mean to people, and change none of them.
-TOLD = {"name", "version", "fingerprint", "description", "licence", "provenance", "time_step_seconds", "extra"}
-TOLD_OF_PARTS = {"description", "labels"}
+TOLD = {"name", "version", "fingerprint", "description", "licence", "provenance", "time_step_seconds", "text", "extra"}
+TOLD_OF_PARTS = {"description", "labels", "predicts"}
 
 
 def fingerprint(spec: ModelSpec, weights_sha256: str) -> str:

@@ -109,6 +109,9 @@ class HeadEntry(Entry):
         default=(), max_length=MAX_WIDTH, description="quantiles only, one per output, ascending."
     )
     labels: tuple[str, ...] = Field(default=(), max_length=MAX_WIDTH, description="classes and next_token: names of the outputs.")
+    predicts: str = Field(
+        default="", description="Name of the float32 input whose next value this head predicts: what a rollout feeds back."
+    )
     description: str = Field(default="", description="What the numbers are and in which unit.")
 
 
@@ -132,6 +135,9 @@ class Manifest(Entry):
     provenance: str = Field(default="", description="Where data and weights come from.")
     time_step_seconds: Annotated[float, Field(gt=0, le=FLOAT32_MAX)] | None = Field(
         default=None, description="Time between two steps as trained."
+    )
+    text: Literal["bytes", "words"] | None = Field(
+        default=None, description="How text becomes tokens and back; words are the labels of the next_token head."
     )
     cell: CellEntry
     front: Annotated[FeaturesEntry | EmbeddingEntry, Field(discriminator="kind")] | None = None

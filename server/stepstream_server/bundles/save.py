@@ -34,6 +34,7 @@ class Head:
     residual_of: str = ""
     levels: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
+    predicts: str = ""
     description: str = ""
 
 
@@ -47,6 +48,7 @@ def save(
     front: FeaturesFront | torch.nn.Embedding | None = None,
     input_name: str = "input",
     input_description: str = "",
+    half: bool = False,
     **told: Unpack[Told],
 ) -> Bundle:
     """Writes a trained recurrent module with its head as a bundle that `stepstream-server serve` serves.
@@ -61,7 +63,10 @@ def save(
     front: what stands before the module: a normaliser, or an Embedding whose tokens are the input.
     name: the folder's name if empty.
 
-    Weights are stored as float32. Returns what `load` would. Raises BundleError for a module that a bundle cannot hold, and for
+    half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as `text`,
+    is as in `spec.ModelSpec`.
+
+    Returns what `load` would. Raises BundleError for a module that a bundle cannot hold, and for
     any field that `load` would refuse; then nothing is written.
     """
     import torch
@@ -81,7 +86,7 @@ def save(
     weights = _cell_weights(module) | _head_weights(heads)
     if isinstance(front, torch.nn.Embedding):
         weights["embedding.weight"] = _array(front.weight)
-    return write(Path(directory), spec, weights)
+    return write(Path(directory), spec, weights, half=half)
 
 
 def _cell_spec(module: torch.nn.RNNBase) -> CellSpec:

@@ -42,6 +42,7 @@ def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
         licence=manifest.licence,
         provenance=manifest.provenance,
         time_step_seconds=manifest.time_step_seconds,
+        text=manifest.text,
         extra=manifest.extra,
     )
 

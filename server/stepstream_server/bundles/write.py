@@ -7,15 +7,16 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save as encode
 
-from stepstream_server.bundles.check import check_spec, check_weights
+from stepstream_server.bundles.check import Weights, check_spec, check_weights
 from stepstream_server.bundles.fingerprint import fingerprint
 from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
-from stepstream_server.bundles.manifest import parse
+from stepstream_server.bundles.manifest import parse, wrong
 from stepstream_server.bundles.translate import to_spec, to_text
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import ModelSpec
@@ -23,18 +24,21 @@ from stepstream_server.spec import ModelSpec
 WEIGHTS_FILE = "model.safetensors"
 
 
-def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]]) -> Bundle:
+def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], *, half: bool = False) -> Bundle:
     """Writes `spec` (see `declare.declare`) and its weights into `directory`, made if needed; a bundle there is replaced.
 
-    weights: by name, float32, shapes as in `declare.weight_shapes`. Returns what `load(directory)` would.
+    weights: by name, float32, shapes as in `declare.weight_shapes`. half: they are stored as float16, rounded to the nearest.
+    Returns what `load(directory)` would: with `half`, the rounded weights, widened.
     Raises BundleError, before anything is written, for what `load` would refuse, and for a folder that cannot be written.
     """
     directory = Path(directory)
     folder = directory.resolve().name
     spec = validate(spec, f"{folder}/{MANIFEST_FILE}")
     check_weights(spec, weights, f"{folder}/{WEIGHTS_FILE}")
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.items()}
-    data = encode(tensors)
+    stored: dict[str, NDArray[Any]] = {name: np.ascontiguousarray(tensor) for name, tensor in weights.items()}
+    if half:
+        stored = {name: _halved(name, tensor, f"{folder}/{WEIGHTS_FILE}") for name, tensor in stored.items()}
+    data = encode(stored)
     digest = hashlib.sha256(data).hexdigest()
     text = to_text(spec, WEIGHTS_FILE, digest, f"{folder}/{MANIFEST_FILE}")
     try:
@@ -44,7 +48,7 @@ def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.flo
         _replace(directory / MANIFEST_FILE, text.encode())
     except OSError as error:
         raise BundleError(f"{directory}: expected a folder that can be written, got: {error}") from error
-    return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), tensors)
+    return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), _widened(stored))
 
 
 def validate(spec: ModelSpec, file: str) -> ModelSpec:
@@ -53,6 +57,19 @@ def validate(spec: ModelSpec, file: str) -> ModelSpec:
     read = to_spec(parse(text, file), fingerprint="")
     check_spec(read, file)
     return read
+
+
+def _halved(name: str, tensor: NDArray[np.float32], file: str) -> NDArray[np.float16]:
+    with np.errstate(over="ignore"):  # told below, by name
+        halves = tensor.astype(np.float16)
+    beyond = np.isinf(halves)
+    if beyond.any():
+        raise wrong(file, name, f"numbers within ±{np.finfo(np.float16).max:.0f}, as float16 holds", f"{tensor[beyond].flat[0]}")
+    return halves
+
+
+def _widened(stored: Mapping[str, NDArray[Any]]) -> Weights:
+    return {name: tensor.astype(np.float32, copy=False) for name, tensor in stored.items()}
 
 
 def _replace(path: Path, data: bytes) -> None:
