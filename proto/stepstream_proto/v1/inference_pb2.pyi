@@ -27,6 +27,12 @@ class Commit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMMIT_END: _ClassVar[Commit]
     COMMIT_EACH: _ClassVar[Commit]
     COMMIT_NONE: _ClassVar[Commit]
+
+class RolloutEnding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_ENDING_UNSPECIFIED: _ClassVar[RolloutEnding]
+    ROLLOUT_ENDING_STOP: _ClassVar[RolloutEnding]
+    ROLLOUT_ENDING_LENGTH: _ClassVar[RolloutEnding]
 DETACH_REASON_UNSPECIFIED: DetachReason
 DETACH_REASON_REQUESTED: DetachReason
 DETACH_REASON_SESSION_TAKEN: DetachReason
@@ -38,6 +44,9 @@ COMMIT_UNSPECIFIED: Commit
 COMMIT_END: Commit
 COMMIT_EACH: Commit
 COMMIT_NONE: Commit
+ROLLOUT_ENDING_UNSPECIFIED: RolloutEnding
+ROLLOUT_ENDING_STOP: RolloutEnding
+ROLLOUT_ENDING_LENGTH: RolloutEnding
 
 class StreamRequest(_message.Message):
     __slots__ = ("open", "attach", "block", "acknowledge", "reset", "detach")
@@ -276,7 +285,7 @@ class StepResponse(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., next_seq: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Values]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "version", "session_id", "secret", "seq", "prompt", "max_steps", "temperature", "top_k", "top_p", "seed", "stop", "commit", "paths")
+    __slots__ = ("model", "version", "session_id", "secret", "seq", "prompt", "max_steps", "temperature", "top_k", "top_p", "seed", "stop", "commit", "paths", "levels", "outputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +300,8 @@ class GenerateRequest(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     session_id: str
@@ -305,16 +316,22 @@ class GenerateRequest(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[bytes]
     commit: Commit
     paths: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., seq: _Optional[int] = ..., prompt: _Optional[_Iterable[bytes]] = ..., max_steps: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., commit: _Optional[_Union[Commit, str]] = ..., paths: _Optional[int] = ...) -> None: ...
+    levels: _containers.RepeatedScalarFieldContainer[float]
+    outputs: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., seq: _Optional[int] = ..., prompt: _Optional[_Iterable[bytes]] = ..., max_steps: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., commit: _Optional[_Union[Commit, str]] = ..., paths: _Optional[int] = ..., levels: _Optional[_Iterable[float]] = ..., outputs: _Optional[bool] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("first_seq", "outputs", "tokens", "next_seq")
+    __slots__ = ("first_seq", "outputs", "tokens", "next_seq", "values", "ending")
     FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQ_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    ENDING_FIELD_NUMBER: _ClassVar[int]
     first_seq: int
     outputs: _containers.RepeatedScalarFieldContainer[bytes]
     tokens: bytes
     next_seq: int
-    def __init__(self, first_seq: _Optional[int] = ..., outputs: _Optional[_Iterable[bytes]] = ..., tokens: _Optional[bytes] = ..., next_seq: _Optional[int] = ...) -> None: ...
+    values: bytes
+    ending: RolloutEnding
+    def __init__(self, first_seq: _Optional[int] = ..., outputs: _Optional[_Iterable[bytes]] = ..., tokens: _Optional[bytes] = ..., next_seq: _Optional[int] = ..., values: _Optional[bytes] = ..., ending: _Optional[_Union[RolloutEnding, str]] = ...) -> None: ...

@@ -74,7 +74,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """A rollout: the session stepped on its own outputs. Answers UNIMPLEMENTED for now.
+        """A rollout: the session stepped on its own outputs, each draw fed before it is emitted. Never takes a session over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence")
+    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence", "text", "words", "rollout_output")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,9 @@ class Model(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -34,7 +37,10 @@ class Model(_message.Message):
     fingerprint: str
     window: _common_pb2.Window
     licence: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ...) -> None: ...
+    text: str
+    words: _containers.RepeatedScalarFieldContainer[str]
+    rollout_output: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ..., text: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., rollout_output: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
