@@ -10,7 +10,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,8 @@ BUNDLES: dict[Kind, Path] = {
     "gru": HERE / "rivals" / "gru",
     "rnn": HERE / "rivals" / "rnn",
 }
-LONGEST = 100  # words of filler
+LONGEST = 100  # words of filler in training
 RATES: dict[Kind, float] = {"lstm": 3e-3, "gru": 3e-3, "rnn": 1e-3}  # learning rates, as README.md tells how they were chosen
-VALIDATION = range(SHORTEST, SHORTEST + LONGEST + 1, 4)  # distances at which a learning rate is judged
 LICENCE = "Apache-2.0, as the project: the sentences that the weights are made from are generated."
 PROVENANCE = "examples/memory/train.py on sentences of examples/memory/grammar.py."
 
@@ -45,6 +44,7 @@ class Schedule:
     learning_rate: float = 3e-3  # of Adam at the start; falls to 0 along a cosine
     iterations: int = 3000
     batch: int = 64  # rows per iteration; each is two stories, told one after the other
+    longest: int = LONGEST  # words of filler, that a row's two stories share
     answer: float = 1.0  # weight of the answers' mean loss beside that of all words
     gradient_norm: float = 1.0  # gradients are scaled down to it
     seed: int = 0
@@ -53,7 +53,7 @@ class Schedule:
 def batches(schedule: Schedule) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens [batch, steps] and where in each row the two blanks are [batch, 2], as the step that answers.
 
-    A row begins at the zero state, as a session does. Its stories share `LONGEST` words of filler: all rows are equally long
+    A row begins at the zero state, as a session does. Its stories share `longest` words of filler: all rows are equally long
     without padding, each story's filler has every length evenly, and the second one's country has to replace the first one's.
     """
     draw = random.Random(schedule.seed)
@@ -61,8 +61,8 @@ def batches(schedule: Schedule) -> Iterator[tuple[Tensor, Tensor]]:
     for _ in range(schedule.iterations):
         rows, blanks = [], []
         for _ in range(schedule.batch):
-            filler = draw.randint(0, LONGEST)
-            told = [teller.story(SHORTEST + words) for words in (filler, LONGEST - filler)]
+            filler = draw.randint(0, schedule.longest)
+            told = [teller.story(SHORTEST + words) for words in (filler, schedule.longest - filler)]
             first, second = ([*story.tokens, TOKENS[story.answer], TOKENS["."]] for story in told)
             rows.append(first + second)
             blanks.append([len(first) - 3, len(first) + len(second) - 3])
@@ -89,11 +89,11 @@ def train(kind: Kind, schedule: Schedule) -> tuple[Network, list[float]]:
     return network.eval(), losses
 
 
-def validate(network: Network, count: int = 100, seed: int = 1) -> float:
-    """Share of the blanks filled rightly at the distances of `VALIDATION`, in new stories of the sentences trained on."""
-    teller = Storyteller(seed, held_out=False)
+def validate(network: Network, schedule: Schedule, count: int = 100) -> float:
+    """Share of the blanks filled rightly, over all distances trained on, in new stories of the sentences trained on."""
+    teller = Storyteller(schedule.seed + 1, held_out=False)
     right = []
-    for distance in VALIDATION:
+    for distance in range(SHORTEST, SHORTEST + schedule.longest + 1, 4):
         stories = [teller.story(distance) for _ in range(count)]
         with torch.no_grad():
             said = network(torch.tensor([story.tokens for story in stories]))[:, -1].argmax(-1)
@@ -118,7 +118,7 @@ def save_bundle(network: Network, schedule: Schedule, directory: Path) -> Bundle
         provenance=f"{PROVENANCE} Rate {schedule.learning_rate:g}, {schedule.iterations} iterations, seed {schedule.seed}.",
         text="words",
         half=True,
-        extra={"longest_filler_trained_on": LONGEST},
+        extra={"longest_filler_trained_on": schedule.longest},
     )
 
 
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(KINDS), nargs="+", default=list(KINDS), help="networks (default: all three)")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates, of which the best in validation is kept")
     parser.add_argument("--out", type=Path, help="folder for all bundles, by network (default: where they are shipped)")
+    parser.add_argument("--longest", type=int, default=standard.longest, help="words of filler at most (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=standard.iterations, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=standard.seed, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="more may be faster and give other weights; default: %(default)s")
@@ -137,9 +138,9 @@ def main() -> None:
     for kind in options.only:
         best = -1.0
         for rate in options.rates or [RATES[kind]]:
-            schedule = replace(standard, learning_rate=rate, iterations=options.iterations, seed=options.seed)
+            schedule = Schedule(rate, options.iterations, longest=options.longest, seed=options.seed)
             network, losses = train(kind, schedule)
-            recall = validate(network)
+            recall = validate(network, schedule)
             print(
                 f"{NAMES[kind]}: {HIDDEN[kind]} units, {network.cell_parameters} parameters in the layer; rate {rate:g}, "
                 f"the answers' last loss {np.mean(losses[-50:]):.3f}, recall {recall:.1%} in validation"
