@@ -62,6 +62,7 @@ from stepstream._group import SessionGroup
 from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo, TensorInfo
 from stepstream._options import TLS, ClientOptions
+from stepstream._rollout import Rollout
 from stepstream._session import Session
 from stepstream._session_info import SessionInfo
 
@@ -95,6 +96,7 @@ __all__ = [
     "Overloaded",
     "ProtocolError",
     "QueueFull",
+    "Rollout",
     "SecretMismatch",
     "SequenceError",
     "SequenceMismatch",

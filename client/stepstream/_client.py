@@ -228,9 +228,12 @@ class Client(SessionCalls):
         credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
         return grpc.aio.secure_channel(self._address, credentials, settings)
 
+    def _patience(self) -> Backoff:
+        return Backoff(self._options)
+
     async def _call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
         """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
-        backoff = Backoff(self._options)
+        backoff = self._patience()
         until = asyncio.get_running_loop().time() + self._options.call_timeout_seconds
         while True:
             left = until - asyncio.get_running_loop().time()

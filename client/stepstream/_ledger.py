@@ -168,6 +168,10 @@ class Ledger:
             self._pause = None
             self._pump()
 
+    def move_on(self, applied: int) -> None:
+        """During a pause the server has applied steps that were not rows of this ledger: numbering goes on behind them."""
+        self.next_seq = self._flight.answered = self.acknowledged = max(self.next_seq, applied)
+
     def number(self, row: Row) -> int:
         """Gives the row its number and counts it as sent."""
         row.first_seq = self.next_seq

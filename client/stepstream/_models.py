@@ -57,6 +57,12 @@ class ModelInfo:
     """Bytes of outputs per session that may be unacknowledged at once."""
     description: str = ""
     licence: str = ""
+    text: str = ""
+    """How text becomes tokens and back: `bytes` (a token is a byte of UTF-8), `words`, or "" where the model has no text."""
+    words: tuple[str, ...] = ()
+    """Word by token, where `text` is `words`. Only `Client.model` and sessions bring them: there may be very many."""
+    rollout_output: str = ""
+    """The output that rollouts draw the next input from; "" where the model cannot be rolled out."""
 
     @cached_property
     def input_step_bytes(self) -> int:
@@ -84,6 +90,9 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         window_bytes=model.window.bytes,
         description=model.description,
         licence=model.licence,
+        text=model.text,
+        words=tuple(model.words),
+        rollout_output=model.rollout_output,
     )
 
 

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Literal, overload
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Literal, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stepstream._calls import Call, Keep, Outputs, Row
 from stepstream._closing import ClosesOnLeaving
 from stepstream._connection import Connection
-from stepstream._errors import InvalidArgument, SessionMoved
+from stepstream._errors import InvalidArgument, SessionMoved, StepStreamError
 from stepstream._ledger import Ledger, Pause
 from stepstream._models import ModelInfo
+from stepstream._rollout import Course, Piece, Rollout, pieces
+from stepstream._rollout_request import Commit, Stop, address, forecast_request, rollout_request
 from stepstream._rows import RowLimits
 from stepstream._tensors import Values, pack
+from stepstream._text import Writer, codec_of
+from stepstream_proto.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from stepstream._group import SessionGroup
     from stepstream._session_calls import SessionCalls
 
 WhichOutputs = Literal["all", "last", "none"]
+SETTLING_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # between looks at a session whose rollout was given up
 
 
 def keep_of(outputs: WhichOutputs) -> Keep:
@@ -45,6 +54,8 @@ class Session(ClosesOnLeaving):
         self._ledger = ledger
         self._limits = limits
         self._calls = calls
+        self._begun = (0, b"")  # the beginning of a character that a rollout has left, and at which number
+        self._settling: set[asyncio.Task[None]] = set()
         self.model = model
         self.bitwise: bool | None = None
         """Of a session made by `Client.import_session`: whether its outputs are to the bit what they would have been where it was
@@ -122,6 +133,67 @@ class Session(ClosesOnLeaving):
                 if isinstance(left := answers.get_nowait(), asyncio.Future):
                     left.cancel()
 
+    def generate(
+        self,
+        prompt: Values | None = None,
+        *,
+        max_steps: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+        stop: Stop = (),
+        seed: int | None = None,
+        commit: Commit = "end",
+    ) -> Rollout:
+        """Steps the session on its own outputs: `async for piece in session.generate("def ", max_steps=200): print(piece)`.
+
+        prompt: fed first: text for models of text, else inputs [T, *shape]; None or "": go on from the last output. max_steps:
+        draws at most. temperature: 0 is greedy, 1 as the model predicts; greedy: the likeliest token or the median, whatever
+        the temperature. top_k, top_p: tokens only: draw among so many of the likeliest, or among the fewest that have this share
+        of the probability together; 0: no limit. stop: tokens only: up to 16 sequences of up to 64 tokens, one of which ends it;
+        text for models of text. seed: 0 to 2**64 - 1, None: at random; the rollout's `seed` tells.
+
+        commit: what is left of it. "end": all of its steps if it ends normally, else none. "each": each step at once. "none":
+        nothing: it runs on a copy. Its place is that of a call that begins with the iteration: calls begun before have their
+        outcome by then, and later ones wait until it has ended, with "none" only until it has begun.
+
+        Text comes in whole characters. The beginning of one that `max_steps` cut off is kept for the next rollout if that goes on
+        right there, without a prompt; at any other end it is U+FFFD, as are bytes that are no UTF-8.
+
+        If the connection breaks, the rollout goes on in another call with what it would have drawn, and the caller notices
+        nothing but the delay. It raises ConnectionLost if there is none in time, if the session has moved on meanwhile, and with
+        "each" at once, since nobody knows what of it was not heard; `next_seq` is right in any case. Raises InvalidArgument and
+        InvalidInput before anything is sent, and any other error of this package.
+        """
+        request = rollout_request(
+            max_steps=max_steps, temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, seed=seed, commit=commit
+        )
+        address(request, self.model, prompt, stop)
+        return Rollout(request.seed, lambda course: self._roll(request, course))
+
+    async def forecast(
+        self,
+        horizon: int,
+        *,
+        paths: int = 100,
+        levels: Sequence[float] = (0.1, 0.5, 0.9),
+        temperature: float = 1.0,
+        seed: int | None = None,
+        prompt: Values | None = None,
+    ) -> NDArray[np.float32]:
+        """What a model of numbers expects of the next `horizon` steps: quantiles over independent paths, each of which draws its
+        next value from the model's prediction and goes on from it. Returns float32 [horizon, levels, *shape].
+
+        With paths=1 it returns the one path, [horizon, *shape]. levels: ascending, between 0 and 1. temperature, seed, prompt: as
+        in `generate`; 0 with one path is the path of medians. The session stays where it is, to the bit: a prompt leaves nothing
+        behind. Errors are those of `generate`.
+        """
+        request = forecast_request(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed)
+        address(request, self.model, prompt)
+        rollout = Rollout(request.seed, lambda course: self._roll(request, course))
+        return cast(NDArray[np.float32], await rollout.whole())
+
     async def reset(self) -> None:
         """Puts the session back to its initial state, in order with its steps."""
         call = Call(self.model, 1, 0, steps=0)
@@ -175,6 +247,72 @@ class Session(ClosesOnLeaving):
             yield await pause.reached
         finally:
             self._ledger.resume(pause)
+
+    async def _roll(self, request: pb.GenerateRequest, course: Course) -> AsyncGenerator[Piece, None]:
+        """A rollout in its place among the session's calls."""
+        request.session_id, request.secret = self.id, self.secret
+        commits = request.commit != pb.COMMIT_NONE
+        pause, heard_of = Pause(), True
+        self._ledger.submit(pause)
+        try:
+            request.seq = await pause.reached
+            drawn = pieces(
+                self._calls._roll(request, self.model),
+                self.model,
+                course,
+                writer=self._writer(request),
+                goes_on=commits,
+                levels=len(request.levels),
+                on_begun=(lambda: None) if commits else partial(self._ledger.resume, pause),
+            )
+            async with aclosing(drawn):
+                async for piece in drawn:
+                    yield piece
+        except (asyncio.CancelledError, GeneratorExit):
+            heard_of = False
+            raise
+        finally:
+            settling = asyncio.create_task(self._settle(request, course, pause), name="stepstream rollout")
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            if heard_of:
+                await asyncio.shield(settling)
+
+    def _writer(self, request: pb.GenerateRequest) -> Writer | None:
+        codec = codec_of(self.model)
+        if codec is None:
+            return None
+        where, begun = self._begun
+        return codec.writer(begun if where == request.seq and not request.prompt else b"")
+
+    async def _settle(self, request: pb.GenerateRequest, course: Course, pause: Pause) -> None:
+        """Lets the calls behind a rollout go on, from where it has left the session."""
+        try:
+            if request.commit == pb.COMMIT_NONE or not request.HasField("seq"):
+                return
+            if course.ending is not None and course.next_seq is not None:
+                self._begun = (course.next_seq, course.begun)
+                self._ledger.move_on(course.next_seq)
+            else:
+                self._ledger.move_on(await self._applied())
+        finally:
+            self._ledger.resume(pause)
+
+    async def _applied(self) -> int:
+        """Steps that the server has applied, once a rollout that was given up moves the session no more; 0 if nobody can tell.
+
+        It is given up in the server's next turn, which may come after a first question.
+        """
+        applied = 0
+        with suppress(StepStreamError, RuntimeError):  # the session has ended, or the client: later calls will say so
+            for pause in SETTLING_SECONDS:
+                before = applied
+                info = await self._calls.get_session(self.model.name, self.id, version=self.model.version)
+                applied = info.next_seq
+                if applied == before:
+                    break
+                await asyncio.sleep(pause)
+        return applied
 
     def _begin_step(self, values: Values, timeout: float | None = None) -> asyncio.Future[Outputs]:
         _, inputs = pack(self.model, values, ())

@@ -1,4 +1,5 @@
-"""What a client does with sessions besides stepping them on its stream: it looks at them, copies, moves and closes them.
+"""What a client does with sessions besides stepping them on its stream: it looks at them, copies, moves, closes them, and has
+them rolled out.
 
 Copies are made by calls of their own and then attached to the stream. What knows the stream is the client itself.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TypeVar, overload
 from uuid import uuid4
 
@@ -15,15 +17,19 @@ import numpy as np
 from google.protobuf.message import Message
 
 from stepstream._arguments import at_least_one, step_count, version_number
+from stepstream._backoff import Backoff
 from stepstream._calls import Outputs
 from stepstream._errors import InvalidArgument
 from stepstream._group import SessionGroup
 from stepstream._group_error import GroupError
 from stepstream._models import ModelInfo
 from stepstream._opening import Opening
+from stepstream._rollout import Course, Piece, Rollout, messages, pieces
+from stepstream._rollout_request import Commit, Stop, address, rollout_request
 from stepstream._session import Session
 from stepstream._session_info import SessionInfo, session_info
 from stepstream._tensors import Array, Values, pack
+from stepstream._text import codec_of
 from stepstream._translation import from_wire
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 
@@ -102,6 +108,54 @@ class SessionCalls(ABC):
             spec.name: np.array(response.outputs[spec.name].numbers, spec.dtype).reshape(spec.shape) for spec in info.outputs
         }
         return outputs
+
+    def generate(
+        self,
+        model: str,
+        prompt: Values | None,
+        *,
+        max_steps: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+        stop: Stop = (),
+        seed: int | None = None,
+        commit: Commit = "end",
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+    ) -> Rollout:
+        """A rollout by a call of its own; otherwise as `Session.generate`. Without an id it begins at the initial state, and
+        nothing is left of it. With one, it goes on from where that session stands behind what is pending.
+
+        If the connection breaks before the first piece of one that commits, nobody can tell whether it was applied: it raises
+        ConnectionLost or Unavailable. Also raises SessionInUse while a stream holds the session and no secret is given.
+        """
+        request = rollout_request(
+            max_steps=max_steps,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            greedy=greedy,
+            seed=seed,
+            commit=commit,
+        )
+        request.session_id, request.secret = id or "", secret or b""
+        if id is None:
+            request.commit = inference_pb2.COMMIT_NONE
+        number = version_number(version)
+
+        async def run(course: Course) -> AsyncGenerator[Piece, None]:
+            info = await self._model(model, number)
+            address(request, info, prompt, stop)
+            codec = codec_of(info)
+            rolling = self._roll(request, info)
+            async with aclosing(pieces(rolling, info, course, writer=codec.writer() if codec else None)) as source:
+                async for piece in source:
+                    yield piece
+
+        return Rollout(request.seed, run)
 
     # Copies ----------------------------------------------------------------------------------------------------------
 
@@ -232,10 +286,20 @@ class SessionCalls(ABC):
         """The record of a model."""
 
     @abstractmethod
+    def _patience(self) -> Backoff:
+        """What there is with a server that cannot be reached, for one undertaking."""
+
+    @abstractmethod
     async def _attach_group(
         self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
     ) -> SessionGroup:
         """Attaches sessions by id and secret. made: they were made for this call, so that they are closed if it fails."""
+
+    def _roll(
+        self, request: inference_pb2.GenerateRequest, model: ModelInfo
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        method = inference_pb2_grpc.InferenceServiceStub(self._open()).Generate
+        return messages(method, request, model, self._patience())
 
     def _sessions(self) -> session_pb2_grpc.SessionServiceStub:
         return session_pb2_grpc.SessionServiceStub(self._open())

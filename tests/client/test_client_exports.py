@@ -38,6 +38,7 @@ PUBLIC = {
     "Overloaded",
     "ProtocolError",
     "QueueFull",
+    "Rollout",
     "SecretMismatch",
     "SequenceError",
     "SequenceMismatch",

@@ -5,8 +5,9 @@ stream that a client can notice. Tests can hold answers back, plan failures, cut
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +26,15 @@ from stepstream_proto.v1 import (
     session_pb2_grpc,
 )
 from stepstream_proto.v1.inference_pb2 import StreamRequest, StreamResponse
+from support.rolling import FakeRollouts
 from support.status import abort, failed_call
 from support.unary import FakeSessionService
 
 ABORTED, OUT_OF_RANGE, RESOURCE_EXHAUSTED, NOT_FOUND, UNAVAILABLE = 10, 11, 8, 5, 14
 
 FLOAT, INT = common_pb2.DATA_TYPE_FLOAT32, common_pb2.DATA_TYPE_INT64
+
+WORDS = ("the", "cat", "sat", "on", "mat", ".", ",", "it's")
 
 Outcome = NDArray[np.float32]  # [3]: running sum, its negative, steps since the start or the last reset
 
@@ -58,6 +62,14 @@ def adder(name: str, *inputs: common_pb2.TensorSpec, version: int = 1) -> model_
     )
 
 
+def roller(name: str, input: common_pb2.TensorSpec, text: str = "", words: Sequence[str] = ()) -> model_pb2.Model:
+    """An adder that can be rolled out."""
+    model = adder(name, input)
+    model.text, model.rollout_output = text, "total"
+    model.words.extend(words)
+    return model
+
+
 def default_models() -> list[model_pb2.Model]:
     """`pairs` takes x [2]; `level` takes x [1]; `mixed` takes a float32 [1] and a token below 10."""
     return [
@@ -69,6 +81,17 @@ def default_models() -> list[model_pb2.Model]:
             common_pb2.TensorSpec(name="token", data_type=INT, shape=[], limit=10),
         ),
     ]
+
+
+def rolling_models() -> dict[str, model_pb2.Model]:
+    """By name: `letters` takes bytes of text, `words` takes WORDS, `digits` tokens below 10, `walk` a float32 [1]."""
+    models = [
+        roller("letters", common_pb2.TensorSpec(name="byte", data_type=INT, limit=256), "bytes"),
+        roller("words", common_pb2.TensorSpec(name="word", data_type=INT, limit=len(WORDS)), "words", WORDS),
+        roller("digits", common_pb2.TensorSpec(name="digit", data_type=INT, limit=10)),
+        roller("walk", common_pb2.TensorSpec(name="x", data_type=FLOAT, shape=[1])),
+    ]
+    return {model.name: model for model in models}
 
 
 @dataclass(eq=False)
@@ -95,6 +118,7 @@ class FakeSession:
     stream: FakeStream | None = None
     handle: int = 0
     opened_by: str = ""  # request id
+    rolling: bool = False  # a rollout that commits is under way
 
     def acknowledge(self, count: int) -> None:
         self.acked = max(self.acked, min(count, self.next_seq))
@@ -147,6 +171,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self._attached: list[tuple[FakeStream, StreamResponse]] = []
         self._news = asyncio.Condition()
         self.unary = FakeSessionService(self)
+        self.rollouts = FakeRollouts(self)
 
     # What tests do with it -------------------------------------------------------------------------------------------
 
@@ -201,6 +226,12 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         session = self.sessions[id] = FakeSession(id, f"secret of {id}".encode(), model)
         return session
 
+    def unheld(self, model: model_pb2.Model, original: FakeSession | None) -> FakeSession:
+        """A copy of a session, or a new one, that nobody can name."""
+        if original is None:
+            return FakeSession("", b"", model)
+        return dataclasses.replace(original, kept={}, stream=None)
+
     # Unary calls -----------------------------------------------------------------------------------------------------
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Any) -> model_pb2.ListModelsResponse:
@@ -217,6 +248,14 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
 
     async def Step(self, request: inference_pb2.StepRequest, context: Any) -> inference_pb2.StepResponse:
         return await self.unary.step(request, context)
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: Any
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        await self._refuse(context)
+        async with aclosing(self.rollouts.generate(request, context)) as responses:
+            async for response in responses:
+                yield response
 
     async def _refuse(self, context: Any) -> None:
         refusal = self.refusals.pop(0) if self.refusals else self.refusal
@@ -406,6 +445,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         if session is None:
             self._say_error(stream, handle, seq, length, error(NOT_FOUND, "HANDLE_UNKNOWN"), 0)
             return
+        if session.rolling:
+            self.broken_rules.append(f"step {seq} of {session.id} during a rollout")
         expected = session.next_seq + session.pending
         job = Job(session, stream, seq, length, sums, keep)
         if seq > expected:

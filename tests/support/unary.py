@@ -34,7 +34,8 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         self.lose_answers = 0  # of so many calls that change something, once it is changed
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> session_pb2.GetSessionResponse:
-        session = await self._find(request, context)
+        session = await self.find(request, context)
+        self._server.rollouts.look(session)
         return session_pb2.GetSessionResponse(session=describe(session))
 
     async def ListSessions(self, request: session_pb2.ListSessionsRequest, context: Any) -> session_pb2.ListSessionsResponse:
@@ -46,12 +47,12 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         return session_pb2.ListSessionsResponse(sessions=map(describe, wanted[first:end]), next_page_token=token)
 
     async def CloseSession(self, request: session_pb2.CloseSessionRequest, context: Any) -> session_pb2.CloseSessionResponse:
-        session = await self._find(request, context, owned=True)
+        session = await self.find(request, context, owned=True)
         self._server.end_session(session.id, inference_pb2.DETACH_REASON_SESSION_CLOSED)
         return session_pb2.CloseSessionResponse(next_seq=session.next_seq)
 
     async def ForkSession(self, request: session_pb2.ForkSessionRequest, context: Any) -> session_pb2.ForkSessionResponse:
-        session = await self._find(request, context, owned=True)
+        session = await self.find(request, context, owned=True)
 
         def fork() -> session_pb2.ForkSessionResponse:
             ids = list(request.fork_ids) or [f"{session.id}-fork-{len(self._remembered)}-{n}" for n in range(request.count or 1)]
@@ -65,7 +66,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             self.calls.append(request)
             await self._lose(context)
             return cast(session_pb2.ExportSessionResponse, self._remembered[request.request_id])
-        session = await self._find(request, context, owned=True)
+        session = await self.find(request, context, owned=True)
 
         def export() -> session_pb2.ExportSessionResponse:
             told = {"id": session.id, "model": session.model.name, "next_seq": session.next_seq, "acked": session.acked}
@@ -101,7 +102,7 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def step(self, request: inference_pb2.StepRequest, context: Any) -> inference_pb2.StepResponse:
         """The unary Step of the inference service."""
-        session = await self._find(request, context, owned=True)
+        session = await self.find(request, context, owned=True)
         seq = request.seq if request.HasField("seq") else session.next_seq
         if seq > session.next_seq:
             await self._fail(context, grpc.StatusCode.ABORTED, "SEQUENCE_MISMATCH", session.next_seq)
@@ -116,12 +117,11 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         outputs = {"total": inference_pb2.Values(numbers=numbers[:2]), "count": inference_pb2.Values(numbers=numbers[2:])}
         return inference_pb2.StepResponse(seq=seq, next_seq=session.next_seq, outputs=outputs)
 
-    # ------------------------------------------------------------------------------------------------------------------
-
-    async def _find(self, request: Any, context: Any, *, owned: bool = False) -> FakeSession:
+    async def find(self, request: Any, context: Any, *, owned: bool = False) -> FakeSession:
+        """The session that a request names. owned: which only its owner may name while a stream holds it."""
         self.calls.append(request)
         await self._server.tell()
-        id = request.session_id if isinstance(request, inference_pb2.StepRequest) else request.id
+        id = request.session_id if hasattr(request, "session_id") else request.id
         session = self._server.sessions.get(id)
         if session is None or session.model.name != request.model:
             await self._fail(context, grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")

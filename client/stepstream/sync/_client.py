@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
@@ -11,9 +11,12 @@ import stepstream
 from stepstream._calls import Outputs
 from stepstream._models import ModelInfo
 from stepstream._options import ClientOptions
+from stepstream._rollout_request import Commit, Stop
 from stepstream._session_info import SessionInfo
 from stepstream._tensors import Values
+from stepstream.sync._ahead import Source
 from stepstream.sync._group import SessionGroup
+from stepstream.sync._rollout import Rollout
 from stepstream.sync._session import Session
 from stepstream.sync._thread import LoopThread
 
@@ -114,6 +117,41 @@ class Client:
         """As `stepstream.Client.step`."""
         return self._run(self._client.step(model, id, values, seq=seq, secret=secret, version=version))
 
+    def generate(
+        self,
+        model: str,
+        prompt: Values | None,
+        *,
+        max_steps: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+        stop: Stop = (),
+        seed: int | None = None,
+        commit: Commit = "end",
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+    ) -> Rollout:
+        """As `stepstream.Client.generate`."""
+        rollout = self._client.generate(
+            model,
+            prompt,
+            max_steps=max_steps,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            greedy=greedy,
+            stop=stop,
+            seed=seed,
+            commit=commit,
+            id=id,
+            secret=secret,
+            version=version,
+        )
+        return Rollout(self, rollout)
+
     @overload
     def fork_session(
         self,
@@ -177,7 +215,7 @@ class Client:
     def _run(self, work: Awaitable[Result]) -> Result:
         return self._thread.run(work)
 
-    def _iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
+    def _iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
         return self._thread.iterate(source)
 
     def _group(self, opening: Awaitable[stepstream.SessionGroup]) -> SessionGroup:

@@ -6,11 +6,16 @@ from collections.abc import Generator, Iterable, Sequence, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 import stepstream
 from stepstream._calls import Outputs
 from stepstream._models import ModelInfo
+from stepstream._rollout_request import Commit, Stop
 from stepstream._session import WhichOutputs
 from stepstream._tensors import Values
+from stepstream.sync._rollout import Rollout
 
 if TYPE_CHECKING:
     from stepstream.sync._client import Client
@@ -75,6 +80,47 @@ class Session:
         else:
             for reading in readings:
                 yield self.step(reading)
+
+    def generate(
+        self,
+        prompt: Values | None = None,
+        *,
+        max_steps: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        greedy: bool = False,
+        stop: Stop = (),
+        seed: int | None = None,
+        commit: Commit = "end",
+    ) -> Rollout:
+        """As `stepstream.Session.generate`."""
+        rollout = self._session.generate(
+            prompt,
+            max_steps=max_steps,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            greedy=greedy,
+            stop=stop,
+            seed=seed,
+            commit=commit,
+        )
+        return Rollout(self._client, rollout)
+
+    def forecast(
+        self,
+        horizon: int,
+        *,
+        paths: int = 100,
+        levels: Sequence[float] = (0.1, 0.5, 0.9),
+        temperature: float = 1.0,
+        seed: int | None = None,
+        prompt: Values | None = None,
+    ) -> NDArray[np.float32]:
+        """As `stepstream.Session.forecast`."""
+        forecast = self._session.forecast(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed, prompt=prompt)
+        return self._client._run(forecast)
 
     def reset(self) -> None:
         """As `stepstream.Session.reset`."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Generic, TypeVar
 
 from stepstream._errors import ConnectionLost
-from stepstream.sync._ahead import Ahead
+from stepstream.sync._ahead import Ahead, Source
 
 Result = TypeVar("Result")
 
@@ -53,8 +53,8 @@ class LoopThread:
                 wait([job.outcome])
             raise
 
-    def iterate(self, source: AsyncGenerator[Result, None]) -> Generator[Result, None, None]:
-        """The items of an async generator, taken ahead of their use by a few."""
+    def iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
+        """The items of an async generator or the like, taken ahead of their use by a few."""
         ahead = Ahead(source)
         try:
             while items := self.run(ahead.take()):
