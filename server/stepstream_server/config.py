@@ -91,6 +91,12 @@ class EngineSettings(Section):
         gt=0,
         description="Rows of one launch. Beyond 512 rows the time per row no longer falls; more only adds latency.",
     )
+    max_rollout_paths: int = Field(
+        default=2048,
+        gt=0,
+        description="Paths of rollouts at once, each with a slot beside those of sessions: ten forecasts of 100 paths beside a "
+        "thousand texts that write themselves.",
+    )
     turn_budget_seconds: float = Field(
         default=0.002,
         gt=0,

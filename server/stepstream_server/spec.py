@@ -128,6 +128,11 @@ class ModelSpec:
         return sum(state.elements for state in self.states)
 
     @property
+    def rollout_head(self) -> HeadSpec | None:
+        """The head that predicts the next input, which a rollout is stepped on."""
+        return next((head for head in self.heads if head.kind == "next_token" or head.predicts), None)
+
+    @property
     def output_step_bytes(self) -> int:
         """Bytes of all outputs of one step of one session."""
         return sum(output.step_bytes for output in self.outputs)

@@ -237,11 +237,11 @@ def test_an_export_too_large_changes_nothing() -> None:
     ("changes", "reason", "said"),
     [
         ({"fingerprint": "1" * 64}, Reason.MODEL_MISMATCH, "fingerprint"),
-        ({"states": {"sum": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "state count"),
-        ({"states": {"sum": np.zeros(2, np.float32), "count": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "[1]"),
-        ({"states": {"sum": np.zeros(1, np.float64), "count": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "float64"),
+        ({"states": {"last.sum": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "state count"),
+        ({"states": {"last.sum": np.zeros(2, np.float32), "count": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "[1]"),
+        ({"states": {"last.sum": np.zeros(1, np.float64), "count": np.zeros(1, np.float32)}}, Reason.SNAPSHOT_CORRUPT, "float64"),
         (
-            {"states": {"sum": np.full(1, np.nan, np.float32), "count": np.zeros(1, np.float32)}},
+            {"states": {"last.sum": np.full(1, np.nan, np.float32), "count": np.zeros(1, np.float32)}},
             Reason.SNAPSHOT_CORRUPT,
             "finite",
         ),

@@ -19,7 +19,7 @@ NOT_GIVEN_YET = {"SESSION_EVICTED"}
 # What the Python client never provokes, cannot ask for, or does itself before anybody hears of it.
 NOT_BY_THE_CLIENT = {
     "a_gap", "window_full", "too_late", "unknown_handle", "mixed_models", "handle_in_use", "unreadable", "unparsable",
-    "too_large", "not_yet", "durable", "unread", "replaced", "replaced_elsewhere", "lost", "out_of_time", "unheard_of",
+    "too_large", "rolling", "durable", "unread", "replaced", "replaced_elsewhere", "lost", "out_of_time", "unheard_of",
 }  # fmt: skip
 
 

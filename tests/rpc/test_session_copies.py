@@ -379,7 +379,7 @@ async def test_a_snapshot_is_for_its_model(front: FrontDoor, stream: CountingStr
 @pytest.mark.parametrize(
     "changed",
     [
-        {"states": {"sum": np.zeros(1, np.float16), "count": np.zeros(1, np.float32)}},
+        {"states": {"last.sum": np.zeros(1, np.float16), "count": np.zeros(1, np.float32)}},
         {"numerics": "\ud800"},
         {"id": "\ud800"},
     ],

@@ -113,14 +113,6 @@ async def test_closing_twice_succeeds(front: FrontDoor) -> None:
     assert "closed" in (await call.details() or "")
 
 
-async def test_what_is_not_there_yet_says_so(front: FrontDoor) -> None:
-    """UNIMPLEMENTED with a reason, so that a client can tell it from a server that does not know the contract."""
-    call = front.inference.Generate(inference_pb2.GenerateRequest())
-    with pytest.raises(grpc.aio.AioRpcError, match="Generate is part of the contract but not implemented yet") as caught:
-        await call.read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 async def test_models_are_listed_as_declared() -> None:
     """By name, with tensors, states, window and fingerprint."""
     async with front_door("two", "one", window_steps=7) as front:
@@ -132,7 +124,7 @@ async def test_models_are_listed_as_declared() -> None:
             ("x", common_pb2.DATA_TYPE_FLOAT32, [1])
         ]
         assert [each.name for each in model.outputs] == ["sum", "count"]
-        assert [each.name for each in model.states] == ["sum", "count"]
+        assert [each.name for each in model.states] == ["last.sum", "count"]
         assert (model.window.steps, model.fingerprint, model.HasField("time_step")) == (7, "0" * 64, False)
         missing = front.catalogue.GetModel(model_pb2.GetModelRequest(name="three"))
         assert await code_of(missing) is grpc.StatusCode.NOT_FOUND

@@ -11,7 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
 from stepstream_proto.v1 import common_pb2, session_pb2
-from stepstream_proto.v1.inference_pb2 import GenerateRequest, StepRequest, StepResponse, Values
+from stepstream_proto.v1.inference_pb2 import StepRequest, StepResponse, Values
 from stepstream_server.config import DoorSettings
 from support.front_door import CountingStream, FrontDoor, front_door, wait_for
 from support.submissions import submissions
@@ -174,11 +174,3 @@ async def test_a_crash_is_told_to_every_waiting_step(front: FrontDoor) -> None:
     front.models["counter"].backend.broken = True
     outcomes = await asyncio.gather(*(failure(front.inference.Step(request(each, 1))) for each in ids))
     assert {(code, info.reason) for code, info, _ in outcomes} == {(grpc.StatusCode.INTERNAL, "ENGINE_FAILED")}
-
-
-async def test_generate_is_not_there_yet(front: FrontDoor) -> None:
-    """UNIMPLEMENTED, with a reason of ours."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await front.inference.Generate(GenerateRequest(model="counter")).read()
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "Generate" in (caught.value.details() or "")

@@ -14,16 +14,16 @@ from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, Ten
 
 
 def counter_spec(name: str = "counter") -> ModelSpec:
-    """A model of one number in and two out: the running sum of its inputs, and how many there were."""
+    """A model of one number in and two out: the running sum of its inputs, and how many there were. Rolled out, it doubles."""
     return ModelSpec(
         name=name,
         version=1,
         inputs=(TensorSpec("x", "float32", (1,)),),
         outputs=(TensorSpec("sum", "float32", (1,)), TensorSpec("count", "float32", (1,))),
-        states=(StateSpec("sum", (1,)), StateSpec("count", (1,))),
+        states=(StateSpec("last.sum", (1,)), StateSpec("count", (1,))),
         cell=CellSpec("rnn", 1, 1, 1),
         front=None,
-        heads=(HeadSpec("sum", "regression", 1), HeadSpec("count", "regression", 1)),
+        heads=(HeadSpec("sum", "regression", 1, predicts="x"), HeadSpec("count", "regression", 1)),
         fingerprint="0" * 64,
     )
 
@@ -66,10 +66,10 @@ class FakeBackend:
         self.states[targets] = self.states[sources]
 
     def read(self, slots: Ints) -> dict[str, Tensor]:
-        return {"sum": self.states[slots, :1].copy(), "count": self.states[slots, 1:].copy()}
+        return {"last.sum": self.states[slots, :1].copy(), "count": self.states[slots, 1:].copy()}
 
     def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
-        self.states[slots] = np.concatenate([states["sum"], states["count"]], axis=1)
+        self.states[slots] = np.concatenate([states["last.sum"], states["count"]], axis=1)
 
     def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Any:
         self.before_launch()

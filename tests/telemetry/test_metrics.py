@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stepstream_server.engine.ports import Ending, EngineStats, InferenceTotals, Launch, Origin, TurnReport
+from stepstream_server.engine.ports import Ending, EngineStats, InferenceTotals, Launch, Origin, RolloutEnding, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry import Metrics, new_registry
 from stepstream_server.telemetry.observer import TurnTotals
 from support.clock import FakeClock
 
 ECG = {"model": "ecg", "version": "2"}
-STATS = EngineStats(sessions=3, slots=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40)
+STATS = EngineStats(
+    sessions=3, slots=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40, rollouts=2, rollout_slots=4
+)
 
 NAMES_AND_LABELS = {
     "stepstream_build_info": {"version", "backend", "device"},
@@ -39,8 +41,16 @@ NAMES_AND_LABELS = {
     "stepstream_batch_compute_seconds": {"model", "version"},
     "stepstream_step_queue_seconds": {"model", "version"},
     "stepstream_step_seconds": {"model", "version"},
+    "stepstream_rollouts_active": {"model", "version"},
+    "stepstream_rollouts_ended_total": {"model", "version", "ending"},
+    "stepstream_rollout_draws_total": {"model", "version"},
+    "stepstream_rollout_first_draw_seconds": {"model", "version"},
+    "stepstream_rollout_between_draws_seconds": {"model", "version"},
 }
-HISTOGRAMS = ("batch_size", "batch_compute_seconds", "step_queue_seconds", "step_seconds")
+HISTOGRAMS = (
+    "batch_size", "batch_compute_seconds", "step_queue_seconds", "step_seconds", "rollout_first_draw_seconds",
+    "rollout_between_draws_seconds",
+)  # fmt: skip
 
 
 def turn() -> TurnReport:
@@ -55,6 +65,10 @@ def turn() -> TurnReport:
         opened={Origin.OPENED: 2},
         refused={Reason.SESSION_CAPACITY: 3},
         closed={Ending.EXPIRED: 1},
+        draws=9,
+        first_draw_seconds=[0.004],
+        between_draws_seconds=[np.array([0.001, 0.001])],
+        rollouts_ended={RolloutEnding.STOP: 1},
     )
 
 
@@ -114,11 +128,18 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_step_seconds_count", {}, 23),
         ("stepstream_sessions_open", {}, 3),
         ("stepstream_slots", {"state": "used"}, 3),
-        ("stepstream_slots", {"state": "free"}, 7),
+        ("stepstream_slots", {"state": "rollout"}, 4),
+        ("stepstream_slots", {"state": "free"}, 3),
         ("stepstream_streams", {}, 2),
         ("stepstream_pending_steps", {}, 7),
         ("stepstream_state_bytes", {}, 3072),
         ("stepstream_turns_total", {}, 11),
+        ("stepstream_rollouts_active", {}, 2),
+        ("stepstream_rollouts_ended_total", {"ending": "STOP"}, 1),
+        ("stepstream_rollouts_ended_total", {"ending": "CANCELLED"}, 0),
+        ("stepstream_rollout_draws_total", {}, 9),
+        ("stepstream_rollout_first_draw_seconds_bucket", {"le": "0.004"}, 1),
+        ("stepstream_rollout_between_draws_seconds_count", {}, 2),
     ],
 )
 def test_a_turn_and_the_stats_show(registry: CollectorRegistry, name: str, labels: dict[str, str], expected: float) -> None:

@@ -82,7 +82,7 @@ class Admission:
         ahead = sums_before(sessions, lengths, order)  # steps of its session in rows before
         sequels = (
             (rows["first"] == table.admitted[sessions] + ahead).all()
-            and (table.status[sessions] != Status.QUARANTINED).all()
+            and ((table.status[sessions] == Status.OPEN) | (table.status[sessions] == Status.RESETTING)).all()
             and valid.all()
             and not table.draining
         )
@@ -107,9 +107,9 @@ class Admission:
         table = self._table
         sessions, steps, step = rows["session"], rows["length"], rows["kind"] == Kind.APPLY
         kept = to_keep(rows)
-        quarantined = step & (table.status[sessions] == Status.QUARANTINED)
+        quarantined, rolling = step & (table.status[sessions] == Status.QUARANTINED), table.status[sessions] == Status.ROLLING
         columns = (table.admitted[sessions], table.released[sessions], table.kept[sessions])
-        refused, refusals = self._refusals(rows, valid, kept, quarantined, *columns)
+        refused, refusals = self._refusals(rows, valid, kept, quarantined, rolling, *columns)
         if refused.any():
             rows["kind"][refused] = Kind.REFUSE
             rows["reason"] = np.select(list(refusals.values()), list(refusals))
@@ -128,7 +128,7 @@ class Admission:
         beside: steps of other rows that may be admitted before them.
         """
         none, never = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.bool_)
-        _, refusals = self._refusals(rows, valid, to_keep(rows), never, none, none, none, beside)
+        _, refusals = self._refusals(rows, valid, to_keep(rows), never, never, none, none, none, beside)
         refusals[Reason.DEADLINE_EXCEEDED] = rows["deadline"] <= now
         refused = np.logical_or.reduce(list(refusals.values())).any()
         return np.select(list(refusals.values()), list(refusals)) if refused else none
@@ -139,6 +139,7 @@ class Admission:
         valid: NDArray[np.bool_],
         kept: Ints,
         quarantined: NDArray[np.bool_],
+        rolling: NDArray[np.bool_],
         admitted: Ints,
         released: Ints,
         kept_before: Ints,
@@ -150,6 +151,7 @@ class Admission:
         """
         steps = rows["length"]
         refusals = {
+            Reason.SESSION_IN_USE: rolling,
             Reason.SEQUENCE_MISMATCH: rows["first"] > admitted,
             Reason.SERVER_DRAINING: np.full(len(rows), self._table.draining),
             Reason.SESSION_QUARANTINED: quarantined,

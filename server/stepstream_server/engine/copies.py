@@ -1,4 +1,4 @@
-"""Copies: forks of sessions and snapshots of them, each taken at a step number.
+"""Copies: forks of sessions, snapshots of them, and rollouts of them, each taken or begun at a step number.
 
 Where that step is still pending the command waits, and the session's steps stop there until it has been carried out: so a copy
 holds exactly the steps before it, however the session's inputs were cut into launches.
@@ -6,6 +6,7 @@ holds exactly the steps before it, however the session's inputs were cut into la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.answers import AnswerCache
 from stepstream_server.engine.lifecycle import Lifecycle
-from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
     Backend,
@@ -22,6 +23,7 @@ from stepstream_server.engine.ports import (
     Export,
     Fork,
     Forked,
+    Generate,
     Import,
     Imported,
     Origin,
@@ -30,6 +32,7 @@ from stepstream_server.engine.ports import (
     Value,
 )
 from stepstream_server.engine.requests import Requests
+from stepstream_server.engine.rollouts import Rollouts
 from stepstream_server.engine.table import NEVER, SessionTable, Status
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot, corrupt
@@ -50,7 +53,7 @@ class _Waiting:
 
 
 class Copies:
-    """Carries Fork, Export and Import out."""
+    """Carries Fork, Export and Import out, and lets rollouts begin."""
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Copies:
         outbox: Outbox,
         lifecycle: Lifecycle,
         requests: Requests,
+        rollouts: Rollouts,
     ) -> None:
         self._spec = spec
         self._settings = settings
@@ -71,6 +75,7 @@ class Copies:
         self._outbox = outbox
         self._lifecycle = lifecycle
         self._requests = requests
+        self._rollouts = rollouts
         self._moved = Requests(settings.tombstone_seconds)  # apart, so that what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
@@ -87,6 +92,16 @@ class Copies:
             value = error
         if value is not None:
             self._outbox.reply(door, Reply(command.request, value))
+
+    def leave(self, gone: Callable[[int], bool]) -> None:
+        """Forgets rollouts that have not begun, of callers that have left. gone: whether the one of that number has."""
+        if any(isinstance(each.command, Generate) for each in self._waiting):
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                self._table.stop_at[each.session] = NEVER
+            for each in waiting:
+                if not (isinstance(each.command, Generate) and gone(global_stream(each.door, each.command.stream))):
+                    self._wait(each)
 
     def carry_out(self, now: float, report: TurnReport) -> None:
         """Answers whoever waited for a step that has been applied now, or that will not be."""
@@ -109,6 +124,8 @@ class Copies:
         """The reply; None if it has to wait. Raises CallerError."""
         if (value := self._taken_before(command, now)) is not None:
             return value
+        if isinstance(command, Generate) and not command.id:
+            return self._rollouts.begin(door, command, None, now)
         session = self._table.claim(command.id, command.secret)
         at_seq = int(self._table.admitted[session]) if command.at_seq == NO_SEQ else command.at_seq
         waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
@@ -131,7 +148,7 @@ class Copies:
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
             raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
         next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
-        if table.status[session] != Status.OPEN and at_seq <= next_seq:
+        if table.status[session] in (Status.QUARANTINED, Status.RESETTING) and at_seq <= next_seq:
             raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
         if at_seq < next_seq:
             message = f"at_seq: expected {next_seq} or more, which are applied already, got {at_seq}"
@@ -141,15 +158,23 @@ class Copies:
             raise CallerError(Reason.SEQUENCE_MISMATCH, message, field="at_seq", expected_seq=admitted)
         if at_seq > next_seq:
             return None
-        if isinstance(waiting.command, Export):
-            return self._export(waiting.command, session, now, report)
-        return self._fork(waiting.command, session, now, report)
+        match waiting.command:
+            case Export():
+                return self._export(waiting.command, session, now, report)
+            case Fork():
+                return self._fork(waiting.command, session, now, report)
+            case Generate():
+                return self._rollouts.begin(waiting.door, waiting.command, session, now)
 
     def _taken_before(self, command: Copying, now: float) -> Value:
         """What a former request of the same id was answered; None if there was none. Raises CallerError."""
-        if isinstance(command, Export):
-            return self._moved.snapshot(command.request_id, _what(command), now)
-        return self._forked_before(command, now)
+        match command:
+            case Export():
+                return self._moved.snapshot(command.request_id, _what(command), now)
+            case Fork():
+                return self._forked_before(command, now)
+            case Generate():
+                return None
 
     # Forks -----------------------------------------------------------------------------------------------------------
 
@@ -270,7 +295,7 @@ class Copies:
                 raise corrupt(f"{name}: expected finite numbers")
 
 
-def _what(command: Copying | Import) -> str:
+def _what(command: Fork | Export | Import) -> str:
     """What a request id stands for, so that it cannot come to stand for something else."""
     if isinstance(command, Import):
         snapshot = command.snapshot

@@ -9,6 +9,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,17 +26,20 @@ from stepstream_server.engine.express import Express
 from stepstream_server.engine.finished import Finished
 from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.lifecycle import Lifecycle
-from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.outcomes import Outcomes
 from stepstream_server.engine.ports import (
     Acknowledge,
     Backend,
+    CallersLeft,
     Command,
     Computed,
     Door,
+    DoorLost,
     EngineStats,
     Export,
     Fork,
+    Generate,
     Import,
     Inbox,
     Ints,
@@ -47,9 +51,13 @@ from stepstream_server.engine.ports import (
     Reset,
     Sink,
     Statistics,
+    StreamEnded,
+    Tensor,
+    Took,
     TurnReport,
 )
 from stepstream_server.engine.requests import Requests
+from stepstream_server.engine.rollouts import Rollouts
 from stepstream_server.engine.scheduler import MEASURED_STEPS, Group, Scheduler
 from stepstream_server.engine.starts import Starts
 from stepstream_server.engine.table import SessionTable
@@ -57,6 +65,7 @@ from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
+_NONE: Ints = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class _Done:
 
     positions: Ints
     rows: Rows  # as they were before the launch
+    rolls: Ints  # rows of rollouts, behind the others in the launch
     length: int
     computed: Computed
     begun: float  # monotonic seconds of the launch
@@ -104,7 +114,10 @@ class Engine:
         self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, cache, ledger, self._outbox, finished)
         starts = Starts(self._table, self._backlog, admission, self._lifecycle)
         self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
-        self._copies = Copies(spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests)
+        self._rollouts = Rollouts(spec, settings, backend, self._table, ledger, self._outbox)
+        self._copies = Copies(
+            spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests, self._rollouts
+        )
         self.limits = _limits(settings, backend)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
@@ -132,10 +145,12 @@ class Engine:
             sessions=sessions,
             slots=self._backend.slots,
             streams=self._lifecycle.streams,
-            pending_steps=self._backlog.steps + self._entrance.held_steps,
+            pending_steps=self._backlog.steps + self._entrance.held_steps + self._rollouts.prompted,
             state_bytes=sessions * self._backend.state_bytes,
             turns=self._turns,
             steps=self._steps,
+            rollouts=len(self._rollouts),
+            rollout_slots=self._rollouts.slots,
         )
 
     def warm_up(self) -> None:
@@ -162,7 +177,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether another turn has something to do already."""
-        return len(self._backlog) > 0 or not self._entrance.empty
+        return len(self._backlog) > 0 or not self._entrance.empty or self._rollouts.busy
 
     @property
     def next_deadline(self) -> float:
@@ -180,7 +195,7 @@ class Engine:
         report = TurnReport()
         self._entrance.take_in(parcels, report)
         self._lifecycle.expire(self.clock(), report)
-        groups = self._cut()
+        groups = self._cut(report)
         self._settle(self._run(groups, report), report)
         self._hand_over(report)
 
@@ -202,22 +217,41 @@ class Engine:
                 self._blocks.reset(command, global_stream(door, command.stream))
             case Refuse():
                 self._blocks.refuse(command, global_stream(door, command.stream))
-            case Fork() | Export() | Import():
+            case Fork() | Export() | Import() | Generate():
                 self._copies.handle(door, command, self.clock(), report)
+            case Took():
+                self._rollouts.took(door, command)
             case Statistics():
                 self._outbox.reply(door, Reply(command.request, self._observer.totals()))
             case _:
+                if isinstance(command, CallersLeft | StreamEnded | DoorLost):
+                    self._end_rollouts(door, command, report)
                 self._control.handle(door, command, self.clock(), report)
 
-    def _cut(self) -> list[Group]:
-        """Answers what needs no computing, and plans the launches for what does."""
-        if not len(self._backlog):
-            return []
-        heads = self._resolve()
-        rows = self._backlog.rows
-        sessions = rows["session"][heads]
-        lengths = np.minimum(rows["length"][heads], self._table.stop_at[sessions] - rows["first"][heads])
-        return self._scheduler.plan(heads, lengths, self._table.served[sessions])
+    def _end_rollouts(self, door: int, command: CallersLeft | StreamEnded | DoorLost, report: TurnReport) -> None:
+        """Those whose callers are gone, also if they have not begun."""
+        if isinstance(command, DoorLost):
+            gone: Callable[[int], bool] = partial(_is_of, door)
+        else:
+            streams = command.streams if isinstance(command, CallersLeft) else [command.stream]
+            gone = {global_stream(door, stream) for stream in streams}.__contains__
+        self._copies.leave(gone)
+        self._rollouts.leave(gone, self.clock(), report)
+
+    def _cut(self, report: TurnReport) -> list[Group]:
+        """Answers what needs no computing, and plans the launches for what does. Positions beyond the backlog's are rollouts'."""
+        heads = lengths = served = _NONE
+        if len(self._backlog):
+            heads = self._resolve()
+            rows = self._backlog.rows
+            sessions = rows["session"][heads]
+            lengths = np.minimum(rows["length"][heads], self._table.stop_at[sessions] - rows["first"][heads])
+            served = self._table.served[sessions]
+        if len(self._rollouts):
+            rolls, steps, last = self._rollouts.plan(self.clock(), report)
+            heads = np.concatenate([heads, len(self._backlog) + rolls])
+            lengths, served = np.concatenate([lengths, steps]), np.concatenate([served, last])
+        return self._scheduler.plan(heads, lengths, served)
 
     def _resolve(self) -> Ints:
         """Answers what needs no computing. Returns the positions of the heads that do."""
@@ -229,9 +263,10 @@ class Engine:
         """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
         done = []
         for group in groups:
-            rows = self._backlog.copy(group.positions)
-            slots = self._table.slot[rows["session"]]
-            inputs = self._backlog.gather(group.positions, group.length)
+            end = int(np.searchsorted(group.positions, len(self._backlog)))
+            positions, rolls = group.positions[:end], group.positions[end:] - len(self._backlog)
+            rows = self._backlog.copy(positions)
+            slots, inputs = self._gather(positions, rows, rolls, group.length)
             if group.length > 1:
                 self._table.served[rows["session"]] = self._turns
             begun = self.clock()
@@ -239,28 +274,47 @@ class Engine:
             launch = Launch(len(slots), group.length, self.clock() - begun)
             report.launches.append(launch)
             self._scheduler.pace.learn(launch)
-            done.append(_Done(group.positions, rows, group.length, computed, begun))
+            done.append(_Done(positions, rows, rolls, group.length, computed, begun))
+            fine = slice(None) if computed.finite is None else computed.finite[:end]
+            self._backlog.advance(positions[fine], group.length)
+            self._rollouts.advance(rolls, group.length, self._turns)
             if computed.finite is not None and not computed.finite.all():
-                self._backlog.advance(group.positions[computed.finite], group.length)
                 break  # what was planned for a session that failed must not run: the rest waits for the next turn
-            self._backlog.advance(group.positions, group.length)
         return done
+
+    def _gather(self, positions: Ints, rows: Rows, rolls: Ints, length: int) -> tuple[Ints, tuple[Tensor, ...]]:
+        """Slots and next steps, [n, length, *shape] per input, of rows of the backlog and then of rollouts."""
+        slots = self._table.slot[rows["session"]]
+        if not len(rolls):
+            return slots, self._backlog.gather(positions, length)
+        inputs = self._rollouts.gather(rolls, length)
+        if not len(positions):
+            return self._rollouts.slots_of(rolls), inputs
+        pairs = zip(self._backlog.gather(positions, length), inputs, strict=True)
+        return np.concatenate([slots, self._rollouts.slots_of(rolls)]), tuple(np.concatenate(pair) for pair in pairs)
 
     def _settle(self, done: list[_Done], report: TurnReport) -> None:
         """Makes results known: counts, kept answers, answers; quarantines sessions that would no longer be finite."""
         now = self.clock()
         for result in done:
-            positions, rows, computed = result.positions, result.rows, result.computed
-            if computed.finite is not None and not computed.finite.all():
-                self._outcomes.quarantine(positions[~computed.finite])
-                rows = rows[computed.finite]
-                computed = Computed(tuple(values[computed.finite] for values in computed.outputs), None)
-            if len(rows):
-                self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
+            if len(result.positions):
+                self._settle_rows(result, now, report)
+            if len(result.rolls):
+                self._rollouts.settle(result.rolls, result.length, _part(result.computed, len(result.positions)), now, report)
+        self._rollouts.end_turn(now, report)
         report.duplicates += self._outcomes.end_turn()
         self._copies.carry_out(now, report)
         if self._lifecycle.end_over(now, report):
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
+
+    def _settle_rows(self, result: _Done, now: float, report: TurnReport) -> None:
+        positions, rows, computed = result.positions, result.rows, _part(result.computed, 0, len(result.positions))
+        if computed.finite is not None and not computed.finite.all():
+            self._outcomes.quarantine(positions[~computed.finite])
+            rows = rows[computed.finite]
+            computed = Computed(tuple(values[computed.finite] for values in computed.outputs), None)
+        if len(rows):
+            self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
 
     def _hand_over(self, report: TurnReport) -> None:
         if not self.busy:
@@ -271,6 +325,16 @@ class Engine:
             self._sinks[door].deliver(delivery)
         self._steps += int(report.steps.sum())
         self._observer.turn(report)
+
+
+def _is_of(door: int, stream: int) -> bool:
+    return door_of(stream) == door
+
+
+def _part(computed: Computed, start: int, end: int | None = None) -> Computed:
+    """What a launch gave some of its rows."""
+    finite = None if computed.finite is None else computed.finite[start:end]
+    return Computed(tuple(values[start:end] for values in computed.outputs), finite)
 
 
 def _limits(settings: EngineSettings, backend: Backend) -> Limits:

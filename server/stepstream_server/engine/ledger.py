@@ -67,6 +67,17 @@ class Ledger:
         self._cache.release(sessions, table.released[sessions], table.acked[sessions], table.next_seq[sessions])
         table.released[sessions] = table.acked[sessions]
 
+    def move_on(self, sessions: Ints, steps: int) -> None:
+        """So many steps that no row asked for were applied to distinct sessions of which nothing is pending. Nobody will
+        acknowledge them: where nothing before them waits for that, they do not either."""
+        table = self._table
+        alone = sessions[
+            (table.acked[sessions] == table.next_seq[sessions]) & (table.released[sessions] == table.acked[sessions])
+        ]
+        table.next_seq[sessions] += steps
+        table.admitted[sessions] = table.next_seq[sessions]
+        table.acked[alone] = table.released[alone] = table.next_seq[alone]
+
     def cut_back(self, sessions: Ints, seqs: Ints) -> None:
         """Go back N: nothing of these sessions is pending from seq on; rows that were are refused where they stand.
 

@@ -15,7 +15,7 @@ from stepstream_server.engine.ledger import Ledger
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
 from stepstream_server.engine.requests import Made
-from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, Last, SessionTable, Status
+from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, Last, SessionTable
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
@@ -117,7 +117,7 @@ class Lifecycle:
         """What anybody may know of sessions."""
         table = self._table
         columns = (
-            table.status[sessions] != Status.OPEN,
+            table.quarantined(sessions),
             table.next_seq[sessions],
             table.acked[sessions],
             table.admitted[sessions] - table.next_seq[sessions],

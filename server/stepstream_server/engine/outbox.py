@@ -10,9 +10,10 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import (
     Answers,
@@ -21,6 +22,7 @@ from stepstream_server.engine.ports import (
     Ending,
     Ints,
     Reply,
+    Rolled,
     RowErrors,
     Tensor,
 )
@@ -66,6 +68,7 @@ class Outbox:
         self._heard: Counter[int] = Counter()  # parcels, by door
         self._rows: list[Ints] = []  # each [5, n]: stream, tag, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
+        self._rolled: list[Rolled] = []  # with engine-wide streams
 
     def heard(self, door: int) -> None:
         """A parcel of the door has been taken in."""
@@ -87,6 +90,11 @@ class Outbox:
         streams, tags, first_seqs, lengths, kepts = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
         self.answer(streams, tags, first_seqs, lengths, kepts, outputs)
 
+    def rolled(self, pieces: NDArray[Any], values: Tensor, outputs: Sequence[Tensor] | None) -> None:
+        """Adds pieces of rollouts, of engine-wide streams; values and outputs as in `ports.Rolled`, None: no piece has any."""
+        given = outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs]
+        self._rolled.append(Rolled(pieces, values, tuple(given)))
+
     def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
         """Adds one row's refusal or failure."""
         errors = self._of(door_of(stream)).errors
@@ -107,12 +115,14 @@ class Outbox:
 
     def empty(self) -> dict[int, Delivery]:
         """Everything collected, by door; the outbox is empty afterwards."""
-        answers = self._answers_by_door()
+        answers, rolled = self._answers_by_door(), self._rolled_by_door()
         mail, self._mail = self._mail, {}
-        for door in answers:
+        for door in (*answers, *rolled):
             mail.setdefault(door, _Mail())
         return {
-            door: Delivery(letters.replies, answers.get(door), letters.errors, letters.detached, self._heard[door])
+            door: Delivery(
+                letters.replies, answers.get(door), letters.errors, letters.detached, self._heard[door], rolled.get(door)
+            )
             for door, letters in mail.items()
         }
 
@@ -121,6 +131,21 @@ class Outbox:
         if mail is None:
             mail = self._mail[door] = _Mail()
         return mail
+
+    def _rolled_by_door(self) -> dict[int, Rolled]:
+        if not self._rolled:
+            return {}
+        parts, self._rolled = self._rolled, []
+        pieces, values = np.concatenate([part.pieces for part in parts]), np.concatenate([part.values for part in parts])
+        outputs = [np.concatenate(of_output) for of_output in zip(*(part.outputs for part in parts), strict=True)]
+        doors = pieces["stream"] >> _STREAM_BITS
+        pieces["stream"] &= _STREAM_MASK
+        by_door = {}
+        for door in np.unique(doors).tolist():
+            mine = doors == door
+            sizes, kept = mine.repeat(pieces["size"]), mine.repeat(pieces["kept"])
+            by_door[door] = Rolled(pieces[mine], values[sizes], tuple(each[kept] for each in outputs))
+        return by_door
 
     def _answers_by_door(self) -> dict[int, Answers]:
         if not self._rows:

@@ -30,6 +30,7 @@ _TEXTS = {
     Reason.INPUT_OUT_OF_RANGE: "inputs of the {length} steps from {first} on: expected 0 <= token < the model's limit",
     Reason.NON_FINITE_STATE: "the {length} steps from {first} on would make state or outputs non-finite: none was applied, "
     "the session is quarantined until it is reset",
+    Reason.SESSION_IN_USE: "a rollout of the session is under way: it takes no steps until that has ended",
     Reason.SESSION_QUARANTINED: "the session is quarantined: reset or close it",
     Reason.INVALID_ARGUMENT: "handles: a session may have one row per message, got another from step {first} on",
     Reason.SERVER_DRAINING: "the server is about to stop: no more steps are admitted",

@@ -18,7 +18,7 @@ import numpy as np
 
 from stepstream_server import spec
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import BLOCK_ROW
+from stepstream_server.engine.ports import BLOCK_ROW, PIECE
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.ipc import control
 from stepstream_server.snapshots import Snapshot
@@ -26,11 +26,11 @@ from stepstream_server.snapshots import Snapshot
 _COMMANDS = (
     ports.Open, ports.Attach, ports.Block, ports.Refuse, ports.Acknowledge, ports.Reset, ports.Detach, ports.Call,
     ports.CallersLeft, ports.Get, ports.List, ports.Statistics, ports.Close, ports.Fork, ports.Export, ports.Import,
-    ports.StreamEnded, ports.DoorLost, ports.Drain,
+    ports.Generate, ports.Took, ports.StreamEnded, ports.DoorLost, ports.Drain,
 )  # fmt: skip
 _RESULTS = (
     ports.Delivery, ports.Answers, ports.RowErrors, ports.Detached, ports.Reply, ports.Opened, ports.SessionInfo, ports.Page,
-    ports.Forked, ports.Imported, ports.InferenceTotals, ports.Limits, Snapshot,
+    ports.Forked, ports.Imported, ports.Begun, ports.Rolled, ports.InferenceTotals, ports.Limits, Snapshot,
 )  # fmt: skip
 _SPECS = (
     spec.ModelSpec, spec.TensorSpec, spec.StateSpec, spec.CellSpec, spec.FeaturesFront, spec.EmbeddingFront, spec.HeadSpec,
@@ -41,7 +41,7 @@ _NUMBERS = {record: number for number, record in enumerate((*_RECORDS, *_ERRORS)
 _RECORD = None  # the key of a map that is a record
 
 _ARRAY = 1  # MessagePack's code for an extension of ours
-_DTYPES = [BLOCK_ROW, *map(np.dtype, ("float32", "int64", "float64", "uint32", "bool", "int32", "uint8", "int16"))]
+_DTYPES = [BLOCK_ROW, PIECE, *map(np.dtype, ("float32", "int64", "float64", "uint32", "bool", "int32", "uint8", "int16"))]
 _DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(_DTYPES)}
 
 
@@ -106,9 +106,9 @@ def _restorer(hint: Any) -> Callable[[Any], Any] | None:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    restore = _restorer(arguments[-1 if origin is dict else 0]) if origin in (tuple, list, dict) else None
     if origin is tuple:
-        return tuple
-    restore = _restorer(arguments[-1]) if origin in (list, dict) else None
+        return tuple if restore is None else lambda values: tuple(map(restore, values))
     if restore is None:
         return None
     if origin is list:

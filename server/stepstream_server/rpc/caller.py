@@ -11,6 +11,7 @@ import asyncio
 from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.answers import Piece
+from stepstream_server.rpc.convert.rollouts import Drawn
 from stepstream_server.rpc.convert.streams import decode_row_error
 from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.gathering import Steps
@@ -127,6 +128,9 @@ class Caller:
         asked, place = waiting[tag]
         if asked.refused(place, errors.lengths[row], decode_row_error(errors, row)):
             del waiting[tag]
+
+    def rolled(self, drawn: Drawn) -> None:
+        """Never: it has no rollout."""
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         """Never: it holds no session."""

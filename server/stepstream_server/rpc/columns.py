@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Ints, Keep
+from stepstream_server.engine.ports import Ints, Keep, Tensor
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import DType, ModelSpec
 
@@ -102,6 +102,11 @@ def check_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> Sequen
             meaning = f"{expected} bytes ({declared.name}: {steps} steps of {declared.step_bytes})"
             raise _wrong_bytes(f"inputs[{index}]", meaning, len(data))
     return inputs
+
+
+def to_wire(values: Tensor) -> bytes:
+    """Elements as they go over the wire."""
+    return values.astype(WIRE_TYPES[values.dtype.name], copy=False).tobytes()  # type: ignore[index]  # float32 or int64
 
 
 def decode_keep(outputs: int) -> Keep:

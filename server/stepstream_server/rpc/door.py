@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from stepstream_server.engine.ports import CallersLeft, Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
+from stepstream_server.rpc.convert.rollouts import Drawn, split_rolled
 from stepstream_server.rpc.credits import step_credits, window_credits
 from stepstream_server.rpc.gathering import Blocks, Calls, Steps
 from stepstream_server.spec import ModelSpec
@@ -32,6 +33,9 @@ class Listener(Protocol):
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         """A handle no longer stands for a session."""
+
+    def rolled(self, drawn: Drawn) -> None:
+        """Its rollout goes on."""
 
     def failed(self, door: ModelDoor, error: StepStreamError) -> None:
         """The engine has crashed; nothing more will come."""
@@ -212,6 +216,10 @@ class ModelDoor:
                 answer(reply.value)
         if delivery.answers is not None:
             self._pass_answers(delivery)
+        if delivery.rolled is not None:
+            for stream, drawn in split_rolled(delivery.rolled):
+                if (listener := self._listeners.get(stream)) is not None:
+                    listener.rolled(drawn)
         errors, detached = delivery.errors, delivery.detached
         self._pass_errors(errors, unknown=False)
         for row, stream in enumerate(detached.streams):

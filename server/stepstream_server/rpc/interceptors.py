@@ -70,8 +70,9 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _generator(self, inner: Generator, parse: Parse, service: str, method: str) -> Generator:
         async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
             async with self._guard(service, method, context):
-                async for response in inner(parse(request), context):
-                    yield response
+                with self._place():
+                    async for response in inner(parse(request), context):
+                        yield response
 
         return call
 

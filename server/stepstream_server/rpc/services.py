@@ -13,14 +13,15 @@ from stepstream_proto.v1 import (
     model_pb2_grpc,
 )
 from stepstream_server.config import DoorSettings
-from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns, values
 from stepstream_server.rpc.caller import complete
 from stepstream_server.rpc.convert.fields import check_id
 from stepstream_server.rpc.convert.models import encode_model
+from stepstream_server.rpc.convert.rollouts import decode_generate
 from stepstream_server.rpc.gathering import Steps
 from stepstream_server.rpc.interceptors import Context
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.rollouts import RolloutCaller
 from stepstream_server.rpc.stream import Stream
 from stepstream_server.rpc.streams import Streams
 from stepstream_server.rpc.succession import place_of
@@ -69,8 +70,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
-        raise CallerError(Reason.NOT_IMPLEMENTED, "Generate is part of the contract but not implemented yet")
-        yield inference_pb2.GenerateResponse()
+        door = self._models.find(request.model, request.version)
+        wanted = decode_generate(request, door.spec, self._settings)
+        caller = RolloutCaller(self._models.next_stream(), door, self._settings.max_message_bytes)
+        context.add_done_callback(lambda _: caller.leave())  # type: ignore[arg-type]  # its stub is no Protocol
+        async for response in caller.run(wanted):
+            yield response
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
@@ -80,7 +85,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self._models = models
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        return model_pb2.ListModelsResponse(models=[encode_model(door) for door in self._models.all()])
+        return model_pb2.ListModelsResponse(models=[encode_model(door, words=False) for door in self._models.all()])
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
-        return model_pb2.GetModelResponse(model=encode_model(self._models.find(request.name, request.version)))
+        return model_pb2.GetModelResponse(model=encode_model(self._models.find(request.name, request.version), words=True))

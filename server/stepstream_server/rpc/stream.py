@@ -10,6 +10,7 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.rpc.answers import Piece
+from stepstream_server.rpc.convert.rollouts import Drawn
 from stepstream_server.rpc.convert.streams import encode_drain, encode_row_error
 from stepstream_server.rpc.credits import Credits
 from stepstream_server.rpc.door import ModelDoor
@@ -110,6 +111,9 @@ class Stream:
         steps = self._handles.settle_one(errors.tags[row], errors.lengths[row])
         self._outgoing.errors(door, [encode_row_error(errors, row)], steps * door.step_credits)
         self._grown()
+
+    def rolled(self, drawn: Drawn) -> None:
+        """Never: it has no rollout."""
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
         handle = detached.tags[row]

@@ -65,16 +65,27 @@ def _turn_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
     yield _histogram(series.BATCH_COMPUTE_SECONDS, [(model, t.compute_seconds) for model, t in models])
     yield _histogram(series.STEP_QUEUE_SECONDS, [(model, t.queue_seconds) for model, t in models])
     yield _histogram(series.STEP_SECONDS, [(model, t.step_seconds) for model, t in models])
+    yield from _rollout_families(models)
+
+
+def _rollout_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
+    ended = [((*model, how.name), count) for model, t in models for how, count in t.rollouts_ended.items()]
+    yield _counter(series.ROLLOUTS_ENDED, ended)
+    yield _counter(series.DRAWS, [(model, t.draws) for model, t in models])
+    yield _histogram(series.FIRST_DRAW_SECONDS, [(model, t.first_draw_seconds) for model, t in models])
+    yield _histogram(series.BETWEEN_DRAWS_SECONDS, [(model, t.between_draws_seconds) for model, t in models])
 
 
 def _stats_families(models: list[tuple[Labels, EngineStats]]) -> Iterator[Metric]:
     used = [((*model, "used"), s.sessions) for model, s in models]
-    free = [((*model, "free"), s.slots - s.sessions) for model, s in models]
+    rollout = [((*model, "rollout"), s.rollout_slots) for model, s in models]
+    free = [((*model, "free"), s.slots - s.sessions - s.rollout_slots) for model, s in models]
     yield _gauge(series.SESSIONS_OPEN, [(model, s.sessions) for model, s in models])
-    yield _gauge(series.SLOTS, used + free)
+    yield _gauge(series.SLOTS, used + rollout + free)
     yield _gauge(series.STATE_BYTES, [(model, s.state_bytes) for model, s in models])
     yield _gauge(series.STREAMS, [(model, s.streams) for model, s in models])
     yield _gauge(series.PENDING_STEPS, [(model, s.pending_steps) for model, s in models])
+    yield _gauge(series.ROLLOUTS_ACTIVE, [(model, s.rollouts) for model, s in models])
     yield _counter(series.TURNS, [(model, s.turns) for model, s in models])
 
 

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stepstream_server.engine.ports import Ending, InferenceTotals, Origin, TurnReport
+import numpy as np
+
+from stepstream_server.engine.ports import Ending, InferenceTotals, Origin, RolloutEnding, TurnReport
 from stepstream_server.errors import Reason
 from stepstream_server.telemetry.histogram import Histogram
 from stepstream_server.telemetry.series import ROWS, SECONDS
@@ -34,6 +36,10 @@ class Totals:
     compute_seconds: Buckets
     queue_seconds: Buckets
     step_seconds: Buckets
+    draws: int
+    rollouts_ended: dict[RolloutEnding, int]
+    first_draw_seconds: Buckets
+    between_draws_seconds: Buckets
 
 
 class TurnTotals:
@@ -51,6 +57,10 @@ class TurnTotals:
         self._compute_seconds = Histogram(SECONDS)
         self._queue_seconds = Histogram(SECONDS)
         self._step_seconds = Histogram(SECONDS)
+        self._draws = 0
+        self._rollouts_ended = Counter(dict.fromkeys(RolloutEnding, 0))
+        self._first_draw_seconds = Histogram(SECONDS)
+        self._between_draws_seconds = Histogram(SECONDS)
         self._launches: dict[int, tuple[int, float]] = {}  # by rows, at most as many as a batch may have: count, seconds
         self._launched_seconds = 0.0  # of all steps, each the whole launch that computed it
         self._last_at = 0.0
@@ -69,10 +79,20 @@ class TurnTotals:
                 count, seconds = self._launches.get(launch.batch, (0, 0.0))
                 self._launches[launch.batch] = count + 1, seconds + launch.seconds
                 self._launched_seconds += launch.seconds * launch.batch * launch.length
+            if report.draws:
+                self._add_draws(report)
+            self._rollouts_ended.update(report.rollouts_ended)
             if report.steps.size:
                 self._last_at = self._wall_clock()
                 self._queue_seconds.add(report.queue_seconds, report.steps)
                 self._step_seconds.add(report.step_seconds, report.steps)
+
+    def _add_draws(self, report: TurnReport) -> None:
+        self._draws += report.draws
+        for seconds in report.first_draw_seconds:
+            self._first_draw_seconds.add_one(seconds)
+        for between in report.between_draws_seconds:
+            self._between_draws_seconds.add(between, np.ones(len(between), np.int64))
 
     def read(self) -> Totals:
         """All totals, of the same turn."""
@@ -91,6 +111,10 @@ class TurnTotals:
                 compute_seconds=self._compute_seconds.read(),
                 queue_seconds=self._queue_seconds.read(),
                 step_seconds=step_seconds,
+                draws=self._draws,
+                rollouts_ended=dict(self._rollouts_ended),
+                first_draw_seconds=self._first_draw_seconds.read(),
+                between_draws_seconds=self._between_draws_seconds.read(),
             )
 
     def totals(self) -> InferenceTotals:

@@ -49,7 +49,11 @@ SESSIONS_REFUSED = Series(
     "stepstream_sessions_refused_total", "Sessions that were wanted and could not be had, by why.", (*MODEL_LABELS, "reason")
 )
 SESSIONS_CLOSED = Series("stepstream_sessions_closed_total", "Sessions ended, by why.", (*MODEL_LABELS, "reason"))
-SLOTS = Series("stepstream_slots", "Rows of the state pool, used by a session or free.", (*MODEL_LABELS, "state"))
+SLOTS = Series(
+    "stepstream_slots",
+    "Rows of the state pool, used by a session, by a rollout's copy of one, or free.",
+    (*MODEL_LABELS, "state"),
+)
 STATE_BYTES = Series("stepstream_state_bytes", "Bytes of open sessions' states.")
 STREAMS = Series("stepstream_streams", "Streams that hold sessions now.")
 PENDING_STEPS = Series("stepstream_pending_steps", "Steps admitted and not yet computed.")
@@ -66,3 +70,13 @@ BATCH_SIZE = Series("stepstream_batch_size", "Rows of one launch.")
 BATCH_COMPUTE_SECONDS = Series("stepstream_batch_compute_seconds", "From a batch's launch to its results.")
 STEP_QUEUE_SECONDS = Series("stepstream_step_queue_seconds", "From a step's arrival to the launch that computes it.")
 STEP_SECONDS = Series("stepstream_step_seconds", "From a step's arrival to the hand-over of its answer.")
+
+ROLLOUTS_ACTIVE = Series("stepstream_rollouts_active", "Rollouts under way.")
+ROLLOUTS_ENDED = Series(
+    "stepstream_rollouts_ended_total", "Rollouts ended, by how: STOP, LENGTH, CANCELLED, FAILED.", (*MODEL_LABELS, "ending")
+)
+DRAWS = Series("stepstream_rollout_draws_total", "Tokens or values that rollouts have drawn and fed, on all their paths.")
+FIRST_DRAW_SECONDS = Series("stepstream_rollout_first_draw_seconds", "From a rollout's arrival to its first token or value.")
+BETWEEN_DRAWS_SECONDS = Series(
+    "stepstream_rollout_between_draws_seconds", "From a rollout's token or value to the next; not while its reader lets it wait."
+)

@@ -109,12 +109,6 @@ async def answer_too_large(heard: Heard) -> None:
             await heard.row(stream)
 
 
-async def not_yet(heard: Heard) -> None:
-    """The call is part of the contract and not implemented yet."""
-    async with desk() as at:
-        await heard.call(at.front.inference.Generate(inference_pb2.GenerateRequest(model="counter")).read())
-
-
 async def durable(heard: Heard) -> None:
     """A durable session is asked for, which is part of the contract and not implemented yet."""
     async with desk() as at:
@@ -247,7 +241,6 @@ SCENARIOS = (
     unparsable,
     too_large,
     answer_too_large,
-    not_yet,
     durable,
     no_more_steps,
     no_more_sessions,

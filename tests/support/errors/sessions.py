@@ -68,6 +68,20 @@ async def let_go(heard: Heard) -> None:
         await heard.ended(at.stream)
 
 
+async def rolling(heard: Heard) -> None:
+    """A rollout that commits to the session is under way."""
+    async with desk() as at:
+        request = inference_pb2.GenerateRequest(
+            model="counter", session_id=HELD, secret=at.secret, seq=1, prompt=[bytes(4)], max_steps=2**32 - 1
+        )
+        rollout = at.front.inference.Generate(request)
+        await rollout.read()
+        await heard.call(at.step(None, [1.0], id=HELD, secret=at.secret))
+        await at.stream.step([0], [1], [1.0])
+        await heard.row(at.stream)
+        rollout.cancel()
+
+
 async def id_in_use(heard: Heard) -> None:
     """A session of this id is open."""
     async with desk() as at, at.client() as client:
@@ -109,4 +123,4 @@ async def handle_in_use(heard: Heard) -> None:
         await heard.attached(at.stream)
 
 
-SCENARIOS = (never_there, closed, expired, taken, let_go, id_in_use, held, wrong_secret, no_room, handle_in_use)
+SCENARIOS = (never_there, closed, expired, taken, let_go, rolling, id_in_use, held, wrong_secret, no_room, handle_in_use)

@@ -14,6 +14,7 @@ Tensor = NDArray[Any]  # float32 or int64, C order
 
 NO_SEQ = -1  # a momentary call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
+TAKEN_AT_ONCE = 32  # draws after which a rollout's caller says that it has taken them; saying so costs about as much as a step
 
 # A row of a block, 72 bytes, as front doors pack it one by one (struct format BLOCK_ROW_FORMAT) or fill it column by column.
 BLOCK_ROW = np.dtype(
@@ -31,6 +32,19 @@ BLOCK_ROW = np.dtype(
     ]
 )
 BLOCK_ROW_FORMAT = "=3q2I3q2d"
+
+# A piece of a rollout: what its caller is told at once.
+PIECE = np.dtype(
+    [
+        ("stream", np.int64),  # its caller
+        ("first", np.int64),  # number of the first step told
+        ("steps", np.int64),  # drawn, fed, and told here
+        ("next", np.int64),  # number of the next step: so many have been applied, also what is not told
+        ("ending", np.int64),  # of RolloutEnding: STOP or LENGTH; 0: it goes on
+        ("size", np.int64),  # numbers in `values`
+        ("kept", np.int64),  # steps in `outputs`: all of them or none
+    ]
+)
 
 
 class Keep(enum.IntEnum):
@@ -59,3 +73,20 @@ class Ending(enum.IntEnum):
     EVICTED = 5
     MOVED = 6
     REPLACED = 7  # another session was started under its id; no handle stood for it then
+
+
+class Commit(enum.IntEnum):
+    """What a rollout leaves behind in its session (`Commit` of the contract, same numbers)."""
+
+    END = 1
+    EACH = 2
+    NONE = 3
+
+
+class RolloutEnding(enum.IntEnum):
+    """How a rollout ended; the first ones as in the contract, with the same numbers."""
+
+    STOP = 1  # a stop sequence was drawn
+    LENGTH = 2  # all steps were drawn
+    CANCELLED = 3  # its caller has left
+    FAILED = 4  # refused when its time came, not finite, or its session has ended

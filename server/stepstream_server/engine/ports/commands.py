@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports.basics import Floats, Ints, Tensor
+from stepstream_server.engine.ports.basics import Commit, Floats, Ints, Tensor
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 
@@ -222,6 +222,46 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class Generate:
+    """A rollout: a session stepped on its own outputs. A momentary caller's: `stream` is its number, and it has but this one.
+
+    It begins where its session stands after the steps that are pending now. Reply: `Begun | StepStreamError`, when it begins;
+    what it draws follows in `Rolled`, and if it fails, in RowErrors under tag 0. While it commits, its session takes no steps.
+    """
+
+    stream: int
+    request: int
+    id: str  # empty: it begins at the initial state
+    secret: bytes
+    at_seq: int  # where the caller expects it to begin, or NO_SEQ; acknowledges everything below if it commits
+    commit: Commit
+    prompt: tuple[Tensor, ...]  # fed first: one per declared input, [steps, *shape]; empty: nothing is
+    max_steps: int  # draws; >= 1
+    arrival: float  # monotonic seconds
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0  # 0: no limit
+    top_p: float = 0.0  # 0: no limit
+    seed: int = 0  # uint64
+    stop: tuple[tuple[int, ...], ...] = ()  # sequences of tokens, none empty
+    paths: int = 1  # more than one: quantiles over them are told, and nothing is committed
+    levels: tuple[float, ...] = ()  # of the quantiles
+    outputs: bool = False  # whether outputs are told
+
+    @property
+    def prompt_steps(self) -> int:
+        return len(self.prompt[0]) if self.prompt else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Draws of a rollout that its caller has been handed since it last said so, which it does as soon as they are TAKEN_AT_ONCE:
+    it is not rolled out far ahead of its reader."""
+
+    stream: int
+    draws: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnded:
     """The stream is gone: its sessions are detached, its queued steps dropped, nothing more is delivered for it."""
 
@@ -240,8 +280,8 @@ class Drain:
     request: int
 
 
-Copying = Fork | Export
+Copying = Fork | Export | Generate
 Command = (
     Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Statistics | Close | Copying
-    | Import | StreamEnded | DoorLost | Drain
+    | Import | Took | StreamEnded | DoorLost | Drain
 )  # fmt: skip

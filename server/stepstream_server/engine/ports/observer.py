@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from stepstream_server.engine.ports.basics import Ending, Floats, Ints, Origin
+from stepstream_server.engine.ports.basics import Ending, Floats, Ints, Origin, RolloutEnding
 from stepstream_server.errors import Reason
 
 
@@ -34,6 +34,10 @@ class TurnReport:
     refused: dict[Reason, int] = field(default_factory=dict)  # sessions that were wanted and could not be had
     closed: dict[Ending, int] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)  # ids of the sessions closed as REPLACED
+    draws: int = 0  # steps that rollouts have drawn and fed, on all their paths
+    first_draw_seconds: list[float] = field(default_factory=list)  # of rollouts: arrival to the hand-over of the first draw
+    between_draws_seconds: list[Floats] = field(default_factory=list)  # of rollouts: from draw to draw
+    rollouts_ended: dict[RolloutEnding, int] = field(default_factory=dict)
 
     def add(self, steps: Ints, queue_seconds: Floats, step_seconds: Floats) -> None:
         """Adds answered rows: [n] each."""
@@ -55,6 +59,8 @@ class EngineStats:
     state_bytes: int  # of open sessions
     turns: int
     steps: int  # applied since start
+    rollouts: int = 0  # under way
+    rollout_slots: int = 0  # of the slots, those that rollouts hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,9 +81,16 @@ class Imported:
     bitwise: bool  # whether outputs will be bitwise what the exporting server would have given
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rollout has begun."""
+
+    seq: int  # number of the first step of its prompt, or of its first draw
+
+
 Value = (
-    list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Snapshot | InferenceTotals | StepStreamError | int
-    | None
+    list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Begun | Snapshot | InferenceTotals | StepStreamError
+    | int | None
 )  # fmt: skip
 
 
@@ -121,6 +128,15 @@ class RowErrors:
 
 
 @dataclass(frozen=True, slots=True)
+class Rolled:
+    """What rollouts have drawn, of each in order."""
+
+    pieces: NDArray[Any]  # [n] of PIECE
+    values: Tensor  # what was drawn, or quantiles of it over paths, flat: [sum of sizes], of the input's dtype
+    outputs: tuple[Tensor, ...]  # one per declared output: [sum of kept, *shape]
+
+
+@dataclass(frozen=True, slots=True)
 class Detached:
     """Handles that no longer stand for a session, as columns."""
 
@@ -138,6 +154,7 @@ class Delivery:
     errors: RowErrors
     detached: Detached
     heard: int = 0  # parcels of this door that the engine has taken in, ever
+    rolled: Rolled | None = None
 
 
 class Sink(Protocol):

@@ -18,9 +18,9 @@ def encode_window(door: ModelDoor) -> common_pb2.Window:
     return common_pb2.Window(steps=door.limits.window_steps, bytes=door.limits.window_bytes)
 
 
-def encode_model(door: ModelDoor) -> model_pb2.Model:
-    """What a bundle declares."""
-    spec = door.spec
+def encode_model(door: ModelDoor, *, words: bool) -> model_pb2.Model:
+    """What a bundle declares. words: also the list of them, which may be long."""
+    spec, head = door.spec, door.spec.rollout_head
     model = model_pb2.Model(
         name=spec.name,
         version=spec.version,
@@ -32,6 +32,9 @@ def encode_model(door: ModelDoor) -> model_pb2.Model:
         fingerprint=spec.fingerprint,
         window=encode_window(door),
         licence=spec.licence,
+        text=spec.text or "",
+        words=head.labels if words and head and spec.text == "words" else (),
+        rollout_output=head.name if head else "",
     )
     if spec.time_step_seconds is not None:
         model.time_step.CopyFrom(encode_duration(spec.time_step_seconds))

@@ -1,0 +1,423 @@
+"""Rollouts: sessions, or copies of them, stepped on their own outputs.
+
+Each path of a rollout is a row here, as each session is in the table: it has a slot and takes part in every turn, first with the
+steps of its prompt, then with one draw after the other. What is drawn in a turn is fed in the same turn and told only then, so
+that whatever was told is part of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from stepstream_server.config import EngineSettings
+from stepstream_server.engine.draws import Draws
+from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.ports import (
+    NO_SEQ,
+    NO_STREAM,
+    PIECE,
+    TAKEN_AT_ONCE,
+    Backend,
+    Begun,
+    Commit,
+    Computed,
+    Generate,
+    Ints,
+    RolloutEnding,
+    Tensor,
+    Took,
+    TurnReport,
+)
+from stepstream_server.engine.stops import Stops
+from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.spec import ModelSpec
+
+# Draws that a caller has been told and has not taken; then it pauses. Eight times what a caller takes before it says so: some
+# kilobytes, and enough that a rollout does not wait for a reader who keeps up.
+MOST_AHEAD = 8 * TAKEN_AT_ONCE
+_RETRY_SECONDS = 0.1  # rollouts end all the time
+_NOBODY = -1  # a row whose steps are no session's
+
+
+class Rollout:
+    """One under way."""
+
+    __slots__ = (
+        "commit",
+        "drawn",
+        "generation",
+        "outputs",
+        "rows",
+        "seq",
+        "session",
+        "start",
+        "stops",
+        "stream",
+        "told",
+        "wanted",
+    )
+
+    def __init__(
+        self, wanted: Generate, commit: Commit, stream: int, rows: Ints, session: int, generation: int, start: int
+    ) -> None:
+        self.wanted = wanted
+        self.commit = commit
+        self.stream = stream  # engine-wide
+        self.rows = rows  # one per path
+        self.session, self.generation = session, generation  # to commit to; _NOBODY: to none
+        self.start = start  # number of its first step
+        self.told = start + wanted.prompt_steps  # number of the first draw that has not been told
+        self.stops = Stops(wanted.stop)
+        self.drawn: list[Tensor] = []  # from `told` on: each [*shape], or [levels, *shape] over paths
+        self.outputs: list[tuple[Tensor, ...]] = []  # beside it, if they are wanted: each [*shape]
+
+    @property
+    def plain(self) -> bool:
+        """Whether every draw is told as it is."""
+        return not (self.wanted.stop or self.wanted.outputs or len(self.rows) > 1)
+
+
+class Rollouts:
+    """The rollouts of one model, and the rows that are their paths."""
+
+    def __init__(
+        self, spec: ModelSpec, settings: EngineSettings, backend: Backend, table: SessionTable, ledger: Ledger, outbox: Outbox
+    ) -> None:
+        self._backend = backend
+        self._table = table
+        self._ledger = ledger
+        self._outbox = outbox
+        self._most_prompted = settings.max_pending_steps
+        self._window_steps = settings.window_steps
+        head = spec.rollout_head
+        most = settings.max_rollout_paths if head else 0
+        self._head = spec.heads.index(head) if head else 0  # which output is fed back
+        self._last_state = f"last.{head.name}" if head else ""
+        self._draws = Draws(head or spec.heads[0], most)
+        self._drawn = np.zeros((most, *spec.inputs[0].shape), spec.inputs[0].dtype)  # what each row is fed next, or was last
+        self._by_stream: dict[int, Rollout] = {}
+        self._of_row: dict[int, Rollout] = {}
+        self._free = list(range(most - 1, -1, -1))
+        self._active = np.zeros(0, np.int64)  # rows of all rollouts
+        self._slot = np.zeros(most, np.int64)
+        self._stream = np.zeros(most, np.int64)
+        self._session = np.zeros(most, np.int64)  # whose numbers move with every step, or _NOBODY
+        self._seq = np.zeros(most, np.int64)  # number of the next step
+        self._left = np.zeros(most, np.int64)  # draws
+        self._prompt_left = np.zeros(most, np.int64)  # steps of the prompt that have not run
+        self._prompting = np.zeros(most, np.bool_)  # whether this turn's steps are, or may be, the prompt's
+        self._due = np.zeros(most, np.bool_)  # whether it takes part in the next turn
+        self._leads = np.zeros(most, np.bool_)  # whether it is its rollout's first path
+        self._plain = np.zeros(most, np.bool_)
+        self._ahead = np.zeros(most, np.int64)  # draws told and not taken
+        self._served = np.zeros(most, np.int64)  # turn of the last launch of several steps
+        self._arrival = np.zeros(most)  # monotonic seconds
+        self._drew_at = np.zeros(most)  # monotonic seconds of the last draw; nan: there was none; inf: it has paused since
+        self.prompted = 0  # steps of prompts that wait
+        # Of this turn:
+        self._ended: list[tuple[Rollout, RolloutEnding]] = []
+        self._stepped: set[Rollout] = set()  # of several paths
+
+    def __len__(self) -> int:
+        return len(self._by_stream)
+
+    @property
+    def slots(self) -> int:
+        """Slots that rollouts hold, beside those of sessions."""
+        return sum(len(each.rows) for each in self._by_stream.values() if each.commit is not Commit.EACH)
+
+    @property
+    def busy(self) -> bool:
+        """Whether one has something to do in the next turn."""
+        rows = self._active
+        return bool(len(rows)) and bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any())
+
+    # Coming and going ------------------------------------------------------------------------------------------------
+
+    def begin(self, door: int, wanted: Generate, session: int | None, now: float) -> Begun:
+        """Lets a rollout begin where the session stands, of which nothing before that is pending, or at the initial state.
+
+        Raises CallerError, and has then changed nothing.
+        """
+        commit = Commit.NONE if session is None else wanted.commit
+        last = self._check(wanted, session, commit)
+        rows = np.array([self._free.pop() for _ in range(wanted.paths)], np.int64)
+        start = 0 if session is None else int(self._table.next_seq[session])
+        committed, generation = _NOBODY, 0
+        if session is not None and commit is not Commit.NONE:
+            committed, generation = session, int(self._table.generation[session])
+            self._ledger.cut_back(np.array([session]), np.array([start]))  # what was sent behind the call
+            self._table.status[session] = Status.ROLLING
+        rollout = Rollout(wanted, commit, global_stream(door, wanted.stream), rows, committed, generation, start)
+        self._slot[rows] = self._slots(commit, session, len(rows))
+        self._by_stream[rollout.stream] = rollout
+        self._of_row.update(dict.fromkeys(rows.tolist(), rollout))
+        self._draws.begin(rows, wanted)
+        self._draws.last[rows] = last
+        self._stream[rows] = rollout.stream
+        self._session[rows] = committed if commit is Commit.EACH else _NOBODY
+        self._seq[rows], self._left[rows] = start, wanted.max_steps
+        self._prompt_left[rows], self._prompting[rows], self._due[rows] = 0, False, not wanted.prompt
+        self._prompt_left[rows[0]], self._prompting[rows[0]], self._due[rows[0]] = wanted.prompt_steps, bool(wanted.prompt), True
+        self._leads[rows] = rows == rows[0]
+        self._plain[rows], self._ahead[rows], self._served[rows] = rollout.plain, 0, 0
+        self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
+        self.prompted += wanted.prompt_steps
+        self._active = np.concatenate([self._active, rows])
+        return Begun(start)
+
+    def took(self, door: int, took: Took) -> None:
+        """A caller has been handed draws."""
+        if (rollout := self._by_stream.get(global_stream(door, took.stream))) is not None:
+            self._ahead[rollout.rows] -= took.draws
+
+    def leave(self, gone: Callable[[int], bool], now: float, report: TurnReport) -> None:
+        """Ends the rollouts of callers that have left. gone: whether the one of that engine-wide number has."""
+        for rollout in [each for stream, each in self._by_stream.items() if gone(stream)]:
+            self._end(rollout, RolloutEnding.CANCELLED, now, report)
+
+    def _check(self, wanted: Generate, session: int | None, commit: Commit) -> Tensor:
+        """The last output that the rollout begins with; zeros before a prompt. Raises CallerError."""
+        table = self._table
+        if table.draining:
+            raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no rollouts are begun")
+        if session is not None and commit is not Commit.NONE:
+            if table.status[session] == Status.ROLLING:
+                message = "a rollout of the session is under way: no other one can commit to it"
+                raise CallerError(Reason.SESSION_IN_USE, message, field="session_id")
+            self._make_room(wanted, session)
+        if wanted.paths > len(self._free) or self.prompted + wanted.prompt_steps > self._most_prompted:
+            message = (
+                f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
+                f"{len(self._free)} paths and {self._most_prompted - self.prompted} steps are free"
+            )
+            raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
+        if wanted.prompt:
+            return np.zeros(self._draws.last.shape[1:], np.float32)
+        states = {} if session is None else self._backend.read(table.slot[[session]])
+        if not any(values.any() for values in states.values()):
+            message = "prompt: expected at least one step, since the state is the initial one, which has no last output; got none"
+            raise CallerError(Reason.INVALID_ARGUMENT, message, field="prompt")
+        last: Tensor = states[self._last_state][0]
+        return last
+
+    def _make_room(self, wanted: Generate, session: int) -> None:
+        """Acknowledges what the caller needs no more. Raises CallerError if the rollout does not fit into the window behind what
+        is left: its steps keep no answers, but nobody acknowledges them either."""
+        table = self._table
+        start = int(table.next_seq[session])
+        if wanted.at_seq != NO_SEQ or table.stream[session] == NO_STREAM:
+            self._ledger.acknowledge(np.array([session]), np.array([start]))
+        steps, released = wanted.prompt_steps + wanted.max_steps, int(table.released[session])
+        if released < start and start + steps - released > self._window_steps:
+            message = f"{steps} steps from {start} on do not fit into the window: acknowledge answers first, by seq for example"
+            raise CallerError(Reason.WINDOW_FULL, message, field="seq")
+
+    def _slots(self, commit: Commit, session: int | None, count: int) -> Ints:
+        """Where its paths are computed: copies of the session, or the session itself."""
+        if session is None:
+            return self._backend.allocate(count)
+        slot = self._table.slot[[session]]
+        if commit is Commit.EACH:
+            return slot
+        copies = self._backend.allocate(count)
+        self._backend.copy(slot.repeat(count), copies)
+        return copies
+
+    # A turn ----------------------------------------------------------------------------------------------------------
+
+    def plan(self, now: float, report: TurnReport) -> tuple[Ints, Ints, Ints]:
+        """Draws. Returns the rows that take part in this turn, the steps that each could take, and the turn in which it last took
+        several."""
+        self._drop_ended(now, report)
+        rows = self._active
+        paused = self._ahead[rows] >= MOST_AHEAD
+        self._drew_at[rows[paused]] = np.inf
+        rows = rows[self._due[rows] & ~paused]
+        drawing = rows[~self._prompting[rows]]
+        if len(drawing):
+            drawn = self._draws.draw(drawing, self._seq[drawing])
+            self._drawn[drawing] = drawn.reshape(-1, *self._drawn.shape[1:])
+        return rows, np.maximum(self._prompt_left[rows], 1), self._served[rows]
+
+    def slots_of(self, rows: Ints) -> Ints:
+        """The slot of each."""
+        return self._slot[rows]
+
+    def gather(self, rows: Ints, length: int) -> tuple[Tensor, ...]:
+        """The next `length` steps of each row: [n, length, *shape]."""
+        inputs = np.empty((len(rows), length, *self._drawn.shape[1:]), self._drawn.dtype)
+        prompting = self._prompting[rows]
+        inputs[~prompting, 0] = self._drawn[rows[~prompting]]
+        for place in np.flatnonzero(prompting).tolist():
+            row = int(rows[place])
+            wanted = self._of_row[row].wanted
+            first = wanted.prompt_steps - int(self._prompt_left[row])
+            inputs[place] = wanted.prompt[0][first : first + length]
+        return (inputs,)
+
+    def advance(self, rows: Ints, length: int, turn: int) -> None:
+        """The rows have been computed so far."""
+        if length > 1:
+            self._served[rows] = turn
+        prompting = rows[self._prompting[rows]]
+        self._prompt_left[prompting] -= length
+        self.prompted -= length * len(prompting)
+
+    def settle(self, rows: Ints, length: int, computed: Computed, now: float, report: TurnReport) -> None:
+        """Makes `length` computed steps of each row known. computed: of these rows."""
+        outputs = computed.outputs
+        if computed.finite is not None and not computed.finite.all():
+            self._fail(rows[~computed.finite])
+            rows, outputs = rows[computed.finite], tuple(values[computed.finite] for values in outputs)
+        self._draws.last[rows] = outputs[self._head][:, -1]
+        self._seq[rows] += length
+        sessions = self._session[rows]
+        sessions = sessions[sessions != _NOBODY]
+        if len(sessions):
+            self._ledger.move_on(sessions, length)
+            self._table.used_at[sessions] = now
+        drew = ~self._prompting[rows]
+        if drew.any():
+            if not drew.all():
+                rows, outputs = rows[drew], tuple(values[drew] for values in outputs)
+            self._settle_draws(rows, outputs, now, report)
+
+    def end_turn(self, now: float, report: TurnReport) -> None:
+        """Goes on behind prompts, tells what several paths have drawn, and ends what has come to its end."""
+        if not self._by_stream:
+            return
+        for row in self._active[self._prompting[self._active] & (self._prompt_left[self._active] == 0)].tolist():
+            self._branch(self._of_row[row])
+        stepped, self._stepped = self._stepped, set()
+        for rollout in stepped:
+            if not self._due[rollout.rows].any():
+                self._tell_quantiles(rollout)
+        ended, self._ended = self._ended, []
+        for rollout, ending in ended:
+            if self._by_stream.get(rollout.stream) is rollout:
+                self._end(rollout, ending, now, report)
+
+    def _settle_draws(self, rows: Ints, outputs: tuple[Tensor, ...], now: float, report: TurnReport) -> None:
+        """Tells what was drawn and has been fed. outputs: [n, 1, *shape]."""
+        self._left[rows] -= 1
+        report.draws += len(rows)
+        leads = rows[self._leads[rows]]
+        since = self._drew_at[leads]
+        report.first_draw_seconds += (now - self._arrival[leads[np.isnan(since)]]).tolist()
+        report.between_draws_seconds.append(now - since[np.isfinite(since)])
+        self._drew_at[leads] = now
+        plain = self._plain[rows]
+        self._tell_plain(rows[plain])
+        for place in np.flatnonzero(~plain).tolist():
+            row = int(rows[place])
+            rollout = self._of_row[row]
+            if len(rollout.rows) > 1:
+                self._due[row] = False  # until the other paths are as far
+                self._stepped.add(rollout)
+                continue
+            if rollout.wanted.outputs:
+                rollout.outputs.append(tuple(values[place, 0] for values in outputs))
+            rollout.drawn.append(self._drawn[row].copy())
+            free, stopped = rollout.stops.take(int(self._drawn[row])) if rollout.wanted.stop else (1, False)
+            self._tell(rollout, free, stopped)
+
+    def _tell_plain(self, rows: Ints) -> None:
+        if not len(rows):
+            return
+        over = self._left[rows] == 0
+        values = self._drawn[rows]
+        pieces = np.zeros(len(rows), PIECE)
+        pieces["stream"], pieces["steps"], pieces["size"] = self._stream[rows], 1, values.size // len(rows)
+        pieces["next"] = self._seq[rows]
+        pieces["first"] = pieces["next"] - 1
+        pieces["ending"][over] = RolloutEnding.LENGTH
+        self._outbox.rolled(pieces, values.ravel(), None)
+        self._ahead[rows] += 1
+        self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
+
+    def _tell_quantiles(self, rollout: Rollout) -> None:
+        """All paths have taken a step: tells how their draws are spread."""
+        quantiles = np.quantile(self._drawn[rollout.rows], rollout.wanted.levels, axis=0)
+        rollout.drawn.append(quantiles.astype(self._drawn.dtype))
+        self._due[rollout.rows] = True
+        self._tell(rollout, 1, stopped=False)
+
+    def _tell(self, rollout: Rollout, free: int, stopped: bool) -> None:
+        """Tells the oldest draws that were not told; all that are left at the end of the last step, but for a stop sequence."""
+        row = int(rollout.rows[0])
+        over = not stopped and self._left[row] == 0
+        ending = RolloutEnding.STOP if stopped else RolloutEnding.LENGTH if over else None
+        count = len(rollout.drawn) if over else free
+        if not count and ending is None:
+            return
+        values = np.array(rollout.drawn[:count], self._drawn.dtype).ravel()
+        outputs = [np.array(each) for each in zip(*rollout.outputs[:count], strict=True)] or None
+        kept = count if outputs else 0
+        piece = (rollout.stream, rollout.told, count, int(self._seq[row]), ending or 0, values.size, kept)
+        self._outbox.rolled(np.array([piece], PIECE), values, outputs)
+        rollout.told += count
+        del rollout.drawn[:count], rollout.outputs[:count]
+        self._ahead[rollout.rows] += count
+        if ending is not None:
+            self._ended.append((rollout, ending))
+
+    def _branch(self, rollout: Rollout) -> None:
+        """The prompt has been fed: its paths part."""
+        first, others = rollout.rows[0], rollout.rows[1:]
+        self._prompting[first] = False
+        if len(others):
+            self._backend.copy(self._slot[[first]].repeat(len(others)), self._slot[others])
+            self._draws.last[others], self._seq[others] = self._draws.last[first], self._seq[first]
+            self._due[others] = True
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    def _drop_ended(self, now: float, report: TurnReport) -> None:
+        """Ends rollouts whose sessions have ended."""
+        for rollout in [each for each in self._by_stream.values() if each.session != _NOBODY]:
+            if not self._table.alive(rollout.session, rollout.generation):
+                how = self._table.ending(rollout.wanted.id)
+                reason = REASON_OF_ENDING[how] if how else Reason.SESSION_CLOSED
+                self._refuse(rollout, reason, f"session {rollout.wanted.id!r} {HOW_ENDED[how] if how else 'was closed'}")
+                self._end(rollout, RolloutEnding.FAILED, now, report)
+
+    def _fail(self, rows: Ints) -> None:
+        """Steps of these rows would have made them non-finite, and were not applied."""
+        failed = {self._of_row[row] for row in rows.tolist()}
+        for rollout in failed:
+            if rollout.commit is Commit.EACH:
+                self._table.status[rollout.session] = Status.QUARANTINED
+            self._refuse(rollout, Reason.NON_FINITE_STATE, "a step of the rollout would make state or outputs non-finite")
+            self._due[rollout.rows] = False
+            self._ended.append((rollout, RolloutEnding.FAILED))
+
+    def _refuse(self, rollout: Rollout, reason: Reason, message: str) -> None:
+        row = rollout.rows[0]
+        seq, left = int(self._seq[row]), max(1, int(self._left[row]))
+        self._outbox.refuse(rollout.stream, 0, seq, left, reason, seq, message)
+
+    def _end(self, rollout: Rollout, ending: RolloutEnding, now: float, report: TurnReport) -> None:
+        """Commits what is to be committed, and gives everything back."""
+        table, rows, session = self._table, rollout.rows, rollout.session
+        slots = self._slot[rows]
+        if session != _NOBODY and table.alive(session, rollout.generation):
+            if rollout.commit is Commit.END and ending in (RolloutEnding.STOP, RolloutEnding.LENGTH):
+                table.slot[session], slots = slots[0], table.slot[[session]]  # the copy takes the session's place
+                self._ledger.move_on(np.array([session]), int(self._seq[rows[0]]) - rollout.start)
+            if table.status[session] == Status.ROLLING:
+                table.status[session] = Status.OPEN
+            table.used_at[session] = now
+        if rollout.commit is not Commit.EACH:
+            self._backend.release(slots)
+        self.prompted -= int(self._prompt_left[rows].sum())
+        self._free += rows.tolist()
+        self._active = self._active[~np.isin(self._active, rows)]
+        for row in rows.tolist():
+            del self._of_row[row]
+        del self._by_stream[rollout.stream]
+        report.rollouts_ended[ending] = report.rollouts_ended.get(ending, 0) + 1

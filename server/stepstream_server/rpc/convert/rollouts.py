@@ -1,0 +1,210 @@
+"""Rollouts, as the contract asks for them and is told of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Commit, Generate, Rolled, RolloutEnding, Tensor
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc import columns
+from stepstream_server.rpc.convert.fields import check_id
+from stepstream_server.spec import HeadSpec, ModelSpec
+
+MAX_STOPS = 16  # each is looked for after every draw
+MAX_STOP_TOKENS = 64  # held back until it is clear what they are: a line of text
+MAX_PATHS = 1024  # quantiles at 0.01 and 0.99 have ten paths beyond them
+MAX_LEVELS = 99  # every percent
+MAX_OUTPUT_BYTES = 16 << 10  # of one step, where outputs are wanted: what a reader leaves untaken stays within 4 MiB
+_DEFAULT_LEVELS = (0.1, 0.5, 0.9)
+_MESSAGE_BYTES = 128  # of a message beside its columns
+_ENDINGS = {
+    None: inference_pb2.ROLLOUT_ENDING_UNSPECIFIED,
+    RolloutEnding.STOP: inference_pb2.ROLLOUT_ENDING_STOP,
+    RolloutEnding.LENGTH: inference_pb2.ROLLOUT_ENDING_LENGTH,
+}
+_COMMITS = {0: Commit.END, 1: Commit.END, 2: Commit.EACH, 3: Commit.NONE}
+
+
+class Drawn(NamedTuple):
+    """What was drawn in some consecutive steps, as bytes."""
+
+    first_seq: int
+    steps: int
+    next_seq: int
+    ending: RolloutEnding | None  # None: it goes on
+    values: bytes
+    outputs: tuple[bytes, ...]  # none where they are not wanted
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """One of several that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        outputs = tuple(map(b"".join, zip(*(part.outputs for part in parts if part.steps), strict=True)))
+        values = b"".join(part.values for part in parts)
+        return cls(parts[0].first_seq, sum(part.steps for part in parts), *parts[-1][2:4], values, outputs)
+
+
+def split_rolled(rolled: Rolled) -> Iterator[tuple[int, Drawn]]:
+    """Each piece of a turn with the number of its caller."""
+    value_ends, kept_ends = np.cumsum(rolled.pieces["size"]).tolist(), np.cumsum(rolled.pieces["kept"]).tolist()
+    values, width = columns.to_wire(rolled.values), rolled.values.itemsize
+    for piece, value_end, kept_end in zip(rolled.pieces.tolist(), value_ends, kept_ends, strict=True):
+        stream, first, steps, following, ending, size, kept = piece
+        outputs = tuple(columns.to_wire(each[kept_end - kept : kept_end]) for each in rolled.outputs) if kept else ()
+        drawn = values[width * (value_end - size) : width * value_end]
+        yield stream, Drawn(first, steps, following, RolloutEnding(ending) if ending else None, drawn, outputs)
+
+
+def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateResponse:
+    """A message."""
+    tokens = spec.inputs[0].dtype == "int64"
+    return inference_pb2.GenerateResponse(
+        first_seq=drawn.first_seq,
+        outputs=drawn.outputs,
+        tokens=drawn.values if tokens else b"",
+        values=b"" if tokens else drawn.values,
+        next_seq=drawn.next_seq,
+        ending=_ENDINGS[drawn.ending],
+    )
+
+
+def most_draws(spec: ModelSpec, wanted: Generate, max_message_bytes: int) -> int:
+    """As many as a message can carry; at least 1."""
+    step_bytes = spec.inputs[0].step_bytes * max(1, len(wanted.levels)) + wanted.outputs * spec.output_step_bytes
+    return max(1, (max_message_bytes - _MESSAGE_BYTES) // step_bytes)
+
+
+def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings) -> Generate:
+    """A command without its stream and request. Raises CallerError that names the field."""
+    head = spec.rollout_head
+    if head is None:
+        message = f"model: {spec.name!r} has no output that predicts its next input, so that it cannot be rolled out"
+        raise CallerError(Reason.INVALID_ARGUMENT, message, field="model")
+    paths = request.paths or 1
+    commit = _decode_commit(request.commit)
+    _check_settings(request, head)
+    _check_paths(paths, commit, request)
+    return Generate(
+        stream=NO_STREAM,
+        request=0,
+        id=check_id("session_id", request.session_id) if request.session_id else "",
+        secret=request.secret,
+        at_seq=columns.check_seq("seq", request.seq) if request.HasField("seq") else NO_SEQ,
+        commit=commit,
+        prompt=_decode_prompt(request.prompt, spec, settings.max_block_steps),
+        max_steps=_at_least("max_steps", request.max_steps, 1),
+        arrival=time.monotonic(),
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        seed=request.seed,
+        stop=_decode_stops(request.stop, spec, head),
+        paths=paths,
+        levels=_decode_levels(request.levels) if paths > 1 else (),
+        outputs=_check_outputs(request.outputs, paths, spec),
+    )
+
+
+def _decode_commit(commit: int) -> Commit:
+    if commit not in _COMMITS:
+        raise _wrong("commit", "END, EACH or NONE", commit)
+    return _COMMITS[commit]
+
+
+def _check_settings(request: inference_pb2.GenerateRequest, head: HeadSpec) -> None:
+    """How is drawn."""
+    if not (math.isfinite(request.temperature) and request.temperature >= 0):
+        raise _wrong("temperature", "a finite number, 0 or more", request.temperature)
+    if not 0 <= request.top_p <= 1:
+        raise _wrong("top_p", "a number from 0 to 1", request.top_p)
+    if head.kind == "regression" and request.temperature:
+        raise _wrong("temperature", f"0, since output {head.name!r} is a value and no distribution", request.temperature)
+    if head.kind != "next_token":
+        for field in ("top_k", "top_p"):
+            if value := getattr(request, field):
+                raise _wrong(field, "0, since the model draws no tokens", value)
+
+
+def _check_paths(paths: int, commit: Commit, request: inference_pb2.GenerateRequest) -> None:
+    if paths > MAX_PATHS:
+        raise _wrong("paths", f"at most {MAX_PATHS}", paths)
+    if request.levels and paths == 1:
+        raise _wrong("levels", "none, since there is but one path", list(request.levels))
+    if paths > 1 and commit is not Commit.NONE:
+        raise _wrong("commit", "NONE, since there are several paths", commit.name)
+    if paths > 1 and not request.temperature:
+        raise _wrong("temperature", "more than 0, since several paths would be the same one", request.temperature)
+
+
+def _decode_prompt(data: Sequence[bytes], spec: ModelSpec, most: int) -> tuple[Tensor, ...]:
+    """Steps to be fed: one [steps, *shape] per input, or none at all."""
+    if not any(data):
+        return ()
+    declared = spec.inputs[0]
+    if len(data) != 1:
+        raise _wrong("prompt", f"one entry, for input {declared.name!r}", len(data))
+    if len(data[0]) % declared.step_bytes:
+        raise _wrong("prompt[0]", f"a multiple of {declared.step_bytes} bytes", len(data[0]))
+    columns.check_steps("prompt[0]", len(data[0]) // declared.step_bytes, most)
+    values = np.frombuffer(data[0], columns.WIRE_TYPES[declared.dtype]).reshape(-1, *declared.shape)
+    if declared.dtype == "float32" and not np.isfinite(values).all():
+        message = "prompt[0]: expected finite numbers, got NaN or infinity"
+        raise CallerError(Reason.NON_FINITE_INPUT, message, field="prompt[0]")
+    if declared.dtype == "int64" and not ((values >= 0) & (values < declared.limit)).all():
+        message = f"prompt[0]: expected 0 <= token < {declared.limit}, got {values[(values < 0) | (values >= declared.limit)][0]}"
+        raise CallerError(Reason.INPUT_OUT_OF_RANGE, message, field="prompt[0]")
+    return (values,)
+
+
+def _decode_stops(stops: Sequence[bytes], spec: ModelSpec, head: HeadSpec) -> tuple[tuple[int, ...], ...]:
+    if stops and head.kind != "next_token":
+        raise _wrong("stop", "none, since the model draws no tokens", len(stops))
+    if len(stops) > MAX_STOPS:
+        raise _wrong("stop", f"at most {MAX_STOPS} sequences", len(stops))
+    for index, data in enumerate(stops):
+        if not data or len(data) % 8 or len(data) > 8 * MAX_STOP_TOKENS:
+            raise _wrong(f"stop[{index}]", f"1 to {MAX_STOP_TOKENS} tokens of 8 bytes", f"{len(data)} bytes")
+    sequences = tuple(tuple(np.frombuffer(data, columns.I64).tolist()) for data in stops)
+    for index, sequence in enumerate(sequences):
+        if min(sequence) < 0 or max(sequence) >= spec.inputs[0].limit:
+            raise _wrong(f"stop[{index}]", f"0 <= token < {spec.inputs[0].limit}", list(sequence))
+    return sequences
+
+
+def _decode_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    if len(levels) > MAX_LEVELS:
+        raise _wrong("levels", f"at most {MAX_LEVELS}", len(levels))
+    ascending = all(low < high for low, high in itertools.pairwise(levels))
+    if not (ascending and all(0 < level < 1 for level in levels)):
+        raise _wrong("levels", "ascending numbers between 0 and 1", list(levels))
+    return tuple(levels) or _DEFAULT_LEVELS
+
+
+def _check_outputs(wanted: bool, paths: int, spec: ModelSpec) -> bool:
+    if wanted and paths > 1:
+        raise _wrong("outputs", "false, since there are several paths", "true")
+    if wanted and spec.output_step_bytes > MAX_OUTPUT_BYTES:
+        message = (
+            f"outputs: expected at most {MAX_OUTPUT_BYTES} bytes of outputs per step, the model has {spec.output_step_bytes}"
+        )
+        raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")
+    return wanted
+
+
+def _at_least(field: str, value: int, least: int) -> int:
+    if value < least:
+        raise _wrong(field, f"at least {least}", value)
+    return value
+
+
+def _wrong(field: str, expected: str, actual: object) -> CallerError:
+    return CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {expected}, got {actual}", field=field)
