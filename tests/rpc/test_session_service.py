@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from stepstream_proto.v1 import common_pb2, inference_pb2, model_pb2, session_pb2
+from stepstream_proto.v1 import common_pb2, model_pb2, session_pb2
 from stepstream_proto.v1.session_pb2 import (
     CloseSessionRequest,
     GetSessionRequest,
