@@ -136,16 +136,12 @@ class Outbox:
         if not self._rolled:
             return {}
         parts, self._rolled = self._rolled, []
-        pieces, values = np.concatenate([part.pieces for part in parts]), np.concatenate([part.values for part in parts])
-        outputs = [np.concatenate(of_output) for of_output in zip(*(part.outputs for part in parts), strict=True)]
-        doors = pieces["stream"] >> _STREAM_BITS
-        pieces["stream"] &= _STREAM_MASK
-        by_door = {}
-        for door in np.unique(doors).tolist():
-            mine = doors == door
-            sizes, kept = mine.repeat(pieces["size"]), mine.repeat(pieces["kept"])
-            by_door[door] = Rolled(pieces[mine], values[sizes], tuple(each[kept] for each in outputs))
-        return by_door
+        rolled = parts[0] if len(parts) == 1 else _joined(parts)
+        doors = rolled.pieces["stream"] >> _STREAM_BITS
+        rolled.pieces["stream"] &= _STREAM_MASK
+        if (doors == doors[0]).all():
+            return {int(doors[0]): rolled}
+        return {door: _only(rolled, doors == door) for door in np.unique(doors).tolist()}
 
     def _answers_by_door(self) -> dict[int, Answers]:
         if not self._rows:
@@ -172,6 +168,18 @@ def _answers(rows: Ints, outputs: Sequence[Tensor]) -> Answers:
     streams, tags, first_seqs, lengths, kept = rows
     local = streams & _STREAM_MASK
     return Answers(local, tags.astype(np.uint32), first_seqs, lengths, kept, tuple(outputs))
+
+
+def _joined(parts: Sequence[Rolled]) -> Rolled:
+    """Pieces of several, in order."""
+    outputs = tuple(np.concatenate(of_output) for of_output in zip(*(part.outputs for part in parts), strict=True))
+    return Rolled(np.concatenate([part.pieces for part in parts]), np.concatenate([part.values for part in parts]), outputs)
+
+
+def _only(rolled: Rolled, mine: NDArray[np.bool_]) -> Rolled:
+    """Some of the pieces, by mask."""
+    pieces, kept = rolled.pieces, mine.repeat(rolled.pieces["kept"])
+    return Rolled(pieces[mine], rolled.values[mine.repeat(pieces["size"])], tuple(each[kept] for each in rolled.outputs))
 
 
 def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Sequence[Tensor]]:

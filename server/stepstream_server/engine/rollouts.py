@@ -118,6 +118,7 @@ class Rollouts:
         self._arrival = np.zeros(most)  # monotonic seconds
         self._drew_at = np.zeros(most)  # monotonic seconds of the last draw; nan: there was none; inf: it has paused since
         self.prompted = 0  # steps of prompts that wait
+        self.busy = False  # whether a row has something to do in the next turn
         # Of this turn:
         self._ended: list[tuple[Rollout, RolloutEnding]] = []
         self._stepped: set[Rollout] = set()  # of several paths
@@ -129,12 +130,6 @@ class Rollouts:
     def slots(self) -> int:
         """Slots that rollouts hold, beside those of sessions."""
         return sum(len(each.rows) for each in self._by_stream.values() if each.commit is not Commit.EACH)
-
-    @property
-    def busy(self) -> bool:
-        """Whether one has something to do in the next turn."""
-        rows = self._active
-        return bool(len(rows)) and bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any())
 
     # Coming and going ------------------------------------------------------------------------------------------------
 
@@ -168,6 +163,7 @@ class Rollouts:
         self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
         self.prompted += wanted.prompt_steps
         self._active = np.concatenate([self._active, rows])
+        self.busy = True
         return Begun(start)
 
     def took(self, door: int, took: Took) -> None:
@@ -290,6 +286,7 @@ class Rollouts:
     def end_turn(self, now: float, report: TurnReport) -> None:
         """Goes on behind prompts, tells what several paths have drawn, and ends what has come to its end."""
         if not self._by_stream:
+            self.busy = False
             return
         for row in self._active[self._prompting[self._active] & (self._prompt_left[self._active] == 0)].tolist():
             self._branch(self._of_row[row])
@@ -301,6 +298,8 @@ class Rollouts:
         for rollout, ending in ended:
             if self._by_stream.get(rollout.stream) is rollout:
                 self._end(rollout, ending, now, report)
+        rows = self._active
+        self.busy = bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any())
 
     def _settle_draws(self, rows: Ints, outputs: tuple[Tensor, ...], now: float, report: TurnReport) -> None:
         """Tells what was drawn and has been fed. outputs: [n, 1, *shape]."""
