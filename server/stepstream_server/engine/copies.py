@@ -127,7 +127,10 @@ class Copies:
         if isinstance(command, Generate) and not command.id:
             return self._rollouts.begin(door, command, None, now)
         session = self._table.claim(command.id, command.secret)
-        at_seq = int(self._table.admitted[session]) if command.at_seq == NO_SEQ else command.at_seq
+        admitted = int(self._table.admitted[session])
+        at_seq = admitted if command.at_seq == NO_SEQ else command.at_seq
+        if isinstance(command, Generate) and at_seq != admitted:
+            raise _not_next(admitted, at_seq)
         waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
         value = self._when_there(waiting, now, report)
         if value is None:
@@ -150,6 +153,8 @@ class Copies:
         next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
         if table.status[session] in (Status.QUARANTINED, Status.RESETTING) and at_seq <= next_seq:
             raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
+        if at_seq > admitted and isinstance(waiting.command, Generate):
+            raise _not_next(admitted, at_seq)  # what was pending before it has failed
         if at_seq < next_seq:
             message = f"at_seq: expected {next_seq} or more, which are applied already, got {at_seq}"
             raise CallerError(Reason.SEQUENCE_PASSED, message, field="at_seq", expected_seq=next_seq)
@@ -293,6 +298,12 @@ class Copies:
                 raise corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise corrupt(f"{name}: expected finite numbers")
+
+
+def _not_next(admitted: int, at_seq: int) -> CallerError:
+    """A rollout cannot begin there."""
+    message = f"seq: expected {admitted}, the session's next number, got {at_seq}"
+    return CallerError(Reason.SEQUENCE_MISMATCH, message, field="seq", expected_seq=admitted)
 
 
 def _what(command: Fork | Export | Import) -> str:

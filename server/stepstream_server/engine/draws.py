@@ -18,6 +18,7 @@ _COUNTERS = 1 << 256  # Philox's
 _STEP_BITS = 64  # of the counter: the step's number; the path's above
 _WORDS = 4  # of 64 bits in one block
 _FRACTION_BITS = 53  # of a float64
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Draws:
@@ -85,7 +86,8 @@ def _tokens(logits: NDArray[np.float32], temperature: Floats, top_k: Ints, top_p
     if warm.size:
         scores = logits[warm].astype(np.float64)
         scores -= scores.max(axis=1, keepdims=True)
-        scores /= temperature[warm, None]
+        with np.errstate(over="ignore"):  # near temperature 0: all but the likeliest are infinitely less likely
+            scores /= temperature[warm, None]
         weights = np.exp(scores)
         limited = np.flatnonzero((top_k[warm] < logits.shape[1]) | (top_p[warm] < 1.0))
         if limited.size:
@@ -111,10 +113,11 @@ def _likeliest(weights: Floats, top_k: Ints, top_p: Floats) -> Floats:
 
 def _values(quantiles: NDArray[np.float32], levels: Floats, temperature: Floats, chance: Floats) -> NDArray[np.float32]:
     """Value per row of quantiles [n, levels], [n, 1]: the inverse distribution at `chance`, straight between the levels and on
-    beyond the outer ones; its distance from the median times the temperature."""
+    beyond the outer ones; its distance from the median times the temperature, as far as float32 goes."""
     medians = _between(quantiles, levels, np.full(len(quantiles), 0.5))
-    values = medians + temperature * (_between(quantiles, levels, chance) - medians)
-    return values.astype(np.float32)[:, None]
+    with np.errstate(over="ignore"):
+        values = medians + temperature * (_between(quantiles, levels, chance) - medians)
+    return values.clip(-_LARGEST, _LARGEST).astype(np.float32)[:, None]
 
 
 def _between(quantiles: NDArray[np.float32], levels: Floats, at: Floats) -> Floats:

@@ -306,6 +306,7 @@ class Engine:
         self._copies.carry_out(now, report)
         if self._lifecycle.end_over(now, report):
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
+            self._rollouts.drop_ended(now, report)
 
     def _settle_rows(self, result: _Done, now: float, report: TurnReport) -> None:
         positions, rows, computed = result.positions, result.rows, _part(result.computed, 0, len(result.positions))
@@ -317,7 +318,7 @@ class Engine:
             self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
 
     def _hand_over(self, report: TurnReport) -> None:
-        if not self.busy:
+        if not self.busy and not len(self._rollouts):  # one that has paused goes on
             self._control.answer_drains()
         for door, delivery in self._outbox.empty().items():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):

@@ -121,7 +121,7 @@ class Rollouts:
         self.busy = False  # whether a row has something to do in the next turn
         # Of this turn:
         self._ended: list[tuple[Rollout, RolloutEnding]] = []
-        self._stepped: set[Rollout] = set()  # of several paths
+        self._stepped: dict[Rollout, None] = {}  # of several paths, in order
 
     def __len__(self) -> int:
         return len(self._by_stream)
@@ -136,7 +136,7 @@ class Rollouts:
     def begin(self, door: int, wanted: Generate, session: int | None, now: float) -> Begun:
         """Lets a rollout begin where the session stands, of which nothing before that is pending, or at the initial state.
 
-        Raises CallerError, and has then changed nothing.
+        Raises CallerError, and has then changed nothing, but that `at_seq` may have acknowledged answers.
         """
         commit = Commit.NONE if session is None else wanted.commit
         last = self._check(wanted, session, commit)
@@ -181,20 +181,23 @@ class Rollouts:
         table = self._table
         if table.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no rollouts are begun")
-        if session is not None and commit is not Commit.NONE:
-            if table.status[session] == Status.ROLLING:
-                message = "a rollout of the session is under way: no other one can commit to it"
-                raise CallerError(Reason.SESSION_IN_USE, message, field="session_id")
-            self._make_room(wanted, session)
+        if session is not None and commit is not Commit.NONE and table.status[session] == Status.ROLLING:
+            message = "a rollout of the session is under way: no other one can commit to it"
+            raise CallerError(Reason.SESSION_IN_USE, message, field="session_id")
         if wanted.paths > len(self._free) or self.prompted + wanted.prompt_steps > self._most_prompted:
             message = (
                 f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
                 f"{len(self._free)} paths and {self._most_prompted - self.prompted} steps are free"
             )
             raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
-        if wanted.prompt:
-            return np.zeros(self._draws.last.shape[1:], np.float32)
-        states = {} if session is None else self._backend.read(table.slot[[session]])
+        last = np.zeros(self._draws.last.shape[1:], np.float32) if wanted.prompt else self._last_output(session)
+        if session is not None and commit is not Commit.NONE:
+            self._make_room(wanted, session)
+        return last
+
+    def _last_output(self, session: int | None) -> Tensor:
+        """What a session has predicted last. Raises CallerError where there was nothing to predict from."""
+        states = {} if session is None else self._backend.read(self._table.slot[[session]])
         if not any(values.any() for values in states.values()):
             message = "prompt: expected at least one step, since the state is the initial one, which has no last output; got none"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="prompt")
@@ -229,7 +232,7 @@ class Rollouts:
     def plan(self, now: float, report: TurnReport) -> tuple[Ints, Ints, Ints]:
         """Draws. Returns the rows that take part in this turn, the steps that each could take, and the turn in which it last took
         several."""
-        self._drop_ended(now, report)
+        self.drop_ended(now, report)
         rows = self._active
         paused = self._ahead[rows] >= MOST_AHEAD
         self._drew_at[rows[paused]] = np.inf
@@ -290,8 +293,9 @@ class Rollouts:
             return
         for row in self._active[self._prompting[self._active] & (self._prompt_left[self._active] == 0)].tolist():
             self._branch(self._of_row[row])
-        stepped, self._stepped = self._stepped, set()
-        for rollout in stepped:
+        stepped, self._stepped = self._stepped, {}
+        failed = {rollout for rollout, ending in self._ended if ending is RolloutEnding.FAILED}
+        for rollout in stepped - failed:
             if not self._due[rollout.rows].any():
                 self._tell_quantiles(rollout)
         ended, self._ended = self._ended, []
@@ -317,7 +321,7 @@ class Rollouts:
             rollout = self._of_row[row]
             if len(rollout.rows) > 1:
                 self._due[row] = False  # until the other paths are as far
-                self._stepped.add(rollout)
+                self._stepped[rollout] = None
                 continue
             if rollout.wanted.outputs:
                 rollout.outputs.append(tuple(values[place, 0] for values in outputs))
@@ -376,7 +380,7 @@ class Rollouts:
 
     # The end ---------------------------------------------------------------------------------------------------------
 
-    def _drop_ended(self, now: float, report: TurnReport) -> None:
+    def drop_ended(self, now: float, report: TurnReport) -> None:
         """Ends rollouts whose sessions have ended."""
         for rollout in [each for each in self._by_stream.values() if each.session != _NOBODY]:
             if not self._table.alive(rollout.session, rollout.generation):
@@ -387,8 +391,7 @@ class Rollouts:
 
     def _fail(self, rows: Ints) -> None:
         """Steps of these rows would have made them non-finite, and were not applied."""
-        failed = {self._of_row[row] for row in rows.tolist()}
-        for rollout in failed:
+        for rollout in dict.fromkeys(self._of_row[row] for row in rows.tolist()):
             if rollout.commit is Commit.EACH:
                 self._table.status[rollout.session] = Status.QUARANTINED
             self._refuse(rollout, Reason.NON_FINITE_STATE, "a step of the rollout would make state or outputs non-finite")

@@ -12,8 +12,9 @@ class Stops:
     """Follows the tokens of one rollout. Counts are of those that have been neither let go nor dropped."""
 
     def __init__(self, sequences: Sequence[tuple[int, ...]]) -> None:
-        """sequences: none of them empty; none at all: every token is let go at once."""
-        self._sequences = sequences
+        """sequences: none of them empty; none at all: every token is let go at once. Of several that end at the same token
+        the longest counts, so that nothing of a stop sequence is let go."""
+        self._sequences = sorted(sequences, key=len, reverse=True)
         self._held: list[int] = []
 
     def take(self, token: int) -> tuple[int, bool]:
