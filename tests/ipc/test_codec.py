@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stepstream_server import spec
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import BLOCK_ROW, InferenceTotals, Reply
+from stepstream_server.engine.ports import BLOCK_ROW, PIECE, InferenceTotals, Reply
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.ipc import control
 from stepstream_server.ipc.codec import decode, encode
@@ -56,6 +56,30 @@ def test_errors_arrive_wherever_they_stand(found: list[Any]) -> None:
     assert same(decode(encode(Reply(1, found))), Reply(1, found))
 
 
+def test_a_rollout_is_asked_as_it_was() -> None:
+    """Tuples within tuples stay tuples, none at all is still none, and a seed needs all of its 64 bits."""
+    prompt = (np.array([[1.0], [2.0]], np.float32),)
+    asked = ports.Generate(
+        7, 8, "id", b"secret", ports.NO_SEQ, ports.Commit.EACH, prompt, 2**32 - 1, 0.5, temperature=0.7, top_k=3, top_p=0.9,
+        seed=2**64 - 1, stop=((1, 2), (3,)), paths=100, levels=(0.1, 0.5), outputs=True,
+    )  # fmt: skip
+    plain = ports.Generate(0, 0, "", b"", 2**62 - 1, ports.Commit.END, (), 1, 0.0)
+    for sent in (asked, plain):
+        arrived = decode(encode([sent]))[0]
+        assert same(arrived, sent), arrived
+        assert arrived.prompt_steps == sent.prompt_steps
+    assert same(decode(encode(ports.Took(7, 256))), ports.Took(7, 256))
+
+
+def test_a_rollout_is_told_as_it_was() -> None:
+    """That it has begun, and what it has drawn, beside all else that a turn has for a front door."""
+    pieces = np.array([(7, 10, 2, 12, 0, 2, 2), (8, 0, 0, 3, ports.RolloutEnding.STOP, 0, 0)], PIECE)
+    for values in (np.arange(2), np.arange(2, dtype=np.float32)):
+        rolled = ports.Rolled(pieces, values, (np.ones((2, 3), np.float32), np.zeros((2, 0), np.float32)))
+        delivery = ports.Delivery([Reply(8, ports.Begun(10))], None, ports.RowErrors(), ports.Detached(), 3, rolled)
+        assert same(decode(encode(delivery)), delivery)
+
+
 @given(JSON)
 def test_what_looks_like_a_record_is_none(extra: object) -> None:
     """Whatever the author of a model has noted: maps with an empty key, lists that begin with a number."""
@@ -75,6 +99,8 @@ def test_what_looks_like_a_record_is_none(extra: object) -> None:
         np.array([np.nan, -0.0, np.inf], np.float32),
         np.ones((2, 3), np.longlong),
         np.frombuffer(bytes(range(144)), BLOCK_ROW),
+        np.frombuffer(bytes(range(112)), PIECE),
+        np.zeros(0, PIECE),
         *[np.ones(3, dtype) for dtype in ("float64", "uint32", "bool", "int32", "uint8", "int16")],
     ],
     ids=lambda array: f"{array.dtype.name}{list(array.shape)}",
