@@ -128,5 +128,5 @@ def _between(quantiles: NDArray[np.float32], levels: Floats, at: Floats) -> Floa
     share = (at - levels[high - 1]) / (levels[high] - levels[high - 1])
     rows = np.arange(len(quantiles))
     below, above = quantiles[rows, high - 1].astype(np.float64), quantiles[rows, high].astype(np.float64)
-    between: Floats = below + share * (above - below)
+    between: Floats = (1 - share) * below + share * above  # at a level just what is said of it
     return between
