@@ -295,8 +295,8 @@ class Rollouts:
             self._branch(self._of_row[row])
         stepped, self._stepped = self._stepped, {}
         failed = {rollout for rollout, ending in self._ended if ending is RolloutEnding.FAILED}
-        for rollout in stepped - failed:
-            if not self._due[rollout.rows].any():
+        for rollout in stepped:
+            if rollout not in failed and not self._due[rollout.rows].any():
                 self._tell_quantiles(rollout)
         ended, self._ended = self._ended, []
         for rollout, ending in ended:
