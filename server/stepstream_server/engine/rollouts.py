@@ -183,7 +183,7 @@ class Rollouts:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no rollouts are begun")
         if session is not None and commit is not Commit.NONE and table.status[session] == Status.ROLLING:
             message = "a rollout of the session is under way: no other one can commit to it"
-            raise CallerError(Reason.SESSION_IN_USE, message, field="session_id")
+            raise CallerError(Reason.SESSION_IN_USE, message, expected_seq=int(table.next_seq[session]))
         if wanted.paths > len(self._free) or self.prompted + wanted.prompt_steps > self._most_prompted:
             message = (
                 f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
@@ -399,9 +399,11 @@ class Rollouts:
             self._ended.append((rollout, RolloutEnding.FAILED))
 
     def _refuse(self, rollout: Rollout, reason: Reason, message: str) -> None:
-        row = rollout.rows[0]
+        row, session = rollout.rows[0], rollout.session
         seq, left = int(self._seq[row]), max(1, int(self._left[row]))
-        self._outbox.refuse(rollout.stream, 0, seq, left, reason, seq, message)
+        there = session != _NOBODY and self._table.alive(session, rollout.generation)
+        expected = int(self._table.next_seq[session]) if there else 0  # a copy's number is nothing to go on from
+        self._outbox.refuse(rollout.stream, 0, seq, left, reason, expected, message)
 
     def _end(self, rollout: Rollout, ending: RolloutEnding, now: float, report: TurnReport) -> None:
         """Commits what is to be committed, and gives everything back."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import TAKEN_AT_ONCE, Detached, Generate, RowErrors, Took
-from stepstream_server.errors import StepStreamError
+from stepstream_server.errors import CallerError, StepStreamError
 from stepstream_server.rpc.answers import Piece
 from stepstream_server.rpc.convert.rollouts import Drawn, encode_drawn, most_draws
 from stepstream_server.rpc.convert.streams import decode_row_error
@@ -36,7 +36,7 @@ class RolloutCaller:
         """The messages of one rollout, whose stream and request are filled in here. Raises StepStreamError."""
         self._door.listen(self._number, self)
         try:
-            await self._door.ask(lambda request: dataclasses.replace(wanted, stream=self._number, request=request))
+            await self._begin(wanted)
             most = most_draws(self._door.spec, wanted, self._most_bytes)
             ended = False
             while not ended:
@@ -52,6 +52,15 @@ class RolloutCaller:
         """Nothing more is wanted: the rollout, if it has not ended, is cancelled. To be called as soon as the call is over, since
         a generator that nobody reads on is told late."""
         self._door.hang_up(self._number)
+
+    async def _begin(self, wanted: Generate) -> None:
+        """Returns once the rollout has begun. Raises StepStreamError."""
+        try:
+            await self._door.ask(lambda request: dataclasses.replace(wanted, stream=self._number, request=request))
+        except CallerError as error:
+            if error.field == "id":
+                error.field = "session_id"  # as the contract has it here
+            raise
 
     async def _take(self, most: int) -> list[Drawn]:
         """What has been told since, at least something, as few messages of at most so many draws. Raises StepStreamError."""

@@ -92,7 +92,7 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
     paths = request.paths or 1
     commit = _decode_commit(request.commit)
     _check_settings(request, head)
-    _check_paths(paths, commit, request)
+    _check_paths(paths, commit, request, head)
     return Generate(
         stream=NO_STREAM,
         request=0,
@@ -107,10 +107,10 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
         top_k=request.top_k,
         top_p=request.top_p,
         seed=request.seed,
-        stop=_decode_stops(request.stop, spec, head),
+        stop=(stops := _decode_stops(request.stop, spec, head)),
         paths=paths,
         levels=_decode_levels(request.levels) if paths > 1 else (),
-        outputs=_check_outputs(request.outputs, paths, spec),
+        outputs=request.outputs and _check_outputs(paths, spec, max(map(len, stops), default=1), settings.max_message_bytes),
     )
 
 
@@ -134,7 +134,9 @@ def _check_settings(request: inference_pb2.GenerateRequest, head: HeadSpec) -> N
                 raise _wrong(field, "0, since the model draws no tokens", value)
 
 
-def _check_paths(paths: int, commit: Commit, request: inference_pb2.GenerateRequest) -> None:
+def _check_paths(paths: int, commit: Commit, request: inference_pb2.GenerateRequest, head: HeadSpec) -> None:
+    if paths > 1 and head.kind == "next_token":
+        raise _wrong("paths", "1, since tokens have no quantiles", paths)
     if paths > MAX_PATHS:
         raise _wrong("paths", f"at most {MAX_PATHS}", paths)
     if request.levels and paths == 1:
@@ -189,15 +191,15 @@ def _decode_levels(levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(levels) or _DEFAULT_LEVELS
 
 
-def _check_outputs(wanted: bool, paths: int, spec: ModelSpec) -> bool:
-    if wanted and paths > 1:
+def _check_outputs(paths: int, spec: ModelSpec, held: int, max_message_bytes: int) -> bool:
+    """True, since they are wanted. held: steps that may be told at once, since a stop sequence could have begun with them."""
+    if paths > 1:
         raise _wrong("outputs", "false, since there are several paths", "true")
-    if wanted and spec.output_step_bytes > MAX_OUTPUT_BYTES:
-        message = (
-            f"outputs: expected at most {MAX_OUTPUT_BYTES} bytes of outputs per step, the model has {spec.output_step_bytes}"
-        )
+    most = min(MAX_OUTPUT_BYTES, (max_message_bytes - _MESSAGE_BYTES) // held - spec.inputs[0].step_bytes)
+    if spec.output_step_bytes > most:
+        message = f"outputs: expected at most {most} bytes of outputs per step, the model has {spec.output_step_bytes}"
         raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")
-    return wanted
+    return True
 
 
 def _at_least(field: str, value: int, least: int) -> int:
