@@ -95,13 +95,15 @@ class Session(ClosesOnLeaving):
         return await self._begin_step(values, timeout)
 
     async def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
-        """Applies consecutive steps. values: [T, *shape], or such arrays by name. Returns arrays by name: [T, *shape] for "all",
-        [1, *shape] for "last", [0, *shape] for "none". timeout: seconds for all of them, as for a step.
+        """Applies consecutive steps. values: [T, *shape], or such arrays by name, or text for models of text. Returns arrays by
+        name: [T, *shape] for "all", [1, *shape] for "last", [0, *shape] for "none". timeout: seconds for all, as for a step.
 
         Steps are atomic, chunks are not: if one fails, some before it may have been applied: the error has their
         `outputs`, and `next_seq` is the number of the first that has not.
         """
         keep = keep_of(outputs)
+        if isinstance(values, str) and (codec := codec_of(self.model)):
+            values = codec.tokens(values)
         (steps,), inputs = pack(self.model, values, (None,))
         rows = self._limits.cut(steps, keep)
         call = Call(self.model, len(rows), keep.of(steps), steps=keep.of(steps))

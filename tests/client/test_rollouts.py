@@ -58,6 +58,13 @@ async def test_text_comes_in_pieces_as_it_is_drawn(session: Session, servicer: F
     assert (call.max_steps, call.temperature, call.top_k, call.top_p, call.commit) == (10, 1.0, 0, 0.0, pb.COMMIT_END)
 
 
+async def test_text_can_be_fed_without_going_on(session: Session) -> None:
+    """As a chunk of its tokens; of a character too, as many as it has bytes."""
+    outputs = await session.chunk("é!")
+    assert outputs["count"].ravel().tolist() == [1, 2, 3]
+    assert session.next_seq == 3
+
+
 async def test_settings_are_those_of_the_call(session: Session, servicer: FakeServicer) -> None:
     """Each arrives under its name; greedy is a temperature of 0."""
     settings: dict[str, Any] = {"max_steps": 3, "temperature": 0.5, "top_k": 7, "top_p": 0.25, "seed": 2**64 - 1}
