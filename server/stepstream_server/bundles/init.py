@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from stepstream_server.bundles import declare
+from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
 from stepstream_server.bundles.write import validate, write
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import CellKind, CellSpec, HeadSpec
+from stepstream_server.spec import CellKind, CellSpec, HeadSpec, ModelSpec
 
 
 def init_model(
@@ -25,8 +26,8 @@ def init_model(
 ) -> Bundle:
     """Writes an untrained model named as its folder: float32 `input` [inputs] -> `output` [outputs], a regression.
 
-    Weights have torch's default distribution, U(-1/sqrt(hidden), 1/sqrt(hidden)) for cell and head, drawn from `seed`; the same
-    arguments give the same bytes. Raises BundleError for sizes out of range and for a folder that is a bundle already.
+    Weights are those of `random_weights`; the same arguments give the same bytes. Raises BundleError for sizes out of range and
+    for a folder that is a bundle already.
     """
     path = Path(path)
     if (path / MANIFEST_FILE).exists():
@@ -41,8 +42,12 @@ def init_model(
         provenance=f"Random weights, seed {seed}.",
     )
     validate(spec, f"{spec.name}/{MANIFEST_FILE}")
-    bound = 1.0 / math.sqrt(hidden)
+    return write(path, spec, random_weights(spec, seed))
+
+
+def random_weights(spec: ModelSpec, seed: int) -> Weights:
+    """Every weight in torch's default distribution of cells and heads, U(-1/sqrt(hidden), 1/sqrt(hidden)), drawn from `seed`."""
+    bound = 1.0 / math.sqrt(spec.cell.hidden_size)
     random = np.random.default_rng(seed)
     shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
-    weights = {name: random.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
-    return write(path, spec, weights)
+    return {name: random.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
