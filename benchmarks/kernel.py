@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.inputs import random_inputs
 from stepstream_server.backends.onnx_graph import IR_VERSION, OPSET, build_graph
 from stepstream_server.backends.threads import compute_threads
 from stepstream_server.config import BackendSettings
+from stepstream_server.engine.ports import Tensor
 from stepstream_server.spec import ModelSpec
 
 Floats = NDArray[np.float32]
@@ -41,17 +43,17 @@ class BareKernel:
         self._session.run_with_iobinding(self._bindings[0])
         self._bindings = self._bindings[::-1]
 
-    def read(self, name: str) -> Floats:
+    def read(self, name: str) -> Tensor:
         """A copy of an input, output or, after an even number of calls, state."""
-        values: Floats = self._bound[name][0].numpy()
+        values: Tensor = self._bound[name][0].numpy()
         return values.copy()
 
 
 def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: BackendSettings, batch: int, length: int) -> BareKernel:
-    """The whole model, front, cell and heads, as the backend runs it, on float32 inputs that are the same at every call."""
+    """The whole model, front, cell and heads, as the backend runs it, on inputs that are the same at every call."""
     session = _session(build_graph(spec, weights), settings)
     rng = np.random.default_rng(0)
-    inputs = {f"input.{each.name}": rng.normal(size=(batch, length, *each.shape)).astype(np.float32) for each in spec.inputs}
+    inputs = {f"input.{each.name}": random_inputs(rng, (batch, length, *each.shape), each.limit) for each in spec.inputs}
     outputs = {f"output.{each.name}": np.empty((batch, length, *each.shape), np.float32) for each in spec.outputs}
     state = np.zeros((batch, spec.state_elements), np.float32)
     return _bind(session, inputs, outputs, {"state": ("next_state", state)})
@@ -85,7 +87,7 @@ def torch_lstm(inputs: int, hidden: int, layers: int, settings: BackendSettings,
 
 def _bind(
     session: ort.InferenceSession,
-    inputs: Mapping[str, Floats],
+    inputs: Mapping[str, Tensor],
     outputs: Mapping[str, Floats],
     states: Mapping[str, tuple[str, Floats]],
 ) -> BareKernel:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.inputs import random_inputs
 from benchmarks.process import cpu_seconds
 from benchmarks.wire import Connection, WireError, connect
 from stepstream_proto.v1 import inference_pb2
@@ -39,8 +40,9 @@ class Plan:
     address: str  # HOST:PORT
     pid: int  # of the server, whose CPU time is read at both ends of the measurement
     model: str
-    input_width: int  # float32 values per step
+    input_width: int  # values per step
     output_width: int
+    tokens: int = 0  # below which inputs are, which are int64 then; 0: they are float32
     streams: int = 1
     sessions: int = 1  # per stream
     length: int = 1  # steps per row
@@ -54,7 +56,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What happened between the end of the warm-up and the end of the run. Times in seconds."""
+    """What happened between the end of the warm-up and the end of the run. Times in seconds.
+
+    Of rollouts (`rolling`) steps are what was drawn, blocks the messages in which it came, and times those from a request to the
+    first of its draws, warm-up included.
+    """
 
     steps: int
     blocks: int
@@ -74,8 +80,8 @@ class Lane:
         self._plan = plan
         self._handles = np.arange(plan.sessions, dtype="<u4").tobytes()
         self._lengths = b"" if plan.length == 1 else np.full(plan.sessions, plan.length, "<u4").tobytes()
-        values = np.random.default_rng(seed).normal(size=(_VARIETY, plan.sessions * plan.length * plan.input_width))
-        self._inputs = [row.astype("<f4").tobytes() for row in values]
+        shape = (_VARIETY, plan.sessions * plan.length * plan.input_width)
+        self._inputs = [row.tobytes() for row in random_inputs(np.random.default_rng(seed), shape, plan.tokens)]
         self._received: Seqs = np.zeros(plan.sessions, "<u8")  # answered so far, per session
         self._sent: deque[float] = deque()  # when each block in flight was sent
         self._block_steps = plan.sessions * plan.length

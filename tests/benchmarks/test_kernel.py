@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+import pytest
 
 from benchmarks.kernel import bind_model, bind_operator
 from stepstream_server import backends
-from stepstream_server.bundles import init_model
 from stepstream_server.config import BackendSettings
+from support.models import random_model
 
 
-def test_bare_kernel_steps_as_the_backend_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [0, 7], ids=["readings", "tokens"])
+def test_bare_kernel_steps_as_the_backend_does(tokens: int) -> None:
     """After as many calls, outputs and state are the backend's to the bit: the state really stays in place and moves on."""
-    bundle = init_model(tmp_path / "model", "lstm", 3, 8, 2, 1, seed=0)
+    spec, weights = random_model(inputs=3, hidden=8, layers=2, tokens=tokens)
     settings = BackendSettings(threads=1)
-    kernel = bind_model(bundle.spec, bundle.weights, settings, 5, 4)
-    backend = backends.build(bundle.spec, bundle.weights, settings, slots=5, max_batch=5)
-    slots, inputs = backend.allocate(5), (kernel.read("input.input"),)
+    kernel = bind_model(spec, weights, settings, 5, 4)
+    backend = backends.build(spec, weights, settings, slots=5, max_batch=5)
+    slots, inputs = backend.allocate(5), (kernel.read("input.x"),)
+    assert len(np.unique(inputs[0])) > 1
     for _ in range(4):
         kernel()
         computed = backend.collect(backend.launch("step", slots, inputs, 4))
-    assert np.array_equal(kernel.read("output.output"), computed.outputs[0])
+    assert np.array_equal(kernel.read("output.y"), computed.outputs[0])
     states = backend.read(slots)
-    together = np.concatenate([states[each.name].reshape(5, -1) for each in bundle.spec.states], axis=1)
+    together = np.concatenate([states[each.name].reshape(5, -1) for each in spec.states], axis=1)
     assert np.array_equal(kernel.read("state"), together)
 
 
