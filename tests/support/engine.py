@@ -23,12 +23,15 @@ from stepstream_server.engine.ports import (
     CallersLeft,
     Close,
     Command,
+    Commit,
     Delivery,
     Detach,
+    DoorLost,
     Drain,
     Ending,
     Export,
     Fork,
+    Generate,
     Get,
     Import,
     Ints,
@@ -37,10 +40,15 @@ from stepstream_server.engine.ports import (
     Opened,
     Refuse,
     Reset,
+    Rolled,
+    RolloutEnding,
     StreamEnded,
+    Tensor,
+    Took,
 )
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot
+from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
 from support.clock import FakeClock
 from support.observer import Reports
@@ -69,6 +77,17 @@ class Refusal:
     expected: int
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What a rollout told at once."""
+
+    first: int
+    next: int
+    ending: RolloutEnding | None
+    values: list[Any]  # what was drawn, flat
+    outputs: tuple[list[Any], ...]  # per output: of each step
+
+
 @dataclass
 class Ear:
     """A sink that takes deliveries apart."""
@@ -77,6 +96,7 @@ class Ear:
     replies: dict[int, Any] = field(default_factory=dict)
     detached: list[tuple[int, int, Ending]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of refusals
+    pieces: dict[int, list[Piece]] = field(default_factory=dict)  # of rollouts, by stream
     failure: StepStreamError | None = None
     before_hearing: Callable[[], None] = lambda: None  # called when a turn hands its outcomes over
 
@@ -100,22 +120,37 @@ class Ear:
                 errors.streams, errors.tags, errors.first_seqs, errors.lengths, errors.reasons, errors.expected_seqs, strict=True
             )
         ]
+        if delivery.rolled is not None:
+            self._roll(delivery.rolled)
         gone = delivery.detached
         self.detached += list(zip(gone.streams, gone.tags, gone.endings, strict=True))
+
+    def _roll(self, rolled: Rolled) -> None:
+        value, kept = 0, 0
+        for stream, first, steps, following, ending, size, outputs in rolled.pieces.tolist():
+            assert outputs in (0, steps)
+            values = rolled.values[value : value + size].tolist()
+            told = tuple(each[kept : kept + outputs].tolist() for each in rolled.outputs)
+            piece = Piece(first, following, RolloutEnding(ending) if ending else None, values, told)
+            self.pieces.setdefault(stream, []).append(piece)
+            value, kept = value + size, kept + outputs
+        assert (value, kept) == (len(rolled.values), len(rolled.outputs[0]))
 
     def fail(self, error: StepStreamError) -> None:
         self.failure = error
 
 
 class Harness:
-    """One engine over the counting backend, one front door."""
+    """One engine over the counting backend, or that of another `spec`, and one front door."""
+
+    spec: ModelSpec = counter_spec()
 
     def __init__(self, backend: FakeBackend | None = None, **settings: float) -> None:
         self.clock = FakeClock()
         self.backend = backend or FakeBackend()
         self.reports = Reports()
         options = {"capacity": self.backend.slots, **settings}
-        self.engine = Engine(counter_spec(), self.backend, EngineSettings.model_validate(options), self.reports, self.clock)
+        self.engine = Engine(self.spec, self.backend, EngineSettings.model_validate(options), self.reports, self.clock)
         self.ear = Ear()
         self.door = self.engine.connect(self.ear)
         self._request = 0
@@ -186,7 +221,7 @@ class Harness:
         rows["first"], rows["length"] = first_seqs, [len(row) for row in values]
         rows["acked"], rows["keep"] = 0 if acked is None else acked, keep
         rows["arrival"], rows["deadline"] = self.clock(), deadline
-        self.door.submit(Block(rows, (np.array(flat, np.float32)[:, None],)))
+        self.door.submit(Block(rows, self._inputs(flat)))
 
     def acknowledge(self, session: Opened, count: int, *, stream: int = 1, tag: int = 0) -> None:
         self.door.submit(Acknowledge(stream, *_column(session), np.array([tag], np.uint32), np.array([count], np.int64)))
@@ -236,7 +271,7 @@ class Harness:
                 secrets=secrets,
                 seqs=np.array(seqs, np.int64),
                 lengths=np.array([len(row) for row in values], np.int64),
-                inputs=(np.array(flat, np.float32)[:, None],),
+                inputs=self._inputs(flat),
                 keeps=np.full(len(ids), int(keep)),
                 arrivals=np.full(len(ids), self.clock()),
                 deadlines=np.full(len(ids), deadline),
@@ -270,6 +305,44 @@ class Harness:
         """Imports: an Imported, or the error."""
         return self.ask(Import(self.request(), snapshot, session_id, request_id))
 
+    def generate(
+        self,
+        session: Opened | None,
+        max_steps: int,
+        prompt: Sequence[float] = (),
+        *,
+        stream: int = 500,
+        seq: int = NO_SEQ,
+        commit: Commit = Commit.END,
+        secret: bytes | None = None,
+        **options: Any,
+    ) -> int:
+        """Submits a rollout, of the initial state without a session; what it tells lies in `ear.pieces` under its stream."""
+        request = self.request()
+        name, own = ("", b"") if session is None else (session.id, session.secret)
+        fed = self._inputs(prompt) if prompt else ()
+        self.door.submit(
+            Generate(
+                stream, request, name, own if secret is None else secret, seq, commit, fed, max_steps, self.clock(), **options
+            )
+        )
+        return request
+
+    def took(self, stream: int, draws: int) -> None:
+        self.door.submit(Took(stream, draws))
+
+    def lose_door(self) -> None:
+        self.door.submit(DoorLost())
+
+    def drawn(self, stream: int = 500) -> list[Any]:
+        """All that a rollout has told so far."""
+        return [value for piece in self.ear.pieces.get(stream, ()) for value in piece.values]
+
+    def ending(self, stream: int = 500) -> RolloutEnding | None:
+        """How a rollout has ended, as its caller was told."""
+        pieces = self.ear.pieces.get(stream)
+        return pieces[-1].ending if pieces else None
+
     def end_stream(self, stream: int) -> None:
         self.door.submit(StreamEnded(stream))
 
@@ -288,6 +361,11 @@ class Harness:
         request = self.request()
         self.door.submit(Drain(request))
         return request
+
+    def _inputs(self, values: Sequence[float]) -> tuple[Tensor, ...]:
+        """Steps of the model's one input."""
+        declared = self.spec.inputs[0]
+        return (np.array(values, declared.dtype).reshape(-1, *declared.shape),)
 
 
 def _column(session: Opened) -> tuple[Ints, Ints]:
