@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ COMMITTING = pytest.mark.parametrize("commit", [Commit.END, Commit.EACH])
 FED = [2, 3]
 
 
-def under_way(commit: Commit, *, attached: bool = True, turns: int = 3, **settings: float) -> tuple[Rolling, Opened]:
+def under_way(commit: Commit, *, attached: bool = True, turns: int = 3, **settings: Any) -> tuple[Rolling, Opened]:
     """A session of two steps with a rollout that has drawn some tokens, and has many to come."""
     h = Rolling(**settings)
     a = h.open()[0] if attached else h.open_as("a")
