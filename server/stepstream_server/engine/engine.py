@@ -251,7 +251,7 @@ class Engine:
             rolls, steps, last = self._rollouts.plan(self.clock(), report)
             heads = np.concatenate([heads, len(self._backlog) + rolls])
             lengths, served = np.concatenate([lengths, steps]), np.concatenate([served, last])
-        return self._scheduler.plan(heads, lengths, served)
+        return self._scheduler.plan(heads, lengths, served, alone=not report.launches)
 
     def _resolve(self) -> Ints:
         """Answers what needs no computing. Returns the positions of the heads that do."""

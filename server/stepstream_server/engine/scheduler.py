@@ -67,15 +67,16 @@ class Scheduler:
             return False
         return length == 1 or (batch * length <= _LAUNCH_STEPS and self.pace.seconds_for(batch, length) <= self._turn_budget)
 
-    def plan(self, positions: Ints, lengths: Ints, served: Ints) -> list[Group]:
+    def plan(self, positions: Ints, lengths: Ints, served: Ints, *, alone: bool = True) -> list[Group]:
         """Launches of one turn for the heads at `positions` [n], in order of arrival.
 
-        lengths: steps left of each; served: turn in which its session last took part in a launch of several steps.
+        lengths: steps left of each; served: turn in which its session last took part in a launch of several steps; alone: whether
+        no others have been computed in this turn.
         """
         if not len(positions):
             return []
         if (lengths > 1).all():
-            return self._chunks(positions, lengths, served, self._alone_budget)
+            return self._chunks(positions, lengths, served, self._alone_budget if alone else self._turn_budget)
         # Chunks take part in the launch of single steps: their next step costs next to nothing there, and nobody starves.
         edges = range(0, len(positions), self._max_batch)
         groups = [Group(positions[edge : edge + self._max_batch], 1) for edge in edges]
