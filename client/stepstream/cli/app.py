@@ -10,6 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from stepstream.cli.chat import chat
+from stepstream.cli.forecasting import forecast
+from stepstream.cli.generating import complete
 from stepstream.cli.options import Options, parameters
 from stepstream.cli.running import run
 from stepstream.cli.sessions import close, export, fork, import_, models, open_, sessions, step
@@ -76,7 +79,7 @@ def _register() -> None:
     version = typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     flag = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[bool, version], default=False)
     app.callback()(_with_signature(_root, [_context(), flag, *_COMMON]))
-    for work in (models, sessions, open_, step, stream, fork, export, import_, close, top):
+    for work in (models, sessions, open_, step, stream, forecast, complete, chat, fork, export, import_, close, top):
         name = work.__name__.rstrip("_")
         # VALUES may be negative numbers, which would otherwise be taken for flags.
         settings = {"ignore_unknown_options": True} if work is step else {}

@@ -54,7 +54,7 @@ class Flow:
         after the answers before it have been written; BrokenPipeError when nobody reads them any more.
         """
         with Worker() as reading, Worker() as writing:
-            feeder = asyncio.create_task(self._feed(_lines(reading, source)))
+            feeder = asyncio.create_task(self._feed(read_lines(reading, source)))
             try:
                 await self._answer(writing, target)
                 await writing.call(_write, target, self._header)  # if there was nothing to answer
@@ -96,11 +96,10 @@ class Flow:
 
     def _row(self, number: int, line: bytes) -> Row | None:
         try:
-            return self._reader.row(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except (Misuse, UnicodeDecodeError) as error:
-            fault = Misuse(f"line {number}: {error}")
+            return numbered_row(self._reader, number, line)
+        except Misuse as fault:
             if self._on_bad_line is None or not self._reader.begun:
-                raise fault from None
+                raise
             self._on_bad_line(fault)
             return None
 
@@ -133,7 +132,15 @@ class Flow:
         await asyncio.gather(feeder, *self._under_way, return_exceptions=True)
 
 
-async def _lines(reading: Worker, source: int) -> AsyncIterator[list[bytes]]:
+def numbered_row(reader: Reader, number: int, line: bytes) -> Row | None:
+    """The numbers of a line, of which the first has number 1. Raises Misuse with its number."""
+    try:
+        return reader.row(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except (Misuse, UnicodeDecodeError) as error:
+        raise Misuse(f"line {number}: {error}") from None
+
+
+async def read_lines(reading: Worker, source: int) -> AsyncIterator[list[bytes]]:
     """Whole lines, as many at a time as have come, without their ends."""
     number, rest = 0, b""
     while data := await reading.call(os.read, source, READ_BYTES):

@@ -186,7 +186,7 @@ async def import_(
     Examples:
         stepstream import bed-7.snapshot --id bed-7-again
     """
-    snapshot = await _snapshot(file)
+    snapshot = await read_snapshot(file)
     async with options.client() as client:
         session = await client.import_session(snapshot, id=id)
         await session.detach()
@@ -210,7 +210,8 @@ async def close(
     typer.echo(show.document(told) if options.json else f"closed {session}{f' after {steps} steps' if steps else ''}")
 
 
-async def _snapshot(name: str) -> bytes:
+async def read_snapshot(name: str) -> bytes:
+    """A file's bytes; `-` is stdin. Raises Misuse for one that cannot be read."""
     try:
         with Worker() as reading:
             return await reading.call(_read, name)

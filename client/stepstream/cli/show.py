@@ -20,6 +20,11 @@ def document(value: Any) -> str:
     return json.dumps(value, indent=2)
 
 
+def line(value: Any) -> str:
+    """For --json where there are several."""
+    return json.dumps(value)
+
+
 def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Columns wide enough for what is in them: never cut off, so that it can be piped on."""
     lines = [[name.upper() for name in names], *([str(cell) for cell in row] for row in rows)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
@@ -93,9 +93,15 @@ async def _session(
         session = await client.open_session(model.name, version=model.version, idle_ttl=idle_ttl)
     else:
         session = await client.attach_session(model.name, *key, version=model.version)
-    leave = session.detach if keep or key else session.close
-    try:
+    async with in_the_end(session.detach if keep or key else session.close):
         yield session
+
+
+@asynccontextmanager
+async def in_the_end(leave: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Leaves a session in the end, whatever ends it."""
+    try:
+        yield
     except BaseException:
         with suppress(StepStreamError, TimeoutError):  # what went wrong first is what counts
             async with asyncio.timeout(LEAVE_SECONDS):

@@ -1,0 +1,34 @@
+"""`stepstream complete` and `stepstream chat` against a real server: what they print is what the client library gets."""
+
+from __future__ import annotations
+
+import json
+
+from stepstream import Client
+from support.command import stepstream
+
+PROMPT = "def für(x):"
+
+
+async def test_a_continuation_is_that_of_the_client(server: str, client: Client) -> None:
+    """Text as the client makes it of tokens."""
+    flags = ("--max-steps", "100", "--temperature", "0.9", "--top-k", "20", "--top-p", "0.9", "--seed", "3")
+    done = await stepstream(server, "complete", "letters", *flags, stdin=PROMPT)
+    rollout = client.generate("letters", PROMPT, max_steps=100, temperature=0.9, top_k=20, top_p=0.9, seed=3)
+    assert (done.code, done.stdout) == (0, await rollout.whole())
+    assert (await stepstream(server, "complete", "letters", "--greedy", "--max-steps", "9", stdin=PROMPT)).stdout == (
+        await client.generate("letters", PROMPT, max_steps=9, greedy=True).whole()
+    )
+
+
+async def test_an_answer_in_pieces_is_that_of_one_rollout(server: str, client: Client) -> None:
+    """Also behind an answer before, which is remembered."""
+    done = await stepstream(
+        server, "chat", "letters", "--max-steps", "100", "--seed", "3", "--json", stdin=f"{PROMPT}\nund so\\\n"
+    )
+    assert done.code == 0, done.stderr
+    told = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+    async with client.open_session("letters") as session:
+        for prompt, text in zip((f"{PROMPT}\n", "und so"), told, strict=True):
+            assert await session.generate(prompt, max_steps=100, temperature=0.8, seed=3).whole() == text
+    assert [info.id async for info in client.list_sessions()] == []
