@@ -97,6 +97,12 @@ class EngineSettings(Section):
         description="Paths of rollouts at once, each with a slot beside those of sessions: ten forecasts of 100 paths beside a "
         "thousand texts that write themselves.",
     )
+    rollout_hold_seconds: float = Field(
+        default=0.002,
+        ge=0,
+        description="How long a rollout's draws may wait for the next ones, to be told in one message; not its first and last. "
+        "Nobody reads faster, and a message costs as much as a draw. 0: each is told at once.",
+    )
     turn_budget_seconds: float = Field(
         default=0.002,
         gt=0,

@@ -149,7 +149,7 @@ class Harness:
         self.clock = FakeClock()
         self.backend = backend or FakeBackend()
         self.reports = Reports()
-        options = {"capacity": self.backend.slots, **settings}
+        options = {"capacity": self.backend.slots, "rollout_hold_seconds": 0.0, **settings}
         self.engine = Engine(self.spec, self.backend, EngineSettings.model_validate(options), self.reports, self.clock)
         self.ear = Ear()
         self.door = self.engine.connect(self.ear)

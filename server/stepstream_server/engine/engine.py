@@ -102,7 +102,7 @@ class Engine:
         self._failure: StepStreamError | None = None
         self._table = SessionTable(settings.capacity, settings.tombstone_seconds)
         self._backlog = Backlog(spec.inputs, self._table)
-        self._outbox = Outbox(spec.outputs)
+        self._outbox = Outbox(spec.outputs, settings.rollout_hold_seconds)
         cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
         ledger = Ledger(self._table, self._backlog, cache, self._resolve)
         self._ledger = ledger
@@ -320,7 +320,7 @@ class Engine:
     def _hand_over(self, report: TurnReport) -> None:
         if not self.busy and not len(self._rollouts):  # one that has paused goes on
             self._control.answer_drains()
-        for door, delivery in self._outbox.empty().items():
+        for door, delivery in self._outbox.empty(self.clock(), idle=not self.busy).items():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
             self._sinks[door].deliver(delivery)

@@ -10,11 +10,12 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepstream_server.engine.pieces import Pieces, moved
 from stepstream_server.engine.ports import (
     Answers,
     Delivery,
@@ -62,13 +63,14 @@ class _Mail:
 class Outbox:
     """Collects one turn's outcomes; `empty` sorts them by door and stream."""
 
-    def __init__(self, outputs: Sequence[TensorSpec]) -> None:
+    def __init__(self, outputs: Sequence[TensorSpec], hold_seconds: float) -> None:
+        """hold_seconds: how long what rollouts draw may wait for what they draw next."""
         self._specs = outputs
         self._mail: dict[int, _Mail] = {}
         self._heard: Counter[int] = Counter()  # parcels, by door
         self._rows: list[Ints] = []  # each [5, n]: stream, tag, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
-        self._rolled: list[Rolled] = []  # with engine-wide streams
+        self.pieces = Pieces(outputs, hold_seconds)  # of rollouts
 
     def heard(self, door: int) -> None:
         """A parcel of the door has been taken in."""
@@ -90,11 +92,6 @@ class Outbox:
         streams, tags, first_seqs, lengths, kepts = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
         self.answer(streams, tags, first_seqs, lengths, kepts, outputs)
 
-    def rolled(self, pieces: NDArray[Any], values: Tensor, outputs: Sequence[Tensor] | None) -> None:
-        """Adds pieces of rollouts, of engine-wide streams; values and outputs as in `ports.Rolled`, None: no piece has any."""
-        given = outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs]
-        self._rolled.append(Rolled(pieces, values, tuple(given)))
-
     def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
         """Adds one row's refusal or failure."""
         errors = self._of(door_of(stream)).errors
@@ -113,9 +110,9 @@ class Outbox:
         detached.tags.append(tag)
         detached.endings.append(ending)
 
-    def empty(self) -> dict[int, Delivery]:
-        """Everything collected, by door; the outbox is empty afterwards."""
-        answers, rolled = self._answers_by_door(), self._rolled_by_door()
+    def empty(self, now: float, *, idle: bool) -> dict[int, Delivery]:
+        """Everything collected, by door; the outbox is empty afterwards, but for pieces of rollouts that may wait."""
+        answers, rolled = self._answers_by_door(), _by_door(self.pieces.take(now, idle=idle))
         mail, self._mail = self._mail, {}
         for door in (*answers, *rolled):
             mail.setdefault(door, _Mail())
@@ -131,17 +128,6 @@ class Outbox:
         if mail is None:
             mail = self._mail[door] = _Mail()
         return mail
-
-    def _rolled_by_door(self) -> dict[int, Rolled]:
-        if not self._rolled:
-            return {}
-        parts, self._rolled = self._rolled, []
-        rolled = parts[0] if len(parts) == 1 else _joined(parts)
-        doors = rolled.pieces["stream"] >> _STREAM_BITS
-        rolled.pieces["stream"] &= _STREAM_MASK
-        if (doors == doors[0]).all():
-            return {int(doors[0]): rolled}
-        return {door: _only(rolled, doors == door) for door in np.unique(doors).tolist()}
 
     def _answers_by_door(self) -> dict[int, Answers]:
         if not self._rows:
@@ -170,10 +156,15 @@ def _answers(rows: Ints, outputs: Sequence[Tensor]) -> Answers:
     return Answers(local, tags.astype(np.uint32), first_seqs, lengths, kept, tuple(outputs))
 
 
-def _joined(parts: Sequence[Rolled]) -> Rolled:
-    """Pieces of several, in order."""
-    outputs = tuple(np.concatenate(of_output) for of_output in zip(*(part.outputs for part in parts), strict=True))
-    return Rolled(np.concatenate([part.pieces for part in parts]), np.concatenate([part.values for part in parts]), outputs)
+def _by_door(rolled: Rolled | None) -> dict[int, Rolled]:
+    """Each door's own record."""
+    if rolled is None:
+        return {}
+    doors = rolled.pieces["stream"] >> _STREAM_BITS
+    rolled.pieces["stream"] &= _STREAM_MASK
+    if (doors == doors[0]).all():
+        return {int(doors[0]): rolled}
+    return {door: _only(rolled, doors == door) for door in np.unique(doors).tolist()}
 
 
 def _only(rolled: Rolled, mine: NDArray[np.bool_]) -> Rolled:
@@ -188,9 +179,5 @@ def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Seque
     if len(streams) == 1 or (streams[1:] >= streams[:-1]).all():
         return rows, outputs
     order = np.argsort(streams, kind="stable")
-    starts = (np.cumsum(kept) - kept)[order]
-    sorted_kept = kept[order]
-    # Output row of the j-th kept step of a moved row: its old start + j.
-    within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(sorted_kept) - sorted_kept, sorted_kept)
-    index = np.repeat(starts, sorted_kept) + within
+    index = moved(order, kept)
     return rows[:, order], [part[index] for part in outputs]

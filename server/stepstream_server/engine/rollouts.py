@@ -91,6 +91,7 @@ class Rollouts:
         self._table = table
         self._ledger = ledger
         self._outbox = outbox
+        self._pieces = outbox.pieces
         self._most_prompted = settings.max_pending_steps
         self._window_steps = settings.window_steps
         head = spec.rollout_head
@@ -314,6 +315,8 @@ class Rollouts:
         report.first_draw_seconds += (now - self._arrival[leads[np.isnan(since)]]).tolist()
         report.between_draws_seconds.append(now - since[np.isfinite(since)])
         self._drew_at[leads] = now
+        if np.isnan(since).any() or not self._left[rows].all():
+            self._pieces.hurry()  # the first or the last of a rollout
         plain = self._plain[rows]
         self._tell_plain(rows[plain])
         for place in np.flatnonzero(~plain).tolist():
@@ -339,7 +342,7 @@ class Rollouts:
         pieces["next"] = self._seq[rows]
         pieces["first"] = pieces["next"] - 1
         pieces["ending"][over] = RolloutEnding.LENGTH
-        self._outbox.rolled(pieces, values.ravel(), None)
+        self._pieces.add(pieces, values.ravel(), None)
         self._ahead[rows] += 1
         self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
 
@@ -362,11 +365,12 @@ class Rollouts:
         outputs = [np.array(each) for each in zip(*rollout.outputs[:count], strict=True)] or None
         kept = count if outputs else 0
         piece = (rollout.stream, rollout.told, count, int(self._seq[row]), ending or 0, values.size, kept)
-        self._outbox.rolled(np.array([piece], PIECE), values, outputs)
+        self._pieces.add(np.array([piece], PIECE), values, outputs)
         rollout.told += count
         del rollout.drawn[:count], rollout.outputs[:count]
         self._ahead[rollout.rows] += count
         if ending is not None:
+            self._pieces.hurry()
             self._ended.append((rollout, ending))
 
     def _branch(self, rollout: Rollout) -> None:
@@ -403,6 +407,7 @@ class Rollouts:
         seq, left = int(self._seq[row]), max(1, int(self._left[row]))
         there = session != _NOBODY and self._table.alive(session, rollout.generation)
         expected = int(self._table.next_seq[session]) if there else 0  # a copy's number is nothing to go on from
+        self._pieces.hurry()  # what it had drawn before comes before
         self._outbox.refuse(rollout.stream, 0, seq, left, reason, expected, message)
 
     def _end(self, rollout: Rollout, ending: RolloutEnding, now: float, report: TurnReport) -> None:
