@@ -21,12 +21,13 @@ from benchmarks.cpu import row_9
 from benchmarks.drive import bundle_folder, targets
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.idle import row_10
-from benchmarks.neighbours import row_8, row_15
+from benchmarks.neighbours import row_8, row_15, row_23
 from benchmarks.opening import row_16
 from benchmarks.overload import row_6, row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import ROOT
 from benchmarks.report import TITLES, Line, Report, combine, markdown, read
+from benchmarks.rollouts import row_21, row_22
 from benchmarks.scaling import row_20
 from benchmarks.soak import row_11
 from benchmarks.startup import row_14
@@ -41,6 +42,7 @@ _REFERENCE = _RESULTS / "reference.json"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
 _ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15, 20: row_20}
+_ROLLED = {21: row_21, 22: row_22, 23: row_23}
 _FEW_CORES = 4
 _QUIET_LOAD = 0.5  # processes
 _DOCUMENT = ROOT / "docs" / "performance.md"  # the plots lie beside it
@@ -102,6 +104,7 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell))
+    runs += [partial(row, folder / "rolled", effort, tell) for number, row in _ROLLED.items() if number in rows]
     if ANALYZED & set(rows) and not missing():
         runs.append(lambda: analyzed(folder / "analyzed", rows, effort, tell))
     return runs

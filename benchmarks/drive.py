@@ -17,6 +17,7 @@ from benchmarks.load import Plan, Result
 from benchmarks.paced import PacedResult
 from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
+from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
 from stepstream_server.cores import default_workers, usable_cores
@@ -71,6 +72,7 @@ def plan_for(target: Server, bundle: Bundle, effort: Effort, streams: int, sessi
         model=bundle.spec.name,
         input_width=bundle.spec.inputs[0].elements,
         output_width=bundle.spec.outputs[0].elements,
+        tokens=bundle.spec.inputs[0].limit,
         streams=streams,
         sessions=sessions,
         length=length,
@@ -91,6 +93,21 @@ def paced_plan(target: Server, bundle: Bundle, effort: Effort, streams: int, rat
         streams=streams,
         connections=streams,
         rate=rate,
+        warm_up_seconds=effort.warm_up_seconds,
+        seconds=effort.load_seconds,
+    )
+
+
+def rolling_plan(target: Server, bundle: Bundle, effort: Effort, callers: int, temperature: float) -> RollingPlan:
+    """So many endless rollouts at once, each behind a prompt of one step."""
+    return RollingPlan(
+        address=target.address,
+        pid=target.pid,
+        model=bundle.spec.name,
+        width=bundle.spec.inputs[0].elements,
+        tokens=bundle.spec.inputs[0].limit,
+        callers=callers,
+        temperature=temperature,
         warm_up_seconds=effort.warm_up_seconds,
         seconds=effort.load_seconds,
     )
@@ -132,6 +149,11 @@ def run_paced(plan: PacedPlan) -> PacedResult:
     return PacedResult(**generate("paced", asdict(plan)))
 
 
+def run_rolling(plan: RollingPlan) -> Result:
+    """One run of rollouts. Raises RuntimeError if what was drawn did not come as it should."""
+    return Result(**generate("rolling", asdict(plan)))
+
+
 def run_kernel(kernel: Callable[[], object], steps: int, effort: Effort) -> Result:
     """Calls of a kernel that apply so many steps each, made to look like a run; all quantiles are the median."""
     seconds = median_seconds(kernel, effort.kernel_seconds)
@@ -156,7 +178,7 @@ def holding(plan: Plan) -> Iterator[None]:
 
 
 @contextmanager
-def beside(kind: str, plan: Plan) -> Iterator[dict[str, float]]:
+def beside(kind: str, plan: Plan | RollingPlan) -> Iterator[dict[str, float]]:
     """A client of `misbehave` at work; yields what it says that it did, filled in when it has ended."""
     counts: dict[str, float] = {}
     with started(module_command("misbehave", kind, json.dumps(asdict(plan)))) as process:

@@ -1,7 +1,7 @@
 """Clients that others must be protected from: a process of its own that does one thing until it is told to end.
 
-`python -m benchmarks.misbehave KIND PLAN` with a load.Plan as JSON prints a line when it has begun, and one with counts when it
-gets SIGTERM, when the server has cut it off, or after ten minutes.
+`python -m benchmarks.misbehave KIND PLAN` with a load.Plan as JSON, of rollouts a rolling.RollingPlan, prints a line when it has
+begun, and one with counts when it gets SIGTERM, when the server has cut it off, or after ten minutes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from benchmarks.load import Load, Plan
+from benchmarks.rolling import Rolling, RollingPlan
 from benchmarks.wire import Connection, WireError, connect
 from stepstream_proto.v1 import inference_pb2
 
@@ -27,6 +29,7 @@ _SMALL_WINDOW = 65_535  # bytes: HTTP/2's default, and never widened
 _BURST = 64  # messages between two looks at what came
 _STREAMS_HELD = 5_000  # half of what the server admits by default
 _STREAMS_ASKED = 256  # opened and not yet accepted
+_TICK = 0.1  # seconds between two looks at how much was drawn
 
 Counts = Counter[str]
 
@@ -81,7 +84,25 @@ def streams(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
                 connection.reset(held.popleft())
 
 
-KINDS = {each.__name__: each for each in (chunks, silent, flood, streams)}
+def rollouts(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Reads endless rollouts, and says how fast they were in the plan's seconds before the end. No misbehaviour, as `chunks`."""
+    rolling = Rolling(plan)
+    rolling.begin()
+    begun()
+    drawn = deque([(time.perf_counter(), rolling.draws)], maxlen=1 + max(1, round(plan.seconds / _TICK)))
+    last = time.perf_counter() + _SECONDS
+    try:
+        while time.perf_counter() < last:
+            rolling.run(_TICK)
+            drawn.append((time.perf_counter(), rolling.draws))
+    finally:
+        (begin, before), (end, after) = drawn[0], drawn[-1]
+        counts["draws/s"] = round((after - before) / max(end - begin, _TICK))
+
+
+KINDS: dict[str, Callable[[Any, Counts, Callable[[], None]], None]] = {
+    each.__name__: each for each in (chunks, silent, flood, streams, rollouts)
+}
 
 
 class _Blocks:
@@ -125,7 +146,8 @@ def _handles(plan: Plan) -> bytes:
 def main() -> None:
     """One kind and one plan in, counts out."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    act, plan, counts = KINDS[sys.argv[1]], Plan(**json.loads(sys.argv[2])), Counts()
+    act, counts = KINDS[sys.argv[1]], Counts()
+    plan = (RollingPlan if act is rollouts else Plan)(**json.loads(sys.argv[2]))
     try:
         act(plan, counts, lambda: print(json.dumps({"begun": 1}), flush=True))
     except KeyboardInterrupt:

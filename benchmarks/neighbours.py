@@ -1,4 +1,4 @@
-"""Rows 8 and 15: what one client costs the others."""
+"""Rows 8, 15 and 23: what one client costs the others."""
 
 from __future__ import annotations
 
@@ -6,23 +6,40 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
-from benchmarks.drive import DELAYS, Targets, behind, beside, paced_details, paced_plan, plan_for, rates, run, run_paced
+from benchmarks.drive import (
+    DELAYS,
+    Targets,
+    behind,
+    beside,
+    paced_details,
+    paced_plan,
+    plan_for,
+    rates,
+    rolling_plan,
+    run,
+    run_paced,
+)
 from benchmarks.load import Plan
 from benchmarks.paced import PacedResult
 from benchmarks.process import Server, running, serve_command
 from benchmarks.report import Line, line
+from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, ratios
-from stepstream_server.bundles import Bundle
+from stepstream_server.bundles import Bundle, random_weights, write
+from stepstream_server.bundles.declare import declare
+from stepstream_server.spec import CellSpec, HeadSpec
 
 _STREAMS = 64  # of honest clients
 _SHARE = 0.3  # of the peak that they offer: there is room for somebody else
 _CHUNK = 64  # steps
 _CHUNKS_IN_FLIGHT = 4
 _SILENT_SESSIONS = 1000
+_ROLLOUTS = 64
 _ALONE = "alone"
 
-Cases = dict[str, tuple[str, Plan, float | None]]  # by kind of client: what it is called, its plan, the target
+Cases = dict[str, tuple[str, Plan | RollingPlan, float | None]]  # by kind of client: what it is called, its plan, the target
 
 
 def row_8(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
@@ -50,6 +67,23 @@ def row_15(bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> list[
             "streams": ("a client that opens streams without end", plan_for(servers["streams"], bundle, effort, 1), None),
         }
         return _compare(15, cases, servers, bundle, effort)
+
+
+def row_23(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+    """p99 of single steps beside 64 endless rollouts of the same model, against the same without them."""
+    tell("row 23")
+    bundle = _predicting(folder)
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(running(serve_command(folder))) for name in (_ALONE, "rollouts")}
+        rollouts = rolling_plan(servers["rollouts"], bundle, effort, _ROLLOUTS, temperature=0.0)
+        return _compare(23, {"rollouts": (f"{_ROLLOUTS} endless rollouts", rollouts, None)}, servers, bundle, effort)
+
+
+def _predicting(folder: Path) -> Bundle:
+    """A random model of the size of all comparisons, whose output is its next input."""
+    head = HeadSpec("output", "regression", 1, predicts="input")
+    spec = declare("h128-predicting", CellSpec("lstm", 1, 128, 1), [head])
+    return write(folder / spec.name, spec, random_weights(spec, seed=0))
 
 
 def _compare(

@@ -18,7 +18,7 @@ class Effort:
     """How much is measured. Seconds are per run."""
 
     rounds: int  # of interleaved runs
-    side_rounds: int  # of what is reported without a target: most of row 2, rows 16 and 20
+    side_rounds: int  # of what is reported without a target: most of row 2, rows 16, 20 and 21
     load_seconds: float
     warm_up_seconds: float
     kernel_seconds: float
@@ -28,11 +28,12 @@ class Effort:
     idle_sessions: int
     idle_rounds: int
     starts: int
-    paced_rounds: int  # of rows 6 to 9 and 15
+    paced_rounds: int  # of rows 6 to 9, 15 and 23
     soak_steps: int
     analyzer_rounds: int  # of rows 17 to 20
     analyzer_window_ms: int  # a run takes three windows or more
     workers: tuple[int, ...]  # of row 20, beside none and as many as the server has by default
+    rollouts: tuple[int, ...]  # at once, of row 21
 
 
 FULL = Effort(
@@ -52,6 +53,7 @@ FULL = Effort(
     analyzer_rounds=3,
     analyzer_window_ms=400,
     workers=(1, 2, 3),
+    rollouts=(1, 16, 64, 256),
 )
 QUICK = Effort(
     rounds=2,
@@ -70,6 +72,7 @@ QUICK = Effort(
     analyzer_rounds=1,
     analyzer_window_ms=200,
     workers=(),
+    rollouts=(1, 64),
 )
 SMOKE = Effort(  # only whether it works: no figures
     rounds=1,
@@ -88,6 +91,7 @@ SMOKE = Effort(  # only whether it works: no figures
     analyzer_rounds=1,
     analyzer_window_ms=150,
     workers=(),
+    rollouts=(1, 4),
 )
 
 
