@@ -104,7 +104,7 @@ def _runs(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[s
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell))
-    runs += [partial(row, folder / "rolled", effort, tell) for number, row in _ROLLED.items() if number in rows]
+    runs += [partial(row, folder / f"rolled-{number}", effort, tell) for number, row in _ROLLED.items() if number in rows]
     if ANALYZED & set(rows) and not missing():
         runs.append(lambda: analyzed(folder / "analyzed", rows, effort, tell))
     return runs
