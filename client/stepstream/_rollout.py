@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream._backoff import Backoff
-from stepstream._errors import ConnectionLost, ProtocolError, SequenceError, SessionInUse, StepStreamError
+from stepstream._errors import (
+    BlockTooLarge,
+    ConnectionLost,
+    ProtocolError,
+    QueueFull,
+    SequenceError,
+    SessionInUse,
+    StepStreamError,
+)
 from stepstream._models import ModelInfo
 from stepstream._rollout_request import is_of_tokens
 from stepstream._status import lost
@@ -165,7 +173,8 @@ async def messages(
             return
         together.clear()
         delay = _delay(request, failure, broken, backoff, _steps(model, told))
-        broken = failure
+        if failure.code is grpc.StatusCode.UNAVAILABLE:
+            broken = failure
         _feed(request, model, told)
         await asyncio.sleep(delay)
 
@@ -176,14 +185,15 @@ def _delay(
     """Seconds after which to call again, having been told so many steps. Raises what to tell the caller instead.
 
     broken: why it was called before this time. A call that the server has not missed yet may hold the session for a while; one
-    that has ended there unheard has moved it on.
+    that has ended there unheard has moved it on; and there may be more to feed by now than one message holds.
     """
-    if broken is not None and isinstance(failure, SequenceError):
+    if broken is not None and isinstance(failure, (SequenceError, BlockTooLarge)):
         raise lost(broken)
-    if failure.code is not grpc.StatusCode.UNAVAILABLE and not (broken is not None and isinstance(failure, SessionInUse)):
+    refused = isinstance(failure, QueueFull) or (broken is not None and isinstance(failure, SessionInUse))  # it did not begin
+    if failure.code is not grpc.StatusCode.UNAVAILABLE and not refused:
         raise failure
     placed = request.commit == pb.COMMIT_END and request.HasField("seq")
-    repeatable = (placed or request.commit == pb.COMMIT_NONE) and told < request.max_steps
+    repeatable = refused or ((placed or request.commit == pb.COMMIT_NONE) and told < request.max_steps)
     delay = backoff.delay(failure.retry_delay) if repeatable else None
     if delay is not None:
         return delay

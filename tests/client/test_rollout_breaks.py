@@ -186,3 +186,20 @@ async def test_a_server_that_puts_it_off_is_asked_again(client: Client, servicer
     servicer.refusals = [status_pb2.Status(code=14, message="not yet")] * 3
     assert await client.generate("letters", "def ", max_steps=5).whole() == TEXT[4:9]
     assert servicer.refused == 3
+
+
+@pytest.mark.parametrize("commit", ["end", "each", "none"])
+async def test_one_that_finds_no_room_is_put_off(session: Session, servicer: FakeServicer, commit: Any) -> None:
+    """It has not begun, whatever it commits."""
+    servicer.refusals = [failed_call(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too many")] * 2
+    assert await session.generate("def ", max_steps=5, commit=commit).whole() == TEXT[4:9]
+    assert servicer.refused == 2
+
+
+async def test_more_than_a_message_holds_cannot_be_fed_again(session: Session, servicer: FakeServicer) -> None:
+    """The connection is what was lost, not a limit that the caller knows nothing of."""
+    servicer.rollouts.break_at = [6]
+    servicer.rollouts.most_fed = 5
+    with pytest.raises(ConnectionLost):
+        await session.generate("def ", max_steps=5).whole()
+    assert (await session.step(0))["count"] == [1]

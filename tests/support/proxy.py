@@ -138,12 +138,15 @@ class _Connection:
         finally:
             for task in (up, down):
                 task.cancel()
-            ended = await asyncio.gather(up, down, return_exceptions=True)
-            self._client[1].transport.abort()
-            if ended[0] is True:
-                self._proxy.leave(self)
-            else:
-                self.bury()
+            ghost = False
+            try:
+                ghost = (await asyncio.gather(up, down, return_exceptions=True))[0] is True
+            finally:  # also where the proxy is closed meanwhile
+                self._client[1].transport.abort()
+                if ghost:
+                    self._proxy.leave(self)
+                else:
+                    self.bury()
 
     def bury(self) -> None:
         """Cuts the server's side."""

@@ -35,6 +35,7 @@ class FakeRollouts:
         self.ahead = 0  # draws that such a call applies and does not tell
         self.lose_endings = 0  # so many calls break in the place of their last message
         self.still_held = 0  # calls so many after one that broke find the session in use
+        self.most_fed = 1000  # steps that a prompt may have
         self.linger = 0  # steps that go on being applied, one by each look at the session, once a call has been given up
         self.running = 0
         self.cancelled = 0
@@ -96,6 +97,8 @@ class FakeRollouts:
         of_tokens = session.model.inputs[0].limit > 0
         if not request.prompt and not session.next_seq:
             await _fail(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        if len(b"".join(request.prompt)) > self.most_fed * 8:
+            await _fail(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE")
         for column in request.prompt:
             for value in np.frombuffer(column, "<i8" if of_tokens else "<f4").tolist():
                 _step(session, value)
