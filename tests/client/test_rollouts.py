@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -221,7 +220,6 @@ async def test_leaving_early_ends_it_at_the_server(session: Session, servicer: F
             await listening
     else:
         await listen()
-        gc.collect()
     step = asyncio.ensure_future(session.step(0))
     await servicer.until(lambda: servicer.rollouts.cancelled == 1)
     applied = {"end": 0, "none": 0, "each": 9}[commit]  # what it had applied, and what came of it until it was over

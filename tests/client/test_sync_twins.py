@@ -15,6 +15,7 @@ from support.background import in_background
 from support.servicer import FakeServicer, serving
 
 PAIRS = [(stepstream.Client, sync.Client), (stepstream.Session, sync.Session), (stepstream.SessionGroup, sync.SessionGroup)]
+RENAMED = {"aclose": "close"}  # of what is iterated; pairs are those of contexts
 REPLACED = [  # what has no meaning without a loop, and what stands for it
     (r"Opening\[(\w+)\]", r"\1"),
     (r"AsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
@@ -37,7 +38,7 @@ def shape(function: Callable[..., Any]) -> str:
 
 METHODS = [
     pytest.param(member, twin, name, id=f"{twin.__name__}.{name}")
-    for original, twin in PAIRS
+    for original, twin in [*PAIRS, (stepstream.Rollout, sync.Rollout)]
     for name, member in public(original).items()
     if inspect.isfunction(member)
 ]
@@ -46,7 +47,7 @@ METHODS = [
 @pytest.mark.parametrize(("original", "twin", "name"), METHODS)
 def test_each_method_has_its_twin(original: Callable[..., Any], twin: type, name: str) -> None:
     """Names, order, kinds, defaults and annotations agree, overload by overload; and the twin does not make one wait for it."""
-    blocking = getattr(twin, name)
+    blocking = getattr(twin, RENAMED.get(name, name))
     assert shape(blocking) == shape(original)
     assert list(map(shape, get_overloads(blocking))) == list(map(shape, get_overloads(original)))
     assert not inspect.iscoroutinefunction(blocking)
