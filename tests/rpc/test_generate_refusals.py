@@ -167,10 +167,9 @@ async def test_a_wrong_rollout_of_numbers_is_refused_by_name(case: str) -> None:
 
 async def test_a_value_is_no_distribution(front: FrontDoor) -> None:
     """A regression cannot be drawn from at random, so that it has no paths either."""
-    wanted = request(model="counter", prompt=[floats(1)])
-    for fields in ({"temperature": 1.0}, {"temperature": 0.1, "paths": 2, "commit": NONE}):
-        wanted.MergeFrom(inference_pb2.GenerateRequest(**fields))
-        found = await refusal(front.inference.Generate(wanted))
+    hot: list[dict[str, Any]] = [{"temperature": 1.0}, {"temperature": 0.1, "paths": 2, "commit": NONE}]
+    for fields in hot:
+        found = await refusal(front.inference.Generate(request(model="counter", prompt=[floats(1)], **fields)))
         assert (found.reason, found.field) == ("INVALID_ARGUMENT", "temperature")
         assert "expected 0, since output 'sum' is a value and no distribution" in found.message
     await check_nothing_rolls(front, "counter")

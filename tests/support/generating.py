@@ -20,6 +20,11 @@ from support.front_door import FrontDoor
 FOREVER = 2**32 - 1  # draws: longer than any test
 
 
+def small_window(address: str) -> grpc.aio.Channel:
+    """A channel that takes 4 KiB of a call's messages before they are read, so that one that nobody reads is soon noticed."""
+    return grpc.aio.insecure_channel(address, options=[("grpc.http2.lookahead_bytes", 4096), ("grpc.http2.bdp_probe", 0)])
+
+
 def tokens(*numbers: int) -> bytes:
     """A prompt, or a stop sequence."""
     return np.array(numbers, "<i8").tobytes()
@@ -66,7 +71,9 @@ class Told:
 
 async def whole(call: Any) -> Told:
     """Reads a rollout to its end, and checks that its messages follow each other."""
-    messages = [message async for message in call]
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
     steps = [len(each.tokens) // 8 for each in messages]
     if any(steps):
         for message, count, following in zip(messages, steps, messages[1:], strict=False):
@@ -89,9 +96,9 @@ class Refusal:
 
 
 async def refusal(call: Any) -> Refusal:
-    """Of a rollout, which may have begun."""
+    """Of a rollout, which may have begun and been read from."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
+        while await call.read() is not grpc.aio.EOF:
             pass
     status = await rpc_status.aio.from_call(call)
     assert status is not None, caught.value
@@ -109,9 +116,10 @@ async def refusal(call: Any) -> Refusal:
 
 async def engine_when(front: FrontDoor, condition: Callable[[EngineStats], bool], model: str = "ring") -> EngineStats:
     """Asks the engine something until it is so: each answer comes with another turn."""
-    while not condition(stats := front.models[model].engine.stats()):
+    while True:
         await front.sessions.ListSessions(session_pb2.ListSessionsRequest(model=model))
-    return stats
+        if condition(stats := front.models[model].engine.stats()):
+            return stats
 
 
 async def check_nothing_rolls(front: FrontDoor, model: str = "ring") -> None:
