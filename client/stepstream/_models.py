@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from stepstream._errors import ProtocolError
+from stepstream._text import Codec, codec_of
 from stepstream_proto.v1 import common_pb2, model_pb2
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -63,6 +64,11 @@ class ModelInfo:
     """Word by token, where `text` is `words`. Only `Client.model` and sessions bring them: there may be very many."""
     rollout_output: str = ""
     """The output that rollouts draw the next input from; "" where the model cannot be rolled out."""
+
+    @cached_property
+    def _codec(self) -> Codec | None:
+        """Made once, since it has a place for each word."""
+        return codec_of(self.text, self.words)
 
     @cached_property
     def input_step_bytes(self) -> int:

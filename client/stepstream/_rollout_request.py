@@ -15,7 +15,6 @@ from stepstream._arguments import MAX_COUNT, at_least_one, step_count
 from stepstream._errors import InvalidArgument, InvalidInput
 from stepstream._models import ModelInfo
 from stepstream._tensors import Values, pack
-from stepstream._text import codec_of
 from stepstream_proto.v1 import inference_pb2 as pb
 
 Commit = Literal["end", "each", "none"]
@@ -93,7 +92,7 @@ def is_of_tokens(model: ModelInfo) -> bool:
 
 
 def _prompt(model: ModelInfo, prompt: Values) -> Sequence[bytes]:
-    codec = codec_of(model)
+    codec = model._codec
     if codec is None:
         return pack(model, prompt, (None,))[1]
     if not isinstance(prompt, str):
@@ -111,7 +110,7 @@ def _stop(request: pb.GenerateRequest, model: ModelInfo, stop: Stop) -> None:
         return
     if len(sequences) > MAX_STOPS:
         raise InvalidArgument(f"stop: expected at most {MAX_STOPS} sequences, got {len(sequences)}")
-    codec = codec_of(model)
+    codec = model._codec
     for sequence in sequences:
         if isinstance(sequence, str) is (codec is None):
             expected = "tokens" if codec is None else "text"

@@ -21,7 +21,7 @@ from stepstream._rollout import Course, Piece, Rollout, pieces
 from stepstream._rollout_request import Commit, Stop, address, forecast_request, rollout_request
 from stepstream._rows import RowLimits
 from stepstream._tensors import Values, pack
-from stepstream._text import Writer, codec_of
+from stepstream._text import Writer
 from stepstream_proto.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class Session(ClosesOnLeaving):
         `outputs`, and `next_seq` is the number of the first that has not.
         """
         keep = keep_of(outputs)
-        if isinstance(values, str) and (codec := codec_of(self.model)):
-            values = codec.tokens(values)
+        if isinstance(values, str) and self.model._codec:
+            values = self.model._codec.tokens(values)
         (steps,), inputs = pack(self.model, values, (None,))
         rows = self._limits.cut(steps, keep)
         call = Call(self.model, len(rows), keep.of(steps), steps=keep.of(steps))
@@ -281,7 +281,7 @@ class Session(ClosesOnLeaving):
                 await asyncio.shield(settling)
 
     def _writer(self, request: pb.GenerateRequest) -> Writer | None:
-        codec = codec_of(self.model)
+        codec = self.model._codec
         if codec is None:
             return None
         where, begun = self._begun

@@ -29,7 +29,6 @@ from stepstream._rollout_request import Commit, Stop, address, rollout_request
 from stepstream._session import Session
 from stepstream._session_info import SessionInfo, session_info
 from stepstream._tensors import Array, Values, pack
-from stepstream._text import codec_of
 from stepstream._translation import from_wire
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 
@@ -149,9 +148,8 @@ class SessionCalls(ABC):
         async def run(course: Course) -> AsyncGenerator[Piece, None]:
             info = await self._model(model, number)
             address(request, info, prompt, stop)
-            codec = codec_of(info)
-            rolling = self._roll(request, info)
-            async with aclosing(pieces(rolling, info, course, writer=codec.writer() if codec else None)) as source:
+            writer = info._codec.writer() if info._codec else None
+            async with aclosing(pieces(self._roll(request, info), info, course, writer=writer)) as source:
                 async for piece in source:
                     yield piece
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream._errors import InvalidInput, ProtocolError
-from stepstream._models import ModelInfo
 
 Tokens = NDArray[np.int64]
 
@@ -114,13 +113,13 @@ class WordsWriter:
         return ""
 
 
-def codec_of(model: ModelInfo) -> Codec | None:
-    """The codec of a model of text, None for others. Raises ProtocolError for one that this client does not know."""
-    match model.text:
+def codec_of(text: str, words: tuple[str, ...]) -> Codec | None:
+    """The codec that a model names, None for "". Raises ProtocolError for one that this client does not know."""
+    match text:
         case "":
             return None
         case "bytes":
             return BytesCodec()
         case "words":
-            return WordsCodec(model.words)
-    raise ProtocolError(f"text of model {model.name!r}: expected 'bytes' or 'words', got {model.text!r}")
+            return WordsCodec(words)
+    raise ProtocolError(f"text: expected 'bytes' or 'words', got {text!r}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from stepstream import Client
-from support.command import stepstream
+from support.command import shell, stepstream
 
 PROMPT = "def für(x):"
 
@@ -19,6 +20,13 @@ async def test_a_continuation_is_that_of_the_client(server: str, client: Client)
     assert (await stepstream(server, "complete", "letters", "--greedy", "--max-steps", "9", stdin=PROMPT)).stdout == (
         await client.generate("letters", PROMPT, max_steps=9, greedy=True).whole()
     )
+
+
+async def test_head_ends_it_quietly(server: str, tmp_path: Path) -> None:
+    """As with any command that writes on."""
+    pipeline = "printf x | stepstream complete letters --max-steps 1000000 | head -c 4 | wc -c; echo ${PIPESTATUS[1]}"
+    done = await shell(server, pipeline, tmp_path)
+    assert (done.stdout.split(), done.stderr) == (["4", "141"], "")
 
 
 async def test_an_answer_in_pieces_is_that_of_one_rollout(server: str, client: Client) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from stepstream import InvalidInput, ModelInfo, ProtocolError, TensorInfo
+from stepstream import InvalidInput, ProtocolError
 from stepstream._text import Codec, codec_of
 
-TOKENS = TensorInfo("token", np.dtype("int64"), (), limit=256)
-MODEL = ModelInfo("m", 1, "lstm", (TOKENS,), (), (), "00", None, 8, 1000)
 WORDS = ("the", "cat", "sat", ".", "it's", "well-known", ",", "Zoë")
 
 
 def codec(text: str, words: tuple[str, ...] = ()) -> Codec:
     """Of a model whose text is that."""
-    found = codec_of(dataclasses.replace(MODEL, text=text, words=words))
+    found = codec_of(text, words)
     assert found is not None
     return found
 
@@ -82,6 +78,6 @@ def test_a_word_that_the_model_does_not_know_is_named(text: str, message: str) -
 
 def test_models_without_text_have_no_codec() -> None:
     """And one of another kind is not guessed at."""
-    assert codec_of(MODEL) is None
+    assert codec_of("", ()) is None
     with pytest.raises(ProtocolError, match="expected 'bytes' or 'words', got 'syllables'"):
         codec("syllables")

@@ -161,28 +161,30 @@ class Chat:
         nothing remembered that is not shown. By the same seed they are the draws of one long rollout. A piece that ends with what
         may be the beginning of a stop sequence is followed by single steps until that is decided.
         """
-        left, held, shown, ending = self._max_steps, "", "", "length"
-        while left and not self._interrupted:
-            steps = 1 if held else min(PIECE_STEPS, left)
-            rollout = self._sessions[-1].generate(prompt, max_steps=steps, **self._draws.arguments())
-            self._draws.seed = rollout.seed  # one for all
-            text = held + str(await rollout.whole())
-            prompt, left = "", left - steps
-            stopped = _place(text, self._draws.stop) if held else len(text)
-            if rollout.ending == "stop" or stopped < len(text):
-                shown += self._show(text[:stopped])
-                held, ending = "", "stop"
-                break
-            sure = len(text) - _begun(text, self._draws.stop)
-            shown += self._show(text[:sure])
-            held = text[sure:]
-        if self._interrupted and ending != "stop":
-            ending = "interrupted"
-        shown += self._show(held)
+        left, held, shown, ending = self._max_steps, "", "", ""
+        try:
+            while left and not ending:
+                steps = 1 if held else min(PIECE_STEPS, left)
+                rollout = self._sessions[-1].generate(prompt, max_steps=steps, **self._draws.arguments())
+                self._draws.seed = rollout.seed  # one for all
+                text = held + str(await rollout.whole())
+                prompt, left = "", left - steps
+                end = _place(text, self._draws.stop) if held else len(text)
+                if rollout.ending == "stop" or end < len(text):
+                    ending = "stop"
+                elif self._interrupted:
+                    ending = "interrupted"
+                sure = end if ending else end - _begun(text, self._draws.stop)
+                shown += self._show(text[:sure])
+                held = text[sure:end]
+        finally:  # whatever ends it, what is held is remembered
+            shown += self._show(held)
+            if shown and not shown.endswith("\n"):
+                self._show("\n")
         if self._as_json:
             where = {"seed": self._draws.seed, "next_seq": self._sessions[-1].next_seq}
-            typer.echo(show.line({"text": shown, "ending": ending, **where}))
-        elif not shown.endswith("\n"):
+            typer.echo(show.line({"text": shown, "ending": ending or "length", **where}))
+        elif not shown:
             typer.echo()
 
     def _show(self, text: str) -> str:
@@ -256,20 +258,21 @@ class Chat:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C ends a continuation, and at a terminal clears the line being typed, which the terminal does by itself. Anywhere
-        else, and the second time that a server is waited for, it ends the command."""
+        """At a terminal Ctrl-C ends a continuation, or clears the line being typed, which the terminal does by itself. The second
+        time that a server is waited for, and anywhere else, it ends the command."""
         before = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: Any) -> None:
-            if self._drawing and not self._interrupted:
-                self._interrupted = True
-            elif self._at_terminal and not self._drawing:
+            if not self._drawing:
                 self._note("")
                 self._prompt()
+            elif not self._interrupted:
+                self._interrupted = True
             elif callable(before):
                 before(number, frame)
 
-        signal.signal(signal.SIGINT, interrupt)
+        if self._at_terminal:
+            signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         finally:
