@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -33,20 +34,16 @@ class Ring:
         self.arrivals = arrivals
         self.stepping: list[asyncio.Future[inference_pb2.StepResponse]] = []
 
-    def generate(
-        self, **fields: object
-    ) -> grpc.aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]:
-        """A rollout of the session that does not end by itself."""
-        wanted = request(**{"session_id": "s", "max_steps": FOREVER, **fields})
-        call: grpc.aio.UnaryStreamCall[inference_pb2.GenerateRequest, inference_pb2.GenerateResponse]
-        call = self._inference.Generate(wanted)
-        return call
+    def generate(self, **fields: object) -> Any:
+        """A call of a rollout of the session that does not end by itself."""
+        return self._inference.Generate(request(**{"session_id": "s", "max_steps": FOREVER, **fields}))
 
-    def step(self) -> Awaitable[inference_pb2.StepResponse]:
-        """A step of the session, on its way."""
+    async def step(self) -> inference_pb2.StepResponse:
+        """A step of the session."""
         wanted = inference_pb2.StepRequest(model="ring", session_id="s")
         wanted.inputs["token"].numbers.append(3)
-        return self.front.inference.Step(wanted)
+        response: inference_pb2.StepResponse = await self.front.inference.Step(wanted)
+        return response
 
     async def next_seq(self) -> int:
         """Where the session stands."""
@@ -73,21 +70,23 @@ class Ring:
 async def ring() -> AsyncIterator[Ring]:
     """It is there until the test ends."""
     arrivals = Arrivals()
-    async with front_door("ring", spec=ring_spec, backend=ring_backend, tap=arrivals, capacity=300) as front:
-        async with small_window(front.address) as channel:
-            await front.sessions.OpenSession(session_pb2.OpenSessionRequest(model="ring", id="s"))
-            yield Ring(front, arrivals, channel)
+    async with (
+        front_door("ring", spec=ring_spec, backend=ring_backend, tap=arrivals, capacity=300) as front,
+        small_window(front.address) as channel,
+    ):
+        await front.sessions.OpenSession(session_pb2.OpenSessionRequest(model="ring", id="s"))
+        yield Ring(front, arrivals, channel)
 
 
 # Given up ------------------------------------------------------------------------------------------------------------
 
 
-async def not_sent(ring: Ring, commit: int) -> grpc.aio.Call:
+async def not_sent(ring: Ring, commit: int) -> Any:
     """At once, when nobody can say how far it has come."""
     return ring.generate(commit=commit)
 
 
-async def queued(ring: Ring, commit: int) -> grpc.aio.Call:
+async def queued(ring: Ring, commit: int) -> Any:
     """While the engine computes a step before it."""
     ring.model.gate.close()
     ring.stepping.append(asyncio.ensure_future(ring.step()))
@@ -98,7 +97,7 @@ async def queued(ring: Ring, commit: int) -> grpc.aio.Call:
     return call
 
 
-async def behind_a_step(ring: Ring, commit: int) -> grpc.aio.Call:
+async def behind_a_step(ring: Ring, commit: int) -> Any:
     """While another step before it is still pending, too."""
     ring.model.gate.close()
     ring.stepping.append(asyncio.ensure_future(ring.step()))
@@ -112,7 +111,7 @@ async def behind_a_step(ring: Ring, commit: int) -> grpc.aio.Call:
     return call
 
 
-async def in_its_prompt(ring: Ring, commit: int) -> grpc.aio.Call:
+async def in_its_prompt(ring: Ring, commit: int) -> Any:
     """While the first steps of a long prompt are computed."""
     ring.model.gate.close()
     call = ring.generate(commit=commit, prompt=[tokens(*[1] * 5000)])
@@ -120,7 +119,7 @@ async def in_its_prompt(ring: Ring, commit: int) -> grpc.aio.Call:
     return call
 
 
-async def drawing(ring: Ring, commit: int) -> grpc.aio.Call:
+async def drawing(ring: Ring, commit: int) -> Any:
     """While a draw is fed, after some messages."""
     call = ring.generate(commit=commit)
     for _ in range(3):
@@ -130,7 +129,7 @@ async def drawing(ring: Ring, commit: int) -> grpc.aio.Call:
     return call
 
 
-async def unread(ring: Ring, commit: int) -> grpc.aio.Call:
+async def unread(ring: Ring, commit: int) -> Any:
     """When it has paused, since nobody reads."""
     call = ring.generate(commit=commit)
     await engine_when(ring.front, lambda stats: stats.rollouts == 1)
@@ -138,7 +137,7 @@ async def unread(ring: Ring, commit: int) -> grpc.aio.Call:
     return call
 
 
-MOMENTS: tuple[Callable[[Ring, int], Awaitable[grpc.aio.Call]], ...] = (
+MOMENTS: tuple[Callable[[Ring, int], Awaitable[Any]], ...] = (
     not_sent, queued, behind_a_step, in_its_prompt, drawing, unread,
 )  # fmt: skip
 
@@ -146,7 +145,7 @@ MOMENTS: tuple[Callable[[Ring, int], Awaitable[grpc.aio.Call]], ...] = (
 @pytest.mark.parametrize("commit", [END, EACH, NONE], ids=["end", "each", "none"])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 async def test_a_call_given_up_leaves_no_rollout_behind(
-    ring: Ring, moment: Callable[[Ring, int], Awaitable[grpc.aio.Call]], commit: int
+    ring: Ring, moment: Callable[[Ring, int], Awaitable[Any]], commit: int
 ) -> None:
     """At whatever moment: its slots are free again, nobody waits for it, and its session takes steps from where it stands."""
     call = await moment(ring, commit)
@@ -161,7 +160,7 @@ async def test_a_call_given_up_leaves_no_rollout_behind(
         assert await ring.ended() == "CANCELLED"
     stands = await ring.next_seq()
     if commit != EACH:
-        assert stands == {queued: 1, behind_a_step: 2}.get(moment, 0)
+        assert stands == len(ring.stepping)
     assert (await ring.step()).seq == stands
     told = await whole(ring.generate(prompt=[], max_steps=2))
     assert (told.tokens, told.next_seq) == ([4, 5], stands + 3)
@@ -170,7 +169,7 @@ async def test_a_call_given_up_leaves_no_rollout_behind(
 async def test_a_storm_of_rollouts_that_are_given_up_leaves_nothing_behind(ring: Ring) -> None:
     """Three hundred of them at once, each after as many messages as chance says, some at once."""
     rng = np.random.default_rng(5)
-    fields = [{"session_id": "", "prompt": [tokens(*[1] * int(n))]} for n in rng.integers(1, 200, 300)]
+    fields: list[dict[str, object]] = [{"session_id": "", "prompt": [tokens(*[1] * int(n))]} for n in rng.integers(1, 200, 300)]
 
     async def begin_and_leave(wanted: dict[str, object], messages: int) -> None:
         call = ring.generate(**wanted)
