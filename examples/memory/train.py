@@ -1,7 +1,7 @@
 """Trains the `memory` model, a word-level LSTM, and beside it a GRU and a tanh RNN of as many parameters on the same stories.
 
 Each learns to predict every next word, and the language after "I speak fluent" counts as much as all other words together. Filler
-is 0 to 100 words long, evenly. Held-out sentences are not used.
+is 0 to 100 words long, evenly; a second tanh RNN begins with short filler and is led to long. Held-out sentences are not used.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +21,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # its neighbours are `memory.…`, from wherever it is started
 
 from memory.grammar import SHORTEST, TOKENS, VOCABULARY, Storyteller
-from memory.network import HIDDEN, KINDS, NAMES, Kind, Network
+from memory.network import NAMES, Kind, Network
 
 from stepstream_server.bundles import Bundle, Head, save
 
-HERE = Path(__file__).parent
-BUNDLES: dict[Kind, Path] = {
-    "lstm": HERE.parents[1] / "models" / "memory",  # the one that is shipped to be served
-    "gru": HERE / "rivals" / "gru",
-    "rnn": HERE / "rivals" / "rnn",
-}
+MODELS = Path(__file__).parents[2] / "models"
+RIVALS = Path(__file__).parent / "rivals"
 LONGEST = 100  # words of filler in training
-RATES: dict[Kind, float] = {"lstm": 3e-3, "gru": 3e-3, "rnn": 1e-3}  # learning rates, as README.md tells how they were chosen
 LICENCE = "Apache-2.0, as the project: the sentences that the weights are made from are generated."
 PROVENANCE = "examples/memory/train.py on sentences of examples/memory/grammar.py."
 
@@ -41,28 +36,48 @@ PROVENANCE = "examples/memory/train.py on sentences of examples/memory/grammar.p
 class Schedule:
     """How to train. All networks have the same but for the learning rate, which each gets as suits it best."""
 
-    learning_rate: float = 3e-3  # of Adam at the start; falls to 0 along a cosine
+    learning_rate: float  # of Adam at the start; falls to 0 along a cosine
     iterations: int = 3000
     batch: int = 64  # rows per iteration; each is two stories, told one after the other
-    longest: int = LONGEST  # words of filler, that a row's two stories share
+    growing: float = 0.0  # first share of the iterations, in which the longest filler grows from 0 to LONGEST words
     answer: float = 1.0  # weight of the answers' mean loss beside that of all words
     gradient_norm: float = 1.0  # gradients are scaled down to it
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """One of the networks that are compared. README.md tells how the learning rates were chosen."""
+
+    title: str
+    kind: Kind
+    schedule: Schedule
+    path: Path  # where its bundle is shipped
+
+
+ENTRANTS = {
+    "memory": Entrant("LSTM", "lstm", Schedule(3e-3), MODELS / "memory"),
+    "gru": Entrant("GRU", "gru", Schedule(3e-3), RIVALS / "gru"),
+    "rnn": Entrant("tanh RNN", "rnn", Schedule(1e-3), RIVALS / "rnn"),
+    "rnn-short-first": Entrant("tanh RNN, short first", "rnn", Schedule(1e-3, growing=0.5), RIVALS / "rnn-short-first"),
+}
+
+
 def batches(schedule: Schedule) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens [batch, steps] and where in each row the two blanks are [batch, 2], as the step that answers.
 
-    A row begins at the zero state, as a session does. Its stories share `longest` words of filler: all rows are equally long
-    without padding, each story's filler has every length evenly, and the second one's country has to replace the first one's.
+    A row begins at the zero state, as a session does. Its stories share `LONGEST` words of filler, fewer while it grows: the
+    rows are equally long without padding, filler has every length evenly, and the second country has to replace the first.
     """
     draw = random.Random(schedule.seed)
     teller = Storyteller(schedule.seed, held_out=False)
-    for _ in range(schedule.iterations):
+    for iteration in range(schedule.iterations):
+        grown = iteration / (schedule.growing * schedule.iterations) if schedule.growing else 1.0
+        longest = round(LONGEST * min(1.0, grown))
         rows, blanks = [], []
         for _ in range(schedule.batch):
-            filler = draw.randint(0, schedule.longest)
-            told = [teller.story(SHORTEST + words) for words in (filler, schedule.longest - filler)]
+            filler = draw.randint(0, longest)
+            told = [teller.story(SHORTEST + words) for words in (filler, longest - filler)]
             first, second = ([*story.tokens, TOKENS[story.answer], TOKENS["."]] for story in told)
             rows.append(first + second)
             blanks.append([len(first) - 3, len(first) + len(second) - 3])
@@ -89,11 +104,11 @@ def train(kind: Kind, schedule: Schedule) -> tuple[Network, list[float]]:
     return network.eval(), losses
 
 
-def validate(network: Network, schedule: Schedule, count: int = 100) -> float:
+def validate(network: Network, seed: int, count: int = 100) -> float:
     """Share of the blanks filled rightly, over all distances trained on, in new stories of the sentences trained on."""
-    teller = Storyteller(schedule.seed + 1, held_out=False)
+    teller = Storyteller(seed, held_out=False)
     right = []
-    for distance in range(SHORTEST, SHORTEST + schedule.longest + 1, 4):
+    for distance in range(SHORTEST, SHORTEST + LONGEST + 1, 4):
         stories = [teller.story(distance) for _ in range(count)]
         with torch.no_grad():
             said = network(torch.tensor([story.tokens for story in stories]))[:, -1].argmax(-1)
@@ -102,52 +117,51 @@ def validate(network: Network, schedule: Schedule, count: int = 100) -> float:
 
 
 def save_bundle(network: Network, schedule: Schedule, directory: Path) -> Bundle:
-    """Writes the network so that it takes words and answers with a score for each."""
-    name = "memory" if network.kind == "lstm" else f"memory-{network.kind}"
+    """Writes the network so that it takes words and answers with a score for each. The bundle is named as its folder."""
+    growing = f", filler growing in the first {schedule.growing:.0%}" if schedule.growing else ""
+    recipe = f"Rate {schedule.learning_rate:g}, {schedule.iterations} iterations{growing}, seed {schedule.seed}."
     return save(
         directory,
         network.cell,
         {"next": Head(network.next, kind="next_token", labels=VOCABULARY, description="Score of each word as the next.")},
-        name=name,
         version=1,
         front=network.embedding,
         input_name="word",
         input_description="A word or punctuation mark, as its place in the labels of `next`.",
         description=f"A story's next word, by a word-level {NAMES[network.kind]}: remembers the country and names its language.",
         licence=LICENCE,
-        provenance=f"{PROVENANCE} Rate {schedule.learning_rate:g}, {schedule.iterations} iterations, seed {schedule.seed}.",
+        provenance=f"{PROVENANCE} {recipe}",
         text="words",
         half=True,
-        extra={"longest_filler_trained_on": schedule.longest},
+        extra={"longest_filler_trained_on": LONGEST},
     )
 
 
 def main() -> None:
     """Trains the networks asked for, each at its learning rate or at the best of several, and writes their bundles."""
-    standard = Schedule()
+    standard = ENTRANTS["memory"].schedule
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=list(KINDS), nargs="+", default=list(KINDS), help="networks (default: all three)")
+    parser.add_argument("--only", choices=list(ENTRANTS), nargs="+", default=list(ENTRANTS), help="networks (default: all)")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates, of which the best in validation is kept")
-    parser.add_argument("--out", type=Path, help="folder for all bundles, by network (default: where they are shipped)")
-    parser.add_argument("--longest", type=int, default=standard.longest, help="words of filler at most (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for all bundles (default: where they are shipped)")
     parser.add_argument("--iterations", type=int, default=standard.iterations, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=standard.seed, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="more may be faster and give other weights; default: %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for kind in options.only:
-        best = -1.0
-        for rate in options.rates or [RATES[kind]]:
-            schedule = Schedule(rate, options.iterations, longest=options.longest, seed=options.seed)
-            network, losses = train(kind, schedule)
-            recall = validate(network, schedule)
+    for name in options.only:
+        entrant, best = ENTRANTS[name], -1.0
+        for rate in options.rates or [entrant.schedule.learning_rate]:
+            schedule = replace(entrant.schedule, learning_rate=rate, iterations=options.iterations, seed=options.seed)
+            network, losses = train(entrant.kind, schedule)
+            recall = validate(network, options.seed + 1)
             print(
-                f"{NAMES[kind]}: {HIDDEN[kind]} units, {network.cell_parameters} parameters in the layer; rate {rate:g}, "
-                f"the answers' last loss {np.mean(losses[-50:]):.3f}, recall {recall:.1%} in validation"
+                f"{entrant.title}: {network.cell.hidden_size} units, {network.cell_parameters} parameters in the layer; "
+                f"rate {rate:g}, the answers' last loss {np.mean(losses[-50:]):.3f}, recall {recall:.1%} in validation"
             )
             if recall > best:
                 best = recall
-                bundle = save_bundle(network, schedule, options.out / kind if options.out else BUNDLES[kind])
+                bundle = save_bundle(network, schedule, options.out / name if options.out else entrant.path)
                 print(f"wrote {bundle.path}")
 
 
