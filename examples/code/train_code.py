@@ -42,7 +42,7 @@ Window = tuple[NDArray[np.int64], NDArray[np.int64], bool]  # bytes [steps], the
 class Schedule:
     """How to train. The learning rate and the batch were chosen by short runs on the files trained on."""
 
-    iterations: int = 8000
+    iterations: int = 5000
     batch: int = 32  # files read side by side
     steps: int = 128  # bytes per window, through which gradients reach back: about three lines
     hidden: int = 512
