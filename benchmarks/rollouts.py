@@ -6,7 +6,6 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from benchmarks.drive import details, plan_for, rates, rolling_plan, run, run_kernel, run_rolling, warning
 from benchmarks.kernel import bind_model
@@ -14,38 +13,36 @@ from benchmarks.load import Result
 from benchmarks.process import ROOT, Server, running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
-from stepstream_server.bundles import Bundle, load, random_weights, write
-from stepstream_server.bundles.declare import declare
+from stepstream_server.bundles import Bundle, load
 from stepstream_server.config import BackendSettings
-from stepstream_server.spec import CellSpec, EmbeddingFront, HeadSpec
 
-_SHIPPED = ROOT / "models" / "code"
+_MODEL = ROOT / "models" / "code"
 _TEMPERATURE = 0.8
 _PROMPT = 2000  # bytes
 
 
-def row_21(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def row_21(effort: Effort, tell: Callable[[str], None]) -> list[Line]:
     """Tokens per second of rollouts, against the bare kernel's at a batch of as many; of one also without workers.
 
     The kernel steps and draws nothing.
     """
-    bundle = _text_model(folder)
-    with running(_serve_command(bundle)) as server:
+    bundle = load(_MODEL)
+    with running(serve_command(_MODEL.parent)) as server:
         lines = [_against_kernel(server, bundle, count, "", effort, tell) for count in effort.rollouts]
-    with running(_serve_command(bundle, "--workers", "0")) as server:
+    with running(serve_command(_MODEL.parent, "--workers", "0")) as server:
         return [*lines, _against_kernel(server, bundle, 1, ", without workers", effort, tell)]
 
 
-def row_22(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def row_22(effort: Effort, tell: Callable[[str], None]) -> list[Line]:
     """One launch of the bare kernel over a prompt, against the time from asking for one draw behind the prompt until it is there.
 
     Beside it, what it would take to step one session over the prompt, at the rate of as many steps as a run has time for.
     """
     tell("row 22")
-    bundle = _text_model(folder)
+    bundle = load(_MODEL)
     kernel = bind_model(bundle.spec, bundle.weights, BackendSettings(), 1, _PROMPT)
     kernel()
-    with running(_serve_command(bundle)) as server:
+    with running(serve_command(_MODEL.parent)) as server:
         plan = rolling_plan(server, bundle, effort, 1, _TEMPERATURE)
         runs = {
             "prefill": partial(run_rolling, dataclasses.replace(plan, prompt_steps=_PROMPT, max_steps=1)),
@@ -62,19 +59,6 @@ def row_22(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Li
     }
     case = f"a prompt of {_PROMPT:,} bytes"
     return [line(22, case, ratios(launch, first), "×", 0.8, "at least", beside, details(results))]
-
-
-def _text_model(folder: Path) -> Bundle:
-    """The shipped one; where there is none, a random one of the same sizes."""
-    if _SHIPPED.exists():
-        return load(_SHIPPED)
-    front, head = EmbeddingFront(tokens=256, width=32), HeadSpec("next", "next_token", 256)
-    spec = declare("code", CellSpec("lstm", front.width, 512, 1), [head], front=front, input_name="byte", text="bytes")
-    return write(folder / spec.name, spec, random_weights(spec, seed=0), half=True)
-
-
-def _serve_command(bundle: Bundle, *flags: str) -> list[str]:
-    return serve_command(bundle.path.parent, *flags)
 
 
 def _against_kernel(server: Server, bundle: Bundle, count: int, how: str, effort: Effort, tell: Callable[[str], None]) -> Line:
