@@ -9,17 +9,19 @@ import pytest
 
 import stepstream
 from stepstream_server.errors import Reason
-from support.errors import connection, copies, page, server, sessions, steps
+from support.errors import connection, copies, page, rollouts, server, sessions, steps
 from support.errors.heard import Failure, Heard
 from support.errors.page import Row
 
 ROWS = {row.situation: row for row in page.rows()}
-SCENARIOS = {scenario.__doc__: scenario for room in (steps, sessions, copies, server, connection) for scenario in room.SCENARIOS}
+ROOMS = (steps, sessions, copies, rollouts, server, connection)
+SCENARIOS = {scenario.__doc__: scenario for room in ROOMS for scenario in room.SCENARIOS}
 NOT_GIVEN_YET = {"SESSION_EVICTED"}
 # What the Python client never provokes, cannot ask for, or does itself before anybody hears of it.
 NOT_BY_THE_CLIENT = {
     "a_gap", "window_full", "too_late", "unknown_handle", "mixed_models", "handle_in_use", "unreadable", "unparsable",
-    "too_large", "rolling", "durable", "unread", "replaced", "replaced_elsewhere", "lost", "out_of_time", "unheard_of",
+    "too_large", "rolling", "another_beginning", "beyond_the_window", "no_such_token_to_begin_with", "outputs_too_large",
+    "durable", "unread", "replaced", "replaced_elsewhere", "lost", "out_of_time", "unheard_of",
 }  # fmt: skip
 
 

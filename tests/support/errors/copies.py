@@ -23,11 +23,12 @@ async def moved(heard: Heard) -> None:
 
 
 async def quarantined(heard: Heard) -> None:
-    """A session that is quarantined is to be forked or exported."""
+    """A session that is quarantined is to be forked, exported or rolled out."""
     async with desk() as at, at.client() as client:
         await Heard().call(at.step(1, [POISON]))
         await heard.call(at.fork())
         await heard.call(at.export())
+        await heard.call(at.generate())
         await heard.client(client.fork_session("counter", ALONE))
 
 

@@ -14,6 +14,7 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.engine.engine import Clock
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door
+from support.generating import whole
 from support.wire import StreamRequest, u32, u64
 
 HELD, ALONE = "held", "alone"
@@ -57,6 +58,11 @@ class Desk:
         request = session_pb2.ExportSessionRequest(model="counter", id=id, **fields)  # type: ignore[arg-type]
         exported: session_pb2.ExportSessionResponse = await self.front.sessions.ExportSession(request)
         return exported
+
+    async def generate(self, id: str = ALONE, **fields: object) -> object:
+        """A rollout of a session, to its end."""
+        wanted = {"model": "counter", "session_id": id, "prompt": [bytes(4)], "max_steps": 1, **fields}
+        return await whole(self.front.inference.Generate(inference_pb2.GenerateRequest(**wanted)))  # type: ignore[arg-type]
 
     async def import_(self, snapshot: bytes) -> object:
         """Imports a session."""

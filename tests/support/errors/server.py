@@ -129,10 +129,11 @@ async def no_more_steps(heard: Heard) -> None:
 
 
 async def no_more_sessions(heard: Heard) -> None:
-    """The server is about to stop: no sessions are opened or attached, and no streams."""
+    """The server is about to stop: no sessions are opened or attached, no rollouts begun, and no streams."""
     async with desk() as at:
         await drain(at)
         await heard.call(at.open())
+        await heard.call(at.generate())
         await at.send_open([1])
         await heard.attached(at.stream)
         async with CountingStream(at.front.channel) as late:

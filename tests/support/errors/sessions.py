@@ -77,6 +77,7 @@ async def rolling(heard: Heard) -> None:
         rollout = at.front.inference.Generate(request)
         await rollout.read()
         await heard.call(at.step(None, [1.0], id=HELD, secret=at.secret))
+        await heard.call(at.generate(HELD, secret=at.secret))
         await at.stream.step([0], [1], [1.0])
         await heard.row(at.stream)
         rollout.cancel()

@@ -1,0 +1,90 @@
+"""Rollouts that cannot begin, or that fail. Each scenario's docstring is the situation in docs/errors.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stepstream import Session
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.config import DoorSettings
+from support.echo import ring_backend, ring_spec
+from support.errors.desk import HELD, POISON, desk
+from support.errors.heard import Heard
+from support.front_door import front_door
+from support.generating import floats, request, tokens, whole
+
+EACH = inference_pb2.COMMIT_EACH
+
+
+async def another_beginning(heard: Heard) -> None:
+    """A rollout is to begin at another step than the session's next."""
+    async with desk() as at:
+        await heard.call(at.generate(seq=0))
+        await heard.call(at.generate(seq=2))
+
+
+async def no_room(heard: Heard) -> None:
+    """A rollout has more paths than are free of `engine.max_rollout_paths`, or a longer prompt than may wait beside others."""
+    async with desk(max_rollout_paths=1) as at, at.client() as client:
+        session = await client.open_session("counter")
+        going = at.front.inference.Generate(request(model="counter", prompt=[floats(0)], max_steps=2**32 - 1))
+        await going.read()
+        await heard.call(at.generate())
+        await heard.client(generated(session, 1.0))
+        going.cancel()
+    async with desk(max_pending_steps=4) as at:
+        await heard.call(at.generate(prompt=[floats(*range(5))]))
+
+
+async def beyond_the_window(heard: Heard) -> None:
+    """A rollout that commits is longer than what the window has left behind answers that are not acknowledged."""
+    async with desk(window_steps=8) as at:
+        await heard.call(at.generate(HELD, secret=at.secret, max_steps=8))
+
+
+async def no_numbers(heard: Heard) -> None:
+    """A prompt holds NaN or infinity."""
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(generated(session, np.nan))
+        await heard.call(at.generate(prompt=[floats(1, np.nan)]))
+
+
+async def no_such_token_to_begin_with(heard: Heard) -> None:
+    """A token of a prompt is below 0, or not below the model's limit."""
+    async with front_door("ring", spec=ring_spec, backend=ring_backend) as front:
+        for token in (-1, 8):
+            await heard.call(whole(front.inference.Generate(request(prompt=[tokens(token)]))))
+
+
+async def outputs_too_large(heard: Heard) -> None:
+    """The outputs of one step of a rollout are more than 16 KiB, or those that a stop sequence may hold back than a message."""
+    settings = DoorSettings(max_message_bytes=1024)
+    async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=settings) as front:
+        wanted = request(outputs=True, stop=[tokens(*[1] * 64)])
+        await heard.call(whole(front.inference.Generate(wanted)))
+
+
+async def leaving_the_numbers(heard: Heard) -> None:
+    """A step of a rollout would have made the state or an output infinite or not a number."""
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(generated(session, POISON))
+        await heard.call(at.generate(prompt=[floats(POISON)]))
+        await heard.call(at.generate(prompt=[floats(POISON)], commit=EACH))
+
+
+async def generated(session: Session, value: float) -> object:
+    """A rollout of the Python client behind one value."""
+    return await session.generate([[value]], max_steps=1, greedy=True).whole()
+
+
+SCENARIOS = (
+    another_beginning,
+    no_room,
+    beyond_the_window,
+    no_numbers,
+    no_such_token_to_begin_with,
+    outputs_too_large,
+    leaving_the_numbers,
+)
