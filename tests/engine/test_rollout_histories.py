@@ -19,7 +19,7 @@ from stepstream_server.errors import Reason, StepStreamError
 from support.engine import Answer, Refusal
 from support.rollouts import Rolling, after, text
 
-HISTORIES = 40
+HISTORIES = 50
 SESSIONS = 4
 PATHS = 5
 GONE = (Reason.SESSION_CLOSED, Reason.SESSION_NOT_FOUND)
@@ -127,7 +127,7 @@ class World(Rolling):
 
     def listen(self) -> None:
         """One turn: takes note of what was told, and compares."""
-        fresh = [sent.told for sent in self.calls.values() if sent.told is not None and not sent.told.steps]
+        fresh = [sent.told for sent in self.calls.values() if sent.told is not None and not self.stands(sent.told)]
         outcomes = self.turn()
         pieces, self.ear.pieces = self.ear.pieces, {}
         for outcome in outcomes:
@@ -284,8 +284,9 @@ def test_every_history_is_as_its_callers_were_told(slow: bool, max_batch: int) -
         ways += world.ways
     for commit in Commit:
         assert ways[commit, RolloutEnding.LENGTH] > 50
-        assert ways[commit, RolloutEnding.CANCELLED] > 5
-    assert ways[Commit.END, RolloutEnding.FAILED] + ways[Commit.EACH, RolloutEnding.FAILED] > 5
+        assert ways[commit, RolloutEnding.CANCELLED]
+    assert ways[Commit.END, RolloutEnding.FAILED]
+    assert ways[Commit.EACH, RolloutEnding.FAILED]
     for reason in (Reason.SESSION_IN_USE, Reason.SEQUENCE_MISMATCH, Reason.SESSION_CLOSED, Reason.QUEUE_FULL):
         assert ways[reason]
 

@@ -59,6 +59,15 @@ def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
     assert h.state(a) == [0.0] * 9
 
 
+def test_a_path_that_had_paused_begins_anew() -> None:
+    """Whoever gets it next has taken nothing of the former draws, and need not; nor has it its chances."""
+    h = Rolling(paths=1)
+    h.generate(None, 5000, [1], seed=1, temperature=2.0)
+    h.settle()
+    h.hang_up(CALLER)
+    assert h.roll(None, MOST_AHEAD, [2], stream=501, seed=2, temperature=2.0) == text([2], MOST_AHEAD, 2, 2.0)
+
+
 def test_a_stop_sequence_that_is_held_back_does_not_pause() -> None:
     """What counts is what was told."""
     h = Rolling()
@@ -69,6 +78,15 @@ def test_a_stop_sequence_that_is_held_back_does_not_pause() -> None:
     h.took(CALLER, MOST_AHEAD)
     h.settle()
     assert (h.drawn(), h.ending()) == ([0] * (MOST_AHEAD + 50), RolloutEnding.LENGTH)
+
+
+def test_tokens_that_are_let_go_together_count_one_by_one() -> None:
+    """1, 2, 4, 1, 2, 4: each time it is clear that no stop sequence comes of it, three are told."""
+    h = Rolling()
+    h.generate(None, 2000, [1], stop=((2, 4, 1, 2, 5),))
+    h.settle()
+    assert len(h.ear.pieces[CALLER][5].values) == 3
+    assert MOST_AHEAD <= len(h.drawn()) < MOST_AHEAD + 3
 
 
 def test_only_gaps_between_draws_are_reported_in_which_it_did_not_pause() -> None:
@@ -228,6 +246,23 @@ def test_a_long_prompt_does_not_hold_single_steps_up(commit: Commit) -> None:
     assert h.drawn() == text(prompt, 3)
     assert h.state(a) == ([0.0] * 9 if commit is Commit.NONE else after([*prompt, *text(prompt, 3)]))
     h.check_books()
+
+
+def test_long_prompts_take_turns() -> None:
+    """Where a launch has room for one of them, and a turn for one launch: none waits for another's end, nor does a chunk."""
+    h = Rolling(max_batch=1)
+    (a,) = h.open()
+    h.speaking.before_collect = lambda: h.clock.advance(0.005 * h.backend.launches[-1][1])
+    h.engine.warm_up()
+    h.generate(None, 1, [1] * 60, stream=501)
+    h.generate(None, 1, [2] * 60, stream=502)
+    h.send([a], [0], [[3] * 60])
+    h.turn(9)
+    steps = [h.rolled_state(501)[1], h.rolled_state(502)[1], float(h.engine._table.next_seq[a.session])]
+    assert min(steps) >= 10
+    assert max(steps) - min(steps) <= 5
+    h.settle()
+    assert [h.drawn(501), h.drawn(502)] == [[60 % 7], [120 % 7]]
 
 
 # Failures ----------------------------------------------------------------------------------------------------------------

@@ -262,6 +262,15 @@ def test_a_rolling_session_is_not_idle(commit: Commit) -> None:
     assert h.engine.stats().sessions == 0
 
 
+def test_every_committed_step_is_a_use() -> None:
+    """A session that is rolled out step by step is seen not to be idle; a copy of it says nothing."""
+    for commit, idle in ((Commit.EACH, 0.0), (Commit.END, 7.0), (Commit.NONE, 7.0)):
+        h, a = under_way(commit)
+        h.clock.advance(7.0)
+        h.turn()
+        assert h.get(a.id).idle == idle
+
+
 @COMMITTING
 def test_another_session_started_in_its_place(commit: Commit) -> None:
     """The former one ends, its caller is told, and the new one has nothing of it."""
