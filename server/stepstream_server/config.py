@@ -98,10 +98,10 @@ class EngineSettings(Section):
         "thousand texts that write themselves.",
     )
     rollout_hold_seconds: float = Field(
-        default=0.002,
+        default=0.01,
         ge=0,
         description="How long a rollout's draws may wait for the next ones, to be told in one message; not its first and last. "
-        "Nobody reads faster, and a message costs as much as a draw. 0: each is told at once.",
+        "Nobody reads as fast, and a message costs more than a draw. 0: each is told at once.",
     )
     turn_budget_seconds: float = Field(
         default=0.002,

@@ -63,8 +63,9 @@ class Draws:
         used_up = (places >= _AHEAD) & (self._temperature[rows] > 0)
         if used_up.any():
             for row, seq in zip(rows[used_up].tolist(), seqs[used_up].tolist(), strict=True):
-                self._chances[row] = chances(int(self._seed[row]), seq, int(self._path[row]), _AHEAD)
-                self._first[row] = seq
+                first = seq - (seq - row) % _AHEAD  # rows that have begun together run out at different steps
+                self._chances[row] = chances(int(self._seed[row]), first, int(self._path[row]), _AHEAD)
+                self._first[row] = first
             places = seqs - self._first[rows]
         found: Floats = self._chances[rows, np.minimum(places, _AHEAD - 1)]
         return found
@@ -73,7 +74,7 @@ class Draws:
 def chances(seed: int, seq: int, path: int, count: int) -> Floats:
     """Uniform numbers in [0, 1) of `count` steps from `seq` on: each the upper bits of the first word of Philox4x64-10's block
     with key (seed, 0) and counter (seq, path, 0, 0)."""
-    before = (path << _STEP_BITS | seq) - 1  # numpy counts on before it makes a block
+    before = (path << _STEP_BITS) + seq - 1  # numpy counts on before it makes a block
     words = np.random.Philox(key=seed, counter=before % _COUNTERS).random_raw(_WORDS * count)[::_WORDS]
     return (words >> np.uint64(64 - _FRACTION_BITS)).astype(np.float64) * 2.0**-_FRACTION_BITS
 
@@ -93,9 +94,8 @@ def _tokens(logits: NDArray[np.float32], temperature: Floats, top_k: Ints, top_p
         if limited.size:
             weights[limited] = _likeliest(weights[limited], top_k[warm[limited]], top_p[warm[limited]])
         sums = weights.cumsum(axis=1)
-        drawn = (sums <= chance[warm, None] * sums[:, -1:]).sum(axis=1)
-        last = logits.shape[1] - 1 - (weights[:, ::-1] > 0).argmax(axis=1)  # where rounding would lead beyond what is possible
-        tokens[warm] = np.minimum(drawn, last)
+        # A chance is below 1 by 2^-53 at least: even the rounded product is below the sum of all, what is drawn is possible.
+        tokens[warm] = (sums <= chance[warm, None] * sums[:, -1:]).sum(axis=1)
     return tokens
 
 
