@@ -74,8 +74,8 @@ def test_a_rollout_is_asked_as_it_was() -> None:
 def test_a_rollout_is_told_as_it_was() -> None:
     """That it has begun, and what it has drawn, beside all else that a turn has for a front door."""
     pieces = np.array([(7, 10, 2, 12, 0, 2, 2), (8, 0, 0, 3, ports.RolloutEnding.STOP, 0, 0)], PIECE)
-    for values in (np.arange(2), np.arange(2, dtype=np.float32)):
-        rolled = ports.Rolled(pieces, values, (np.ones((2, 3), np.float32), np.zeros((2, 0), np.float32)))
+    for drawn in (np.arange(2), np.arange(2, dtype=np.float32)):
+        rolled = ports.Rolled(pieces, drawn, (np.ones((2, 3), np.float32), np.zeros((2, 0), np.float32)))
         delivery = ports.Delivery([Reply(8, ports.Begun(10))], None, ports.RowErrors(), ports.Detached(), 3, rolled)
         assert same(decode(encode(delivery)), delivery)
 
