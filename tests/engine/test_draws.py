@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stepstream_server.engine import draws as module
 from stepstream_server.engine.draws import Draws, chances
 from stepstream_server.engine.ports import NO_SEQ, Commit, Generate
 from stepstream_server.spec import HeadSpec
@@ -112,6 +114,30 @@ def test_draws_go_on_where_another_rollout_ended(seed: int, first: int, lengths:
         parts += [int(draws.draw(row, np.array([first + seq]))[0]) for seq in range(length)]
         first += length
     assert parts == whole.tolist()
+
+
+def test_rows_that_begin_together_do_not_run_out_together() -> None:
+    """A thousand texts are given chances for their next steps a few at a time, or all others would wait every so many turns."""
+    draws, rows = Draws(next_token(3), 256), np.arange(256)
+    draws.begin(rows, asked(temperature=1.0, paths=256))
+    with mock.patch.object(module, "chances", wraps=chances) as made:
+        draws.draw(rows, np.full(256, 20))
+        counts = [made.call_count]
+        for seq in range(21, 221):
+            draws.draw(rows, np.full(256, seq))
+            counts.append(made.call_count)
+    assert counts[0] == 256
+    assert np.diff(counts).max() <= 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 130), st.integers(0, 63), st.integers(0, MASK))
+def test_chances_are_those_of_their_steps_on_any_row(seq: int, row: int, seed: int) -> None:
+    """Also at the first steps, before which there are none."""
+    draws, rows = Draws(QUANTILES, 64), np.arange(64)
+    draws.begin(rows, asked(temperature=1.0, seed=seed, paths=64))
+    found = [float(draws._chances_of(rows[row : row + 1], np.array([at]))[0]) for at in range(seq, seq + 3)]
+    assert found == [chance(seed, at, row) for at in range(seq, seq + 3)]
 
 
 # Alone and among others --------------------------------------------------------------------------------------------------
