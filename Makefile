@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server and plot what it predicted
+demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, forecast it, and have text written
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## run every test

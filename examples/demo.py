@@ -1,7 +1,8 @@
-"""A heartbeat monitor: streams an electrocardiogram that the model has never seen through a StepStream server.
+"""A heartbeat monitor and two models of text at a StepStream server: streams an electrocardiogram that its model has never seen.
 
 Starts the server, sends the readings one by one, and shows each beside what the model expected 0.1 s before. Then it steps many
-sessions at once, asks the server's metrics where the time went, and stops the server.
+sessions at once, asks the server's metrics where the time went, and draws what a heart might do next as a fan of 100 paths. A
+model of code goes on with a function, and one of words with a story that it was told. In the end the server is stopped.
 
 A demonstration of streaming prediction, not a medical device.
 """
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import csv
 import json
+import math
 import signal
 import sys
 import time
@@ -19,13 +21,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import numpy as np
-from monitor import report
+from monitor import fan, report
 from monitor.forecast import Forecast, Millivolts
 from monitor.latency import scrape
 from monitor.plot import picture, terminal
 from monitor.server import ServerFailed, running_server
 from rich.console import Console
 from rich.live import Live
+from writing import complete, remember
 
 from stepstream import Client, StepStreamError
 
@@ -44,7 +47,8 @@ SESSIONS, TICKS = 200, 200  # of the part with many sessions
 def read_readings(seconds: float) -> Millivolts:
     """The first held-out readings [n], in mV."""
     with HELD_OUT.open(newline="") as file:
-        return np.array([float(row["mv"]) for row in csv.DictReader(file)])[: round(seconds * RATE)]
+        readings = np.array([float(row["mv"]) for row in csv.DictReader(file)])
+    return readings[: round(min(seconds * RATE, len(readings)))]
 
 
 def new_forecasts(readings: Millivolts) -> dict[str, Forecast]:
@@ -89,6 +93,19 @@ async def step_many(client: Client, readings: Millivolts) -> float:
         return time.perf_counter() - began
 
 
+async def forecast(client: Client, readings: Millivolts, console: Console, path: Path) -> None:
+    """Fans of paths at some moments of the recording, as far as it goes, beside what came."""
+    fans = {second: await fan.fan(client, MODEL, readings[: round(second * RATE)]) for second in fan.FANS}
+    fan.picture(fans, readings, RATE, path)
+    for second, quantiles in fans.items():
+        now = round(second * RATE)
+        within = fan.inside(quantiles, readings[now : now + fan.HORIZON])
+        console.print(
+            f"{fan.PATHS} paths from {second} s on: {within} of the next {fan.HORIZON} readings lie within their 80 % band."
+        )
+    console.print(f"Picture: {path}")
+
+
 def live_plot(live: Live, forecast: Forecast) -> Callable[[int], None]:
     """Shows the newest readings, whenever it is time for another frame."""
     due = 0.0
@@ -124,11 +141,14 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         picture(forecasts[SHOWN], options.png)
         many_seconds = await step_many(client, readings)
         many = await asyncio.to_thread(scrape, server.metrics, MODEL)
-    report.surprises(console, forecasts[SHOWN])
-    report.errors(console, forecasts)
-    report.latencies(console, one, seconds)
-    report.batching(console, SESSIONS, SESSIONS * TICKS, many_seconds, one, many)
-    console.print(f"Picture: {options.png}")
+        report.surprises(console, forecasts[SHOWN])
+        report.errors(console, forecasts)
+        report.latencies(console, one, seconds)
+        report.batching(console, SESSIONS, SESSIONS * TICKS, many_seconds, one, many)
+        console.print(f"Picture: {options.png}\n")
+        await forecast(client, read_readings(math.inf), console, options.png.with_stem(f"{options.png.stem}_fan"))
+        await complete(client, console)
+        await remember(client, console)
     console.print(f"Server stopped with exit code {server.exit_code}")
     return int(server.exit_code != 0)
 

@@ -38,15 +38,18 @@ def runs(pid: int) -> bool:
 
 
 def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
-    """It plots, draws a picture, tells errors and latencies, and leaves no server behind."""
+    """It plots, draws pictures, tells errors and latencies, has text written, and leaves no server behind."""
     picture = tmp_path / "drawn" / "demo.png"
     process = start(*SHORT, "--png", str(picture))
     server = server_of(process)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    for drawn in (picture, picture.with_stem("demo_fan")):
+        assert drawn.read_bytes().startswith(b"\x89PNG")
     assert "\x1b" not in printed  # no terminal, no colours and no animation
-    for part in ("ahead_9 (100 ms)", "server: queue", "client: call to answer", "mean batch 200 rows", "exit code 0"):
+    parts = ("ahead_9 (100 ms)", "server: queue", "client: call to answer", "mean batch 200 rows", "exit code 0")
+    texts = ("100 paths from 12.5 s on", "def __init__(self, items=None):", "340 bytes, seed 3", "I speak fluent Urdu.")
+    for part in (*parts, *texts):
         assert part in " ".join(printed.split())
     assert not runs(server)
 
