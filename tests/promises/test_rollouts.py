@@ -1,6 +1,7 @@
 """The promises of rollouts, over real gRPC with a real server: a text depends neither on who else is served nor on how it is cut.
 
-The model is a random one of bytes, as real as any to the arithmetic.
+The model is the shipped one that continues Python source, and its prompts are pieces of this file; where rollouts are many and
+what they say is no matter, a small one of bytes with random weights.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from support.process import server_process
 from support.wire import WireStream, block, steps_of
 from support.workers import scraped
 
-MODEL = "bytes"
-NUMBERS = "numbers"
-LABELS = '{model="bytes",version="1"}'
-ROLLOUT_SLOTS = 'stepstream_slots{model="bytes",state="rollout",version="1"}'
-ENDED = 'stepstream_rollouts_ended_total{ending="%s",model="bytes",version="1"}'
+TEXT, NUMBERS, SMALL = "code", "numbers", "small"
+SHIPPED = Path(__file__).parents[2] / "models"
+SOURCE = np.frombuffer(Path(__file__).read_bytes(), np.uint8)
+ACTIVE = "stepstream_rollouts_active"
+ENDED = 'stepstream_rollouts_ended_total{ending="%s",model="small",version="1"}'
 END, EACH, NONE = inference_pb2.COMMIT_END, inference_pb2.COMMIT_EACH, inference_pb2.COMMIT_NONE
 STOPPED, FULL = inference_pb2.ROLLOUT_ENDING_STOP, inference_pb2.ROLLOUT_ENDING_LENGTH
 ROLLOUTS, SESSIONS, STEPS = 200, 200, 12
@@ -40,11 +41,9 @@ GIVEN_UP = 500  # rollouts, of each way to commit
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a model of bytes, H = 128, whose predictions are sharp enough that they matter, and one of numbers."""
+    """A folder of the shipped model of text, and a small one of numbers."""
     folder = tmp_path_factory.mktemp("models")
-    spec, weights = random_model(inputs=32, hidden=128, outputs=256, tokens=256, seed=3, name=MODEL)
-    weights["head.y.weight"] *= 20
-    write(folder / MODEL, spec, weights)
+    (folder / TEXT).symlink_to(SHIPPED / TEXT)
     head = HeadSpec("y", "quantiles", 3, levels=(0.1, 0.5, 0.9), predicts="x")
     write(folder / NUMBERS, *random_model(inputs=1, hidden=16, heads=[head], seed=4, name=NUMBERS))
     return folder
@@ -53,7 +52,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """A connection to one."""
 
-    def __init__(self, channel: grpc.aio.Channel, metrics: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metrics: str, model: str = TEXT) -> None:
+        """model: what is meant where no other is named."""
+        self.model = model
         self.channel = channel
         self.inference = inference_pb2_grpc.InferenceServiceStub(channel)
         self.sessions = session_pb2_grpc.SessionServiceStub(channel)
@@ -61,61 +62,78 @@ class Server:
 
     def generate(self, **fields: Any) -> Any:
         """A call of a rollout."""
-        return self.inference.Generate(request(**{"model": MODEL, **fields}))
+        return self.inference.Generate(request(**{"model": self.model, **fields}))
 
-    async def open(self, id: str, model: str = MODEL) -> None:
+    async def open(self, id: str, model: str = "") -> None:
         """A new session."""
-        await self.sessions.OpenSession(OpenSessionRequest(model=model, id=id))
+        await self.sessions.OpenSession(OpenSessionRequest(model=model or self.model, id=id))
 
     async def fork(self, id: str, fork: str) -> None:
         """Another one that begins where a session stands."""
-        await self.sessions.ForkSession(session_pb2.ForkSessionRequest(model=MODEL, id=id, fork_ids=[fork]))
+        await self.sessions.ForkSession(session_pb2.ForkSessionRequest(model=self.model, id=id, fork_ids=[fork]))
 
     async def close(self, id: str) -> None:
         """The session's end."""
-        await self.sessions.CloseSession(CloseSessionRequest(model=MODEL, id=id))
+        await self.sessions.CloseSession(CloseSessionRequest(model=self.model, id=id))
 
     async def next_seq(self, id: str) -> int:
         """Where it stands."""
-        return int((await self.sessions.GetSession(GetSessionRequest(model=MODEL, id=id))).session.next_seq)
+        return int((await self.sessions.GetSession(GetSessionRequest(model=self.model, id=id))).session.next_seq)
 
-    async def export(self, id: str, model: str = MODEL) -> bytes:
+    async def export(self, id: str, model: str = "") -> bytes:
         """Its snapshot."""
-        exported = await self.sessions.ExportSession(ExportSessionRequest(model=model, id=id))
+        exported = await self.sessions.ExportSession(ExportSessionRequest(model=model or self.model, id=id))
         return bytes(exported.snapshot)
 
-    async def state(self, id: str, model: str = MODEL) -> dict[str, object]:
+    async def state(self, id: str, model: str = "") -> dict[str, object]:
         """All that it remembers, byte for byte, and how many steps it has made."""
         snapshot = snapshots.decode(await self.export(id, model))
         return {"steps": snapshot.next_seq, **{name: values.tobytes() for name, values in snapshot.states.items()}}
 
     async def metrics_when_nothing_rolls(self) -> dict[str, float]:
-        """What Prometheus sees once no rollout is left."""
-        while (seen := await scraped(self._metrics))["stepstream_rollouts_active" + LABELS]:
+        """What Prometheus sees once no rollout is left, and the turn that ended the last one is over. Rollouts hold no slots."""
+        while any(count for name, count in (await scraped(self._metrics)).items() if name.startswith(ACTIVE)):
             pass
+        await self.sessions.ListSessions(session_pb2.ListSessionsRequest(model=self.model))
+        seen = await scraped(self._metrics)
+        assert not any(count for name, count in seen.items() if 'state="rollout"' in name)
         return seen
 
 
 @pytest_asyncio.fixture
 async def server(models: Path) -> AsyncIterator[Server]:
-    """A process that serves the model."""
+    """A process that serves them."""
     async with server_process(models, "--workers", "0") as process, grpc.aio.insecure_channel(process.listen) as channel:
         yield Server(channel, process.metrics)
 
 
+@pytest_asyncio.fixture
+async def small(tmp_path: Path) -> AsyncIterator[Server]:
+    """A process that serves a small model of bytes."""
+    write(tmp_path / SMALL, *random_model(inputs=8, hidden=32, outputs=256, tokens=256, seed=3, name=SMALL))
+    async with server_process(tmp_path, "--workers", "0") as process, grpc.aio.insecure_channel(process.listen) as channel:
+        yield Server(channel, process.metrics, SMALL)
+
+
 # Alone and beside others ---------------------------------------------------------------------------------------------
+
+
+def piece(rng: np.random.Generator, length: int) -> bytes:
+    """Tokens of this file, from a random place on."""
+    start = int(rng.integers(0, len(SOURCE) - length))
+    return tokens(*SOURCE[start : start + length])
 
 
 def random_rollouts(rng: np.random.Generator) -> list[dict[str, Any]]:
     """Prompts short and long, short and long texts, cold and hot, some that stop early."""
     found = []
     for seed in range(ROLLOUTS):
-        prompt = rng.integers(0, 256, int(rng.choice([1, 3, 20, 400])))
+        prompt = piece(rng, int(rng.choice([1, 3, 20, 400])))
         heat = float(rng.choice([0, 0.5, 1, 1.3]))
-        stop = [tokens(*rng.integers(0, 256, length)) for length in (1, 1, 1, 2)] if seed % 4 == 0 else []
+        stop = [tokens(*b"\n\n"), tokens(*b"return"), tokens(*b"):")] if seed % 4 == 0 else []
         found.append(
             {
-                "prompt": [tokens(*prompt)],
+                "prompt": [prompt],
                 "max_steps": int(rng.integers(1, 80)),
                 "temperature": heat,
                 "top_k": int(rng.choice([0, 5, 40])),
@@ -142,7 +160,7 @@ class Live:
         """All steps, each message sent when the one before it has been answered."""
         seqs, start = np.zeros(SESSIONS, np.int64), 0
         async with WireStream(channel) as stream:
-            await stream.open(MODEL, range(SESSIONS))
+            await stream.open(TEXT, range(SESSIONS))
             while start < len(self._order):
                 handles = self._order[start : start + distinct(self._order[start : start + 40])]
                 await stream.send(
@@ -199,7 +217,7 @@ async def test_texts_and_outputs_are_bitwise_those_of_each_alone(server: Server)
     np.testing.assert_array_equal(live.outputs.view(np.uint32), undisturbed.outputs.view(np.uint32))
     assert {each.ending for each in alone} == {STOPPED, FULL}
     assert len({tuple(each.tokens) for each in alone}) > 0.8 * ROLLOUTS
-    assert (await server.metrics_when_nothing_rolls())[ROLLOUT_SLOTS] == 0
+    await server.metrics_when_nothing_rolls()
 
 
 # Turns of a chat -----------------------------------------------------------------------------------------------------
@@ -209,20 +227,20 @@ async def test_texts_and_outputs_are_bitwise_those_of_each_alone(server: Server)
 async def test_turns_of_a_chat_are_one_text(server: Server, commit: int) -> None:
     """Three questions in one session leave it as one prompt of all that was said does, and cost what is new in them alone."""
     rng = np.random.default_rng(23)
-    questions = [tokens(*rng.integers(0, 256, 30)) for _ in range(3)]
+    questions = [piece(rng, 30) for _ in range(3)]
     plain = {"max_steps": 40, "temperature": 0.8, "commit": commit}
     await server.open("chat")
     said, sizes = b"", []
     for seed, question in enumerate(questions):
-        wanted = request(model=MODEL, session_id="chat", seq=len(said) // 8, prompt=[question], seed=seed + 1, **plain)
+        wanted = request(model=TEXT, session_id="chat", seq=len(said) // 8, prompt=[question], seed=seed + 1, **plain)
         told = await whole(server.inference.Generate(wanted))
         said += question + tokens(*told.tokens)
         sizes.append(wanted.ByteSize())
         assert told.next_seq == len(said) // 8 == await server.next_seq("chat")
     assert max(sizes) - min(sizes) <= 3  # digits of a number
     await server.open("once")
-    step = inference_pb2.StepRequest(model=MODEL, session_id="once", seq=0)
-    step.inputs["x"].numbers.extend(np.frombuffer(said, "<i8").tolist())
+    step = inference_pb2.StepRequest(model=TEXT, session_id="once", seq=0)
+    step.inputs["byte"].numbers.extend(np.frombuffer(said, "<i8").tolist())
     await server.inference.Step(step)
     assert await server.state("once") == await server.state("chat")
     more = {"prompt": [], "max_steps": 60, "temperature": 1.0, "seed": 77, "commit": NONE}
@@ -236,44 +254,43 @@ async def test_turns_of_a_chat_are_one_text(server: Server, commit: int) -> None
 
 
 @pytest.mark.parametrize("commit", [END, EACH, NONE], ids=["end", "each", "none"])
-async def test_five_hundred_rollouts_given_up(server: Server, commit: int) -> None:
+async def test_five_hundred_rollouts_given_up(small: Server, commit: int) -> None:
     """Each after a random number of tokens. With END and NONE their session is as if nothing had been; with EACH it has made the
     steps that were told and perhaps some more, the same that the same seed gives its twin."""
     rng = np.random.default_rng(commit)
-    await server.open("session")
-    await whole(server.generate(session_id="session", prompt=[tokens(*rng.integers(0, 256, 5))], max_steps=10, temperature=1.0))
-    untouched, stood, begun, finished = await server.state("session"), 15, 0, 1
+    await small.open("session")
+    await whole(small.generate(session_id="session", prompt=[piece(rng, 5)], max_steps=10, temperature=1.0))
+    untouched, stood, begun, finished = await small.state("session"), 15, 0, 1
     for number in range(GIVEN_UP):
         compared = commit == EACH and number % 25 == 0
         if compared:
-            await server.metrics_when_nothing_rolls()
-            stood = await server.next_seq("session")
-            await server.fork("session", "twin")
+            await small.metrics_when_nothing_rolls()
+            stood = await small.next_seq("session")
+            await small.fork("session", "twin")
         draws = {"prompt": [], "temperature": 1.0, "seed": number, "commit": commit}
         least = int(rng.integers(0, 12))
-        first, told = await give_up(server, least, session_id="session", max_steps=FOREVER, **draws)
+        first, told = await give_up(small, least, session_id="session", max_steps=FOREVER, **draws)
         begun += least > 0
         if least:
             assert first >= stood if commit == EACH else first == 15
             stood = first + told
         if compared:
-            await server.metrics_when_nothing_rolls()
-            made = await server.next_seq("session") - await server.next_seq("twin")
+            await small.metrics_when_nothing_rolls()
+            made = await small.next_seq("session") - await small.next_seq("twin")
             assert made >= told
             if made:
-                await whole(server.generate(session_id="twin", max_steps=made, **draws))
+                await whole(small.generate(session_id="twin", max_steps=made, **draws))
                 finished += 1
-            assert await server.state("twin") == await server.state("session")
-            await server.close("twin")
-    seen = await server.metrics_when_nothing_rolls()
+            assert await small.state("twin") == await small.state("session")
+            await small.close("twin")
+    seen = await small.metrics_when_nothing_rolls()
     ended = {how: int(seen[ENDED % how]) for how in ("STOP", "LENGTH", "CANCELLED", "FAILED")}
     assert begun <= ended.pop("CANCELLED") <= GIVEN_UP  # some were given up before the server had heard of them
     assert ended == {"STOP": 0, "LENGTH": finished, "FAILED": 0}
-    assert seen[ROLLOUT_SLOTS] == 0
-    assert seen["stepstream_sessions_open" + LABELS] == 1
+    assert seen['stepstream_sessions_open{model="small",version="1"}'] == 1
     if commit != EACH:
-        assert await server.state("session") == untouched
-    assert len((await whole(server.generate(session_id="session", prompt=[], max_steps=20))).tokens) == 20
+        assert await small.state("session") == untouched
+    assert len((await whole(small.generate(session_id="session", prompt=[], max_steps=20))).tokens) == 20
 
 
 async def give_up(server: Server, least: int, **fields: Any) -> tuple[int, int]:
@@ -317,13 +334,13 @@ async def test_a_hundred_paths_leave_no_trace(server: Server) -> None:
     assert outputs["forecast"] == outputs["never"]
     assert await server.state("forecast", NUMBERS) == await server.state("never", NUMBERS)
     assert len({tuple(each.values) for each in found}) == 10
-    assert (await server.metrics_when_nothing_rolls())[ROLLOUT_SLOTS.replace(MODEL, NUMBERS)] == 0
+    await server.metrics_when_nothing_rolls()
 
 
 async def test_a_text_goes_on_at_another_server(server: Server, models: Path) -> None:
     """The same seed draws the same from a session as from its snapshot, which another process has imported."""
     await server.open("moved")
-    await whole(server.generate(session_id="moved", prompt=[tokens(5, 6, 7)], max_steps=30, temperature=1.0, seed=1))
+    await whole(server.generate(session_id="moved", prompt=[tokens(*b"def ")], max_steps=30, temperature=1.0, seed=1))
     snapshot = await server.export("moved")
     more = {"session_id": "moved", "prompt": [], "max_steps": 50, "temperature": 1.1, "top_p": 0.9, "seed": 2**64 - 1}
     here = await whole(server.generate(**more))
