@@ -107,6 +107,8 @@ class Rollouts:
         self._slot = np.zeros(most, np.int64)
         self._stream = np.zeros(most, np.int64)
         self._session = np.zeros(most, np.int64)  # whose numbers move with every step, or _NOBODY
+        self._commits_to = np.zeros(most, np.int64)  # that session, or the one whose numbers move in the end, or _NOBODY
+        self._generation = np.zeros(most, np.int64)  # of the session that it commits to
         self._seq = np.zeros(most, np.int64)  # number of the next step
         self._left = np.zeros(most, np.int64)  # draws
         self._prompt_left = np.zeros(most, np.int64)  # steps of the prompt that have not run
@@ -156,6 +158,7 @@ class Rollouts:
         self._draws.last[rows] = last
         self._stream[rows] = rollout.stream
         self._session[rows] = committed if commit is Commit.EACH else _NOBODY
+        self._commits_to[rows], self._generation[rows] = committed, generation
         self._seq[rows], self._left[rows] = start, wanted.max_steps
         self._prompt_left[rows], self._prompting[rows], self._due[rows] = 0, False, not wanted.prompt
         self._prompt_left[rows[0]], self._prompting[rows[0]], self._due[rows[0]] = wanted.prompt_steps, bool(wanted.prompt), True
@@ -386,12 +389,14 @@ class Rollouts:
 
     def drop_ended(self, now: float, report: TurnReport) -> None:
         """Ends rollouts whose sessions have ended."""
-        for rollout in [each for each in self._by_stream.values() if each.session != _NOBODY]:
-            if not self._table.alive(rollout.session, rollout.generation):
-                how = self._table.ending(rollout.wanted.id)
-                reason = REASON_OF_ENDING[how] if how else Reason.SESSION_CLOSED
-                self._refuse(rollout, reason, f"session {rollout.wanted.id!r} {HOW_ENDED[how] if how else 'was closed'}")
-                self._end(rollout, RolloutEnding.FAILED, now, report)
+        sessions = self._commits_to[self._active]
+        gone = (sessions != _NOBODY) & (self._table.generation[sessions] != self._generation[self._active])
+        for row in self._active[gone].tolist():
+            rollout = self._of_row[row]
+            how = self._table.ending(rollout.wanted.id)
+            reason = REASON_OF_ENDING[how] if how else Reason.SESSION_CLOSED
+            self._refuse(rollout, reason, f"session {rollout.wanted.id!r} {HOW_ENDED[how] if how else 'was closed'}")
+            self._end(rollout, RolloutEnding.FAILED, now, report)
 
     def _fail(self, rows: Ints) -> None:
         """Steps of these rows would have made them non-finite, and were not applied."""
