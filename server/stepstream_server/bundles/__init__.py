@@ -5,9 +5,9 @@ Reads, checks and writes them. Knows nothing of what computes a model, of sessio
 """
 
 from stepstream_server.bundles.describe import describe
-from stepstream_server.bundles.init import init_model, random_weights
+from stepstream_server.bundles.init import init_model
 from stepstream_server.bundles.load import Bundle, load, load_all
 from stepstream_server.bundles.save import Head, save
 from stepstream_server.bundles.write import write
 
-__all__ = ["Bundle", "Head", "describe", "init_model", "load", "load_all", "random_weights", "save", "write"]
+__all__ = ["Bundle", "Head", "describe", "init_model", "load", "load_all", "save", "write"]
