@@ -28,8 +28,8 @@ from benchmarks.report import Line, line
 from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.bundles import Bundle, write
-from stepstream_server.bundles.init import random_weights
 from stepstream_server.bundles.declare import declare
+from stepstream_server.bundles.init import random_weights
 from stepstream_server.spec import CellSpec, HeadSpec
 
 _STREAMS = 64  # of honest clients
