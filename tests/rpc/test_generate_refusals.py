@@ -184,7 +184,7 @@ async def test_what_predicts_nothing_of_its_own_cannot_be_rolled_out() -> None:
 
 
 async def test_outputs_too_large_are_not_begun() -> None:
-    """Beyond 16 KiB per step, or more than a message holds of those that a stop sequence may hold back; without them it goes."""
+    """Beyond 4 KiB per step, or more than a message holds of those that a stop sequence may hold back; without them it goes."""
     small = DoorSettings(max_message_bytes=1024)
     async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=small) as front:
         outputs = request(outputs=True, stop=[tokens(*[7] * 64)])

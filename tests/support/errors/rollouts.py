@@ -58,7 +58,7 @@ async def no_such_token_to_begin_with(heard: Heard) -> None:
 
 
 async def outputs_too_large(heard: Heard) -> None:
-    """The outputs of one step of a rollout are more than 16 KiB, or those that a stop sequence may hold back than a message."""
+    """The outputs of one step of a rollout are more than 4 KiB, or those that a stop sequence may hold back than a message."""
     settings = DoorSettings(max_message_bytes=1024)
     async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=settings) as front:
         wanted = request(outputs=True, stop=[tokens(*[1] * 64)])
