@@ -5,17 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stepstream import Client
+from stepstream_server.bundles import write
+from stepstream_server.spec import HeadSpec
 from support.command import stepstream
+from support.models import random_model
 
 HELD_OUT = Path(__file__).parents[2] / "examples" / "ecg" / "held_out.csv"
 READINGS = "\n".join(HELD_OUT.read_text().splitlines()[:300])
 VALUES = np.array(READINGS.split()[1:], np.float32)
+
+
+@pytest.fixture(scope="module")
+def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Beside those of all tests `drift`: x[2] -> y[2], the next x."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(models, folder, dirs_exist_ok=True)
+    write(folder / "drift", *random_model("gru", inputs=2, heads=[HeadSpec("y", "regression", 2, predicts="x")], name="drift"))
+    return folder
 
 
 async def test_a_forecast_is_that_of_the_client_to_the_bit(server: str, client: Client) -> None:

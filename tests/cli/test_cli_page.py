@@ -23,6 +23,12 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 pytestmark = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed: scripts/apt-packages")
 
 
+@pytest.fixture(scope="module")
+def models() -> Path:
+    """Those that `make serve` serves."""
+    return ROOT / "models"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Where examples are tried: the readings are there, and files that they write do not stay in the project."""

@@ -15,7 +15,7 @@ from support.command import SCRIPT, Done, environment, shell, stepstream
 
 MODEL_FIELDS = {
     "name", "version", "cell", "inputs", "outputs", "states", "fingerprint", "time_step_seconds", "window_steps", "window_bytes",
-    "description", "licence",
+    "description", "licence", "text", "words", "rollout_output",
 }  # fmt: skip
 SESSION_FIELDS = {
     "model", "version", "id", "quarantined", "next_seq", "acked", "epoch", "pending_steps", "age", "idle", "idle_ttl", "attached",

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from stepstream import Client
+from stepstream_server.bundles import write
 from support.command import shell, stepstream
+from support.models import random_model
 
 PROMPT = "def für(x):"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`letters`: a byte of text x -> y[256]."""
+    folder = tmp_path_factory.mktemp("models")
+    spec, weights = random_model("lstm", inputs=8, outputs=256, tokens=256, name="letters")
+    write(folder / "letters", dataclasses.replace(spec, text="bytes"), weights)
+    return folder
 
 
 async def test_a_continuation_is_that_of_the_client(server: str, client: Client) -> None:
