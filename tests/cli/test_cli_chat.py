@@ -108,15 +108,28 @@ async def test_lines_are_continued_in_one_memory(fake: str, servicer: FakeServic
 
 
 async def test_an_answer_is_drawn_in_pieces_by_one_seed(fake: str, servicer: FakeServicer) -> None:
-    """Each is committed as a whole; characters and lines are those of one rollout."""
+    """Each step of them is the session's at once; characters and lines are those of one rollout."""
     done = await stepstream(fake, "chat", "letters", "--max-steps", "100", "--json", stdin=FIRST)
     told = json.loads(done.stdout)
     assert told["text"].encode() == TEXT.encode()[len(FIRST) : len(FIRST) + 100]
     assert (told["ending"], told["next_seq"]) == ("length", len(FIRST) + 100)
     calls = servicer.rollouts.calls
-    assert [(call.max_steps, len(call.prompt), call.seed) for call in calls] == [
-        (steps, int(first), told["seed"]) for steps, first in ((32, True), (32, False), (32, False), (4, False))
+    assert [(call.max_steps, len(call.prompt), call.seed, call.commit) for call in calls] == [
+        (steps, int(first), told["seed"], pb.COMMIT_EACH) for steps, first in ((32, True), (32, False), (32, False), (4, False))
     ]
+
+
+async def test_an_answer_is_shown_as_it_is_drawn(fake: str, servicer: FakeServicer) -> None:
+    """Not only once a piece is complete."""
+    servicer.rollouts.hold_at = 9
+    process = await start(fake, "chat", "letters")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"def \\\n")
+    assert await process.stdout.readexactly(5) == b"f(x):"
+    servicer.rollouts.hold_at = None
+    await servicer.tell()
+    assert (await ended(process)).code == 0
 
 
 @pytest.mark.parametrize("before", range(30, 35))

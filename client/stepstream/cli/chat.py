@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import typer
 
-from stepstream import Client, Session, SessionEnded, StepStreamError, Unavailable
+from stepstream import Client, ConnectionLost, Session, SessionEnded, StepStreamError, Unavailable
 from stepstream.cli import show
 from stepstream.cli.arguments import IdleTtl, Model, ModelVersion
 from stepstream.cli.blocking import Worker
@@ -92,6 +92,7 @@ class Chat:
         self._as_json = as_json
         self._at_terminal = os.isatty(STDIN) and sys.stderr.isatty()
         self._drawing = self._interrupted = self._over = False
+        self._ending = ""  # of an answer, once it has one
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "fork": self._fork,
             "back": self._back,
@@ -131,7 +132,8 @@ class Chat:
                 raise Misuse(f"line {number}: {fault}") from None
             typer.echo(told_plainly(str(fault), "USAGE", as_json=self._as_json), err=True)
         except StepStreamError as error:
-            if not self._at_terminal or isinstance(error, (SessionEnded, Unavailable)):
+            gone = isinstance(error, (SessionEnded, Unavailable)) and not isinstance(error, ConnectionLost)
+            if gone or not self._at_terminal:
                 raise AtLine(number, error) from None
             typer.echo(told(error, None, as_json=self._as_json), err=True)
 
@@ -155,28 +157,27 @@ class Chat:
     # The continuation ------------------------------------------------------------------------------------------------
 
     async def _turn(self, prompt: str) -> None:
-        """Shows what the model goes on with.
+        """Shows what the model goes on with, as it is drawn; each step is remembered at once.
 
-        It is drawn in pieces, each a rollout that is committed and shown as a whole, so that it can end between two of them with
-        nothing remembered that is not shown. By the same seed they are the draws of one long rollout. A piece that ends with what
-        may be the beginning of a stop sequence is followed by single steps until that is decided.
+        It is drawn by one rollout of a few steps after the other, so that it can end between two of them with nothing remembered
+        that is not shown. By the same seed they are the draws of one long rollout. One that ends with what may be the beginning
+        of a stop sequence is followed by single steps until that is decided.
         """
         left, held, shown, ending = self._max_steps, "", "", ""
         try:
             while left and not ending:
-                steps = 1 if held else min(PIECE_STEPS, left)
-                rollout = self._sessions[-1].generate(prompt, max_steps=steps, **self._draws.arguments())
-                self._draws.seed = rollout.seed  # one for all
-                text = held + str(await rollout.whole())
+                across = bool(held)  # a stop sequence may have begun before, of which the server does not know
+                steps = 1 if across else min(PIECE_STEPS, left)
+                async for text in self._drawn(prompt, steps):
+                    held += text
+                    end = _place(held, self._draws.stop) if across else len(held)
+                    if end < len(held):
+                        ending = "stop"
+                    sure = end if ending else end - _begun(held, self._draws.stop)
+                    shown += self._show(held[:sure])
+                    held = held[sure:end]
+                ending = ending or self._ending
                 prompt, left = "", left - steps
-                end = _place(text, self._draws.stop) if held else len(text)
-                if rollout.ending == "stop" or end < len(text):
-                    ending = "stop"
-                elif self._interrupted:
-                    ending = "interrupted"
-                sure = end if ending else end - _begun(text, self._draws.stop)
-                shown += self._show(text[:sure])
-                held = text[sure:end]
         finally:  # whatever ends it, what is held is remembered
             shown += self._show(held)
             if shown and not shown.endswith("\n"):
@@ -186,6 +187,21 @@ class Chat:
             typer.echo(show.line({"text": shown, "ending": ending or "length", **where}))
         elif not shown:
             typer.echo()
+
+    async def _drawn(self, prompt: str, steps: int) -> AsyncGenerator[str, None]:
+        """The text of one rollout, piece by piece; `_ending` says whether the answer ends with it."""
+        session = self._sessions[-1]
+        before = session.next_seq
+        rollout = session.generate(prompt, max_steps=steps, commit="each", **self._draws.arguments())
+        self._draws.seed = rollout.seed  # one for all
+        try:
+            async for piece in rollout:
+                yield str(piece)
+        except ConnectionLost:
+            if unheard := session.next_seq - (rollout.next_seq or before):
+                self._note(f"\nThe connection broke: {unheard} steps are remembered that could not be shown.")
+            raise
+        self._ending = "stop" if rollout.ending == "stop" else "interrupted" if self._interrupted else ""
 
     def _show(self, text: str) -> str:
         if not self._as_json:
