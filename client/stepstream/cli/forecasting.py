@@ -66,9 +66,9 @@ async def forecast(
                 values = await session.forecast(horizon, paths=paths, levels=at, temperature=temperature, seed=seed)
     if paths == 1:
         at, values = [], values[:, np.newaxis]
-    _print(served, values, at, as_json=options.json)
-    if drawing is not None and plot is not None:
+    if drawing is not None and plot is not None:  # first: whoever reads the lines may leave early
         _draw(drawing, served, next(iter(past.values())), values, at).savefig(plot, dpi=120)
+    _print(served, values, at, as_json=options.json)
 
 
 def _levels(text: str) -> list[float]:
