@@ -85,3 +85,27 @@ def test_without_sequences_nothing_is_held() -> None:
     """Every token is let go at once."""
     follower = Stops(())
     assert [follower.take(token) for token in (0, 1, 1)] == [(1, False)] * 3
+
+
+class Watched(int):
+    """A token that counts how often it is looked at."""
+
+    looks = 0
+
+    def __hash__(self) -> int:
+        Watched.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        Watched.looks += 1
+        return int(self) == other
+
+
+def test_a_token_costs_the_same_whatever_the_sequences_are() -> None:
+    """Sixteen of 64 tokens each, of which one holds 63 tokens all the time and the others must be looked for in these."""
+    stops = [(0,) * 63 + (1,), *((5,) * 63 + (last,) for last in range(6, 21))]
+    follower = Stops(stops)
+    free = [follower.take(Watched(0)) for _ in range(1000)]
+    assert free == [(0, False)] * 63 + [(1, False)] * 937
+    assert Watched.looks <= 2 * 1000
+    assert follower.take(1) == (0, True)
