@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from stepstream_server.engine.ports import NO_STREAM, TAKEN_AT_ONCE, Commit, Open, RolloutEnding
@@ -57,6 +60,36 @@ def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
     h.check_books()
     assert h.engine.stats().rollouts == 0
     assert h.state(a) == [0.0] * 9
+
+
+def test_others_may_look_while_rollouts_come_and_go() -> None:
+    """The engine's numbers are read by a scrape, on a thread of its own, in the midst of whatever a turn does."""
+    h = Rolling(paths=256)
+    failures: list[RuntimeError] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                h.engine.stats()
+            except RuntimeError as error:
+                failures.append(error)
+
+    looking = threading.Thread(target=look)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        looking.start()
+        for _ in range(10):
+            for stream in range(256):
+                h.generate(None, 1, [1], stream=stream)
+            h.settle()
+    finally:
+        sys.setswitchinterval(interval)
+        over.set()
+        looking.join()
+    assert not failures
+    assert h.engine.stats().rollout_slots == 0
 
 
 def test_a_path_that_had_paused_begins_anew() -> None:

@@ -120,6 +120,7 @@ class Rollouts:
         self._served = np.zeros(most, np.int64)  # turn of the last launch of several steps
         self._arrival = np.zeros(most)  # monotonic seconds
         self._drew_at = np.zeros(most)  # monotonic seconds of the last draw; nan: there was none; inf: it has paused since
+        self.slots = 0  # that rollouts hold, beside those of sessions; counted, since other threads read it
         self.prompted = 0  # steps of prompts that wait
         self.busy = False  # whether a row has something to do in the next turn
         # Of this turn:
@@ -128,11 +129,6 @@ class Rollouts:
 
     def __len__(self) -> int:
         return len(self._by_stream)
-
-    @property
-    def slots(self) -> int:
-        """Slots that rollouts hold, beside those of sessions."""
-        return sum(len(each.rows) for each in self._by_stream.values() if each.commit is not Commit.EACH)
 
     # Coming and going ------------------------------------------------------------------------------------------------
 
@@ -152,6 +148,7 @@ class Rollouts:
             self._table.status[session] = Status.ROLLING
         rollout = Rollout(wanted, commit, global_stream(door, wanted.stream), rows, committed, generation, start)
         self._slot[rows] = self._slots(commit, session, len(rows))
+        self.slots += len(rows) if commit is not Commit.EACH else 0
         self._by_stream[rollout.stream] = rollout
         self._of_row.update(dict.fromkeys(rows.tolist(), rollout))
         self._draws.begin(rows, wanted)
@@ -428,6 +425,7 @@ class Rollouts:
             table.used_at[session] = now
         if rollout.commit is not Commit.EACH:
             self._backend.release(slots)
+            self.slots -= len(slots)
         self.prompted -= int(self._prompt_left[rows].sum())
         self._free += rows.tolist()
         self._active = self._active[~np.isin(self._active, rows)]
