@@ -150,6 +150,43 @@ def test_paths_go_together_beside_the_steps_of_others() -> None:
     assert h.drawn(504) == h.drawn(502) == one_path([1.0], 4, 5, 0, 1.0)
 
 
+def test_those_that_are_alike_are_told_apart() -> None:
+    """Rollouts whose quantiles are computed together hear what they hear alone, each of its own paths and levels."""
+    kinds = [(6, (0.5,)), (6, LEVELS), (3, LEVELS), (6, LEVELS)]
+    wanted: list[dict[str, Any]] = [
+        {"stream": 501 + number, "seed": number, "temperature": 1.0, "paths": paths, "levels": levels}
+        for number, (paths, levels) in enumerate(kinds)
+    ]
+    together, alone = Wandering(), Wandering()
+    for each in wanted:
+        together.generate(None, 4, [1.0], **each)
+    together.settle()
+    for each in wanted:
+        alone.generate(None, 4, [1.0], **each)
+        alone.settle()
+        stream, levels = each["stream"], each["levels"]
+        assert len(together.drawn(stream)) == 4 * len(levels)
+        assert together.drawn(stream) == alone.drawn(stream)
+    assert together.drawn(502) != together.drawn(504)
+
+
+def test_quantiles_of_many_are_one_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a thousand forecasts by a few paths would take tens of milliseconds of every turn, for which all others wait."""
+    operations = []
+    quantile = np.quantile
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        operations.append(arguments)
+        return quantile(*arguments, **options)
+
+    monkeypatch.setattr(np, "quantile", counted)
+    h = Wandering()
+    for number in range(20):
+        h.generate(None, 5, [1.0], stream=501 + number, temperature=1.0, paths=2, levels=LEVELS)
+    h.settle()
+    assert len(operations) == 5
+
+
 @pytest.mark.parametrize("max_batch", [1, 4, 1024])
 def test_several_paths_fail_as_one(max_batch: int) -> None:
     """One of them would not be finite: nothing more is told, the caller hears it once, and others never notice."""

@@ -7,7 +7,7 @@ that whatever was told is part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -296,9 +296,7 @@ class Rollouts:
             self._branch(self._of_row[row])
         stepped, self._stepped = self._stepped, {}
         failed = {rollout for rollout, ending in self._ended if ending is RolloutEnding.FAILED}
-        for rollout in stepped:
-            if rollout not in failed and not self._due[rollout.rows].any():
-                self._tell_quantiles(rollout)
+        self._tell_quantiles([each for each in stepped if each not in failed and not self._due[each.rows].any()])
         ended, self._ended = self._ended, []
         for rollout, ending in ended:
             if self._by_stream.get(rollout.stream) is rollout:
@@ -346,12 +344,19 @@ class Rollouts:
         self._ahead[rows] += 1
         self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
 
-    def _tell_quantiles(self, rollout: Rollout) -> None:
-        """All paths have taken a step: tells how their draws are spread."""
-        quantiles = np.quantile(self._drawn[rollout.rows], rollout.wanted.levels, axis=0)
-        rollout.drawn.append(quantiles.astype(self._drawn.dtype))
-        self._due[rollout.rows] = True
-        self._tell(rollout, 1, stopped=False)
+    def _tell_quantiles(self, stepped: Sequence[Rollout]) -> None:
+        """All paths of these have taken a step: tells how their draws are spread. Those that want the same are one operation: by
+        itself each takes as long as a launch."""
+        alike: dict[tuple[int, tuple[float, ...]], list[Rollout]] = {}
+        for rollout in stepped:
+            alike.setdefault((len(rollout.rows), rollout.wanted.levels), []).append(rollout)
+        for (_, levels), rollouts in alike.items():
+            rows = np.array([each.rows for each in rollouts])
+            quantiles = np.quantile(self._drawn[rows], levels, axis=1).astype(self._drawn.dtype)  # [levels, n, *shape]
+            self._due[rows] = True
+            for place, rollout in enumerate(rollouts):
+                rollout.drawn.append(quantiles[:, place])
+                self._tell(rollout, 1, stopped=False)
 
     def _tell(self, rollout: Rollout, free: int, stopped: bool) -> None:
         """Tells the oldest draws that were not told; all that are left at the end of the last step, but for a stop sequence."""
