@@ -336,6 +336,16 @@ def test_a_step_that_would_not_be_finite(commit: Commit, in_prompt: bool) -> Non
         assert h.state(a) == after([1, 3])
 
 
+def test_a_failure_is_one_step() -> None:
+    """However many were wanted: none of the others was ever due, and failed steps are counted."""
+    h = Rolling(poison=4)
+    h.generate(None, 2**32 - 1, [1, 4])
+    h.generate(None, 2**32 - 1, [1], stream=501)  # 1, 2, 4: the third draw
+    outcomes = h.settle()
+    assert [(each.stream, each.length) for each in outcomes] == [(CALLER, 1), (501, 1)]
+    assert h.reports.failures == {Reason.NON_FINITE_STATE: 2}
+
+
 def test_several_fail_in_one_launch() -> None:
     """Each of their callers hears it, and the launch is worth it to the others."""
     h = Rolling(poison=4)

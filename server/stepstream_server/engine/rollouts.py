@@ -410,12 +410,11 @@ class Rollouts:
             self._ended.append((rollout, RolloutEnding.FAILED))
 
     def _refuse(self, rollout: Rollout, reason: Reason, message: str) -> None:
-        row, session = rollout.rows[0], rollout.session
-        seq, left = int(self._seq[row]), max(1, int(self._left[row]))
+        session, seq = rollout.session, int(self._seq[rollout.rows[0]])
         there = session != _NOBODY and self._table.alive(session, rollout.generation)
         expected = int(self._table.next_seq[session]) if there else 0  # a copy's number is nothing to go on from
         self._pieces.hurry()  # what it had drawn before comes before
-        self._outbox.refuse(rollout.stream, 0, seq, left, reason, expected, message)
+        self._outbox.refuse(rollout.stream, 0, seq, 1, reason, expected, message)  # the next step: it may have wanted billions
 
     def _end(self, rollout: Rollout, ending: RolloutEnding, now: float, report: TurnReport) -> None:
         """Commits what is to be committed, and gives everything back."""
