@@ -285,6 +285,16 @@ def test_a_number_that_is_not_the_next_is_refused(commit: Commit, offset: int, p
     h.check_books()
 
 
+def test_without_a_session_the_next_number_is_0() -> None:
+    """Whoever expects another one has left the session out."""
+    h = Rolling()
+    wrong = h.generate(None, 3, [1], seq=7)
+    h.settle()
+    assert (h.refused(wrong).reason, h.refused(wrong).expected_seq) == (Reason.SEQUENCE_MISMATCH, 0)
+    h.check_books()
+    assert h.roll(None, 3, [1], seq=0) == text([1], 3)
+
+
 def test_a_rollout_whose_number_never_comes_is_refused() -> None:
     """A step before it fails: the number it waited for is not the next one any more."""
     h = Rolling(poison=6, slow=True)

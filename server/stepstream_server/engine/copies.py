@@ -125,6 +125,8 @@ class Copies:
         if (value := self._taken_before(command, now)) is not None:
             return value
         if isinstance(command, Generate) and not command.id:
+            if command.at_seq not in (NO_SEQ, 0):
+                raise _not_next(0, command.at_seq)
             return self._rollouts.begin(door, command, None, now)
         session = self._table.claim(command.id, command.secret)
         admitted = int(self._table.admitted[session])
@@ -302,7 +304,7 @@ class Copies:
 
 def _not_next(admitted: int, at_seq: int) -> CallerError:
     """A rollout cannot begin there."""
-    message = f"seq: expected {admitted}, the session's next number, got {at_seq}"
+    message = f"seq: expected {admitted}, the next number, got {at_seq}"
     return CallerError(Reason.SEQUENCE_MISMATCH, message, field="seq", expected_seq=admitted)
 
 
