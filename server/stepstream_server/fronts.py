@@ -34,7 +34,7 @@ class Front(Protocol):
         """Every model is warm."""
 
     async def drain(self, seconds: float) -> bool:
-        """Ends without losing what was accepted. Returns whether every stream has ended so."""
+        """Ends without losing what was accepted. Returns whether everything was finished and every stream has ended so."""
 
     async def fail(self) -> None:
         """An engine has crashed."""

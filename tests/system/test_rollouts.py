@@ -125,6 +125,7 @@ async def test_a_drain_does_not_wait_for_ever(texts: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             while await call.read() is not grpc.aio.EOF:
                 pass
-        code, _ = await running.server.ended()
+        code, log = await running.server.ended()
         assert code == 0
+        assert not json.loads(log.splitlines()[-1])["complete"]
         await running.nobody_left()

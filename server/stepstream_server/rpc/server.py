@@ -80,18 +80,17 @@ class RpcServer:
     async def drain(self, seconds: float) -> bool:
         """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended.
 
-        Returns whether every stream has ended so, within so many seconds.
+        Returns whether everything was finished and every stream has ended so, within so many seconds.
         """
         until = time.monotonic() + seconds
         await self.health.draining()
         idle = [asyncio.create_task(door.ask(Drain)) for door in self._models.all()] if self._models.published else []
         self.streams.drain(seconds)
-        if idle:
-            await asyncio.wait(idle, timeout=seconds)
-        for each in idle:
+        late = (await asyncio.wait(idle, timeout=seconds))[1] if idle else set()
+        for each in late:
             each.cancel()
         await asyncio.gather(*idle, return_exceptions=True)  # an engine that has crashed is reported elsewhere
-        return await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS))
+        return await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS)) and not late
 
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls, and gives those that are open so long to end."""
