@@ -26,7 +26,8 @@ def draw_recall(distances: Sequence[int], shares: Mapping[str, Floats], trained_
     figure, axes = _figure()
     axes.axvspan(trained_to, distances[-1], color="#f0f0f0", linewidth=0, label=f"longer than any trained on ({trained_to})")
     for name, share in shares.items():
-        axes.plot(distances, 100 * share, color=COLOURS[name], linewidth=1.4, label=name)
+        line = DASHED if name == "GRU" else "solid"  # so that the LSTM's shows where both are at 100 %
+        axes.plot(distances, 100 * share, color=COLOURS[name], linewidth=1.4, linestyle=line, label=name)
     axes.axhline(100 * chance, color="#636363", linewidth=1, linestyle=DASHED, label=f"chance, {chance:.0%}")
     axes.set(xlabel="words between the country and the blank", ylabel="blanks filled rightly, %")
     axes.set(xlim=(distances[0], distances[-1]), ylim=(0, 103))
