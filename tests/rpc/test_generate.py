@@ -227,15 +227,15 @@ async def test_messages_are_few_and_never_too_large(outputs: bool) -> None:
         teller.tell(1)
         messages = [await first]
         assert messages[0].next_seq == 1
-        pieces = rng.integers(0, 20, 60).tolist()
+        pieces = [*rng.integers(0, 20, 60).tolist(), 256]  # the last is more than any message holds
         teller.tell(*pieces, 1, ending=True)
         messages += [message async for message in teller.messages]
         drawn = np.frombuffer(b"".join(each.tokens for each in messages), "<i8")
         assert drawn.tolist() == list(range(sum(pieces) + 2))
         assert max(each.ByteSize() for each in messages) <= largest
         step_bytes = 8 + outputs * TOKENS * 4
-        full = (largest - 128) // step_bytes - 19  # the next piece might not have fitted
-        assert all(len(each.tokens) // 8 > full for each in messages[1:-1])
+        assert {len(each.tokens) // 8 for each in messages[1:-1]} == {(largest - 128) // step_bytes}
+        assert all(each.next_seq == each.first_seq + len(each.tokens) // 8 for each in messages)
         if outputs:
             told = np.frombuffer(b"".join(each.outputs[0] for each in messages if each.outputs), "<f4")
             np.testing.assert_array_equal(told.reshape(-1, TOKENS), ring(drawn))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc.convert.rollouts import decode_generate
+from stepstream_server.spec import TensorSpec
 from support.backend import FakeBackend
 from support.echo import ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CountingStream, FrontDoor, front_door
@@ -183,18 +187,30 @@ async def test_what_predicts_nothing_of_its_own_cannot_be_rolled_out() -> None:
         assert "'wide' has no output that predicts its next input" in found.message
 
 
-async def test_outputs_too_large_are_not_begun() -> None:
-    """Beyond 4 KiB per step, or more than a message holds of those that a stop sequence may hold back; without them it goes."""
+@pytest.mark.parametrize(("largest", "most"), [(4 << 20, 1024), (1024, 222)])
+def test_outputs_too_large_are_not_begun(largest: int, most: int) -> None:
+    """Beyond 4 KiB per step, or what a message holds; without them it goes."""
+    settings = DoorSettings(max_message_bytes=largest)
+    for width in (most, most + 1):
+        spec = dataclasses.replace(ring_spec("ring"), outputs=(TensorSpec("next", "float32", (width,)),))
+        assert not decode_generate(request(), spec, settings).outputs
+        if width == most:
+            assert decode_generate(request(outputs=True), spec, settings).outputs
+            continue
+        with pytest.raises(CallerError, match=f"at most {4 * most} bytes of outputs per step") as refused:
+            decode_generate(request(outputs=True), spec, settings)
+        assert (refused.value.reason, refused.value.field) == (Reason.BLOCK_TOO_LARGE, "outputs")
+
+
+async def test_what_a_stop_sequence_held_back_may_be_more_than_a_message() -> None:
+    """It is told in several."""
     small = DoorSettings(max_message_bytes=1024)
     async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=small) as front:
-        outputs = request(outputs=True, stop=[tokens(*[7] * 64)])
-        found = await refusal(front.inference.Generate(outputs))
-        assert (found.code, found.reason, found.field) == (*TOO_LARGE, "outputs"), found
-        outputs.outputs = False
-        assert (await whole(front.inference.Generate(outputs))).tokens == [1, 2, 3]
-        outputs.ClearField("stop")
-        outputs.outputs = True
-        assert (await whole(front.inference.Generate(outputs))).tokens == [1, 2, 3]
+        drawn = [number % 8 for number in range(1, 101)]
+        nearly = tokens(*drawn[:63], 1)
+        found = await whole(front.inference.Generate(request(max_steps=100, outputs=True, stop=[nearly])))
+        assert found.tokens == drawn
+        assert max(each.ByteSize() for each in found.messages) <= 1024
 
 
 async def test_a_session_that_ended_says_how(ring: FrontDoor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import TAKEN_AT_ONCE, Detached, Generate, RowErrors, Took
@@ -63,14 +63,14 @@ class RolloutCaller:
             raise
 
     async def _take(self, most: int) -> list[Drawn]:
-        """What has been told since, at least something, as few messages of at most so many draws. Raises StepStreamError."""
+        """What has been told since, at least something, as messages of at most so many draws. Raises StepStreamError."""
         while not self._told:
             if self._error is not None:
                 raise self._error
             self._woken.clear()
             await self._woken.wait()
         told, self._told = self._told, deque()
-        return list(_joined(told, most))
+        return list(Drawn.joined(told).cut(most))
 
     def _count(self, draws: int) -> None:
         """gRPC has taken a message."""
@@ -98,14 +98,3 @@ class RolloutCaller:
     def _fail(self, error: StepStreamError) -> None:
         self._error = error
         self._woken.set()
-
-
-def _joined(told: deque[Drawn], most: int) -> Iterator[Drawn]:
-    """Neighbours together, as long as they have at most so many draws."""
-    group: list[Drawn] = []
-    for drawn in told:
-        if group and sum(each.steps for each in group) + drawn.steps > most:
-            yield Drawn.joined(group)
-            group = []
-        group.append(drawn)
-    yield Drawn.joined(group)

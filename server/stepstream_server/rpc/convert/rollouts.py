@@ -52,6 +52,21 @@ class Drawn(NamedTuple):
         values = b"".join(part.values for part in parts)
         return cls(parts[0].first_seq, sum(part.steps for part in parts), *parts[-1][2:4], values, outputs)
 
+    def cut(self, most: int) -> Iterator[Drawn]:
+        """The same in parts of at most so many steps."""
+        for start in range(0, max(1, self.steps), most):
+            end = min(start + most, self.steps)
+            left = self.steps - end
+            values, *outputs = (_part(each, start, end, self.steps) for each in (self.values, *self.outputs))
+            ending = None if left else self.ending
+            yield Drawn(self.first_seq + start, end - start, self.next_seq - left, ending, values, tuple(outputs))
+
+
+def _part(data: bytes, start: int, end: int, steps: int) -> bytes:
+    """Of the bytes of so many steps, those of the steps [start, end)."""
+    width = len(data) // max(1, steps)
+    return data[start * width : end * width]
+
 
 def split_rolled(rolled: Rolled) -> Iterator[tuple[int, Drawn]]:
     """Each piece of a turn with the number of its caller."""
@@ -107,10 +122,10 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
         top_k=request.top_k,
         top_p=request.top_p,
         seed=request.seed,
-        stop=(stops := _decode_stops(request.stop, spec, head)),
+        stop=_decode_stops(request.stop, spec, head),
         paths=paths,
         levels=_decode_levels(request.levels) if paths > 1 else (),
-        outputs=request.outputs and _check_outputs(paths, spec, max(map(len, stops), default=1), settings.max_message_bytes),
+        outputs=request.outputs and _check_outputs(paths, spec, settings.max_message_bytes),
     )
 
 
@@ -191,11 +206,11 @@ def _decode_levels(levels: Sequence[float]) -> tuple[float, ...]:
     return tuple(levels) or _DEFAULT_LEVELS
 
 
-def _check_outputs(paths: int, spec: ModelSpec, held: int, max_message_bytes: int) -> bool:
-    """True, since they are wanted. held: steps that may be told at once, since a stop sequence could have begun with them."""
+def _check_outputs(paths: int, spec: ModelSpec, max_message_bytes: int) -> bool:
+    """True, since they are wanted."""
     if paths > 1:
         raise _wrong("outputs", "false, since there are several paths", "true")
-    most = min(MAX_OUTPUT_BYTES, (max_message_bytes - _MESSAGE_BYTES) // held - spec.inputs[0].step_bytes)
+    most = min(MAX_OUTPUT_BYTES, max_message_bytes - _MESSAGE_BYTES - spec.inputs[0].step_bytes)
     if spec.output_step_bytes > most:
         message = f"outputs: expected at most {most} bytes of outputs per step, the model has {spec.output_step_bytes}"
         raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")
