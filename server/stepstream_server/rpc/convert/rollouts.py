@@ -53,13 +53,12 @@ class Drawn(NamedTuple):
         return cls(parts[0].first_seq, sum(part.steps for part in parts), *parts[-1][2:4], values, outputs)
 
     def cut(self, most: int) -> Iterator[Drawn]:
-        """The same in parts of at most so many steps."""
+        """The same in parts of at most so many steps. All that were applied, are when the first part is told."""
         for start in range(0, max(1, self.steps), most):
             end = min(start + most, self.steps)
-            left = self.steps - end
             values, *outputs = (_part(each, start, end, self.steps) for each in (self.values, *self.outputs))
-            ending = None if left else self.ending
-            yield Drawn(self.first_seq + start, end - start, self.next_seq - left, ending, values, tuple(outputs))
+            ending = self.ending if end == self.steps else None
+            yield Drawn(self.first_seq + start, end - start, self.next_seq, ending, values, tuple(outputs))
 
 
 def _part(data: bytes, start: int, end: int, steps: int) -> bytes:
