@@ -107,17 +107,15 @@ async def pieces(
     writer: Writer | None = None,
     goes_on: bool = False,
     levels: int = 0,
-    on_begun: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Piece, None]:
     """What a rollout draws, as its caller wants it, from its messages; none is empty.
 
     writer: of a model of text. goes_on: what has begun of a character may be completed by the next rollout. levels: of quantiles,
-    if they are asked for. on_begun: called when there is something from the server.
+    if they are asked for.
     """
     course.nothing = "" if writer else _drawn(model, pb.GenerateResponse(), levels)
     async with aclosing(messages):
         async for message in messages:
-            on_begun()
             course.next_seq = message.next_seq
             course.ending = _ENDINGS.get(message.ending)
             drawn = _drawn(model, message, levels)
@@ -131,9 +129,10 @@ async def pieces(
 
 
 async def messages(
-    open_call: OpenCall, request: pb.GenerateRequest, model: ModelInfo, backoff: Backoff
+    open_call: OpenCall, request: pb.GenerateRequest, model: ModelInfo, backoff: Backoff, on_begun: Callable[[], None]
 ) -> AsyncGenerator[pb.GenerateResponse, None]:
-    """A rollout's messages, from as many calls as it takes while patience lasts. All errors are this package's.
+    """A rollout's messages, from as many calls as it takes while patience lasts. All errors are this package's. on_begun: called
+    when there is something from the server.
 
     One that commits each step is not called again, nor one whose place among its session's steps is not known: it might be
     applied twice. Quantiles over paths cannot be fed: they come once they are all there, and are asked for anew until then.
@@ -147,6 +146,7 @@ async def messages(
         try:
             async for message in call:
                 backoff.worked()
+                on_begun()
                 ended = ended or message.ending != pb.ROLLOUT_ENDING_UNSPECIFIED
                 if request.paths > 1:
                     together.append(message)

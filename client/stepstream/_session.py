@@ -258,14 +258,14 @@ class Session(ClosesOnLeaving):
         self._ledger.submit(pause)
         try:
             request.seq = await pause.reached
+            on_begun = (lambda: None) if commits else partial(self._ledger.resume, pause)
             drawn = pieces(
-                self._calls._roll(request, self.model),
+                self._calls._roll(request, self.model, on_begun),
                 self.model,
                 course,
                 writer=self._writer(request),
                 goes_on=commits,
                 levels=len(request.levels),
-                on_begun=(lambda: None) if commits else partial(self._ledger.resume, pause),
             )
             async with aclosing(drawn):
                 async for piece in drawn:
@@ -305,14 +305,14 @@ class Session(ClosesOnLeaving):
 
         It is given up in the server's next turn, which may come after a first question.
         """
-        applied = 0
+        applied, before = 0, -1
         with suppress(StepStreamError, RuntimeError):  # the session has ended, or the client: later calls will say so
             for pause in SETTLING_SECONDS:
-                before = applied
                 info = await self._calls.get_session(self.model.name, self.id, version=self.model.version)
                 applied = info.next_seq
                 if applied == before:
                     break
+                before = applied
                 await asyncio.sleep(pause)
         return applied
 

@@ -294,10 +294,10 @@ class SessionCalls(ABC):
         """Attaches sessions by id and secret. made: they were made for this call, so that they are closed if it fails."""
 
     def _roll(
-        self, request: inference_pb2.GenerateRequest, model: ModelInfo
+        self, request: inference_pb2.GenerateRequest, model: ModelInfo, on_begun: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         method = inference_pb2_grpc.InferenceServiceStub(self._open()).Generate
-        return messages(method, request, model, self._patience())
+        return messages(method, request, model, self._patience(), on_begun)
 
     def _sessions(self) -> session_pb2_grpc.SessionServiceStub:
         return session_pb2_grpc.SessionServiceStub(self._open())

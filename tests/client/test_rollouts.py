@@ -298,6 +298,20 @@ async def test_a_forecast_is_quantiles_by_step(client: Client, servicer: FakeSer
         assert (path.paths, list(path.levels), len(path.prompt)) == (1, [], 1)
 
 
+async def test_a_forecast_is_in_nobodys_way_once_it_has_begun(client: Client, servicer: FakeServicer) -> None:
+    """The session's next reading does not wait for what was forecast before it."""
+    async with client.open_session("walk") as session:
+        await session.chunk([1.0, 2.0])
+        servicer.rollouts.hold_at = 2
+        forecast = asyncio.ensure_future(session.forecast(4, paths=50))
+        await servicer.until(lambda: servicer.rollouts.running == 1)
+        assert (await session.step(1.0))["total"][0] == 4
+        assert not forecast.done()
+        servicer.rollouts.hold_at = None
+        await servicer.tell()
+        assert (await forecast).shape == (4, 3, 1)
+
+
 # Arguments -----------------------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,8 @@ class FakeRollouts:
         break_at = self.break_at.pop(0) if self.break_at else None
         if request.paths > 1:
             yield self._quantiles(request, session)
+            if session.next_seq == self.hold_at:
+                await self._server.until(lambda: self.hold_at is None)
             if break_at is not None:
                 await abort(context, status_pb2.Status(code=14, message="cut"))
             yield pb.GenerateResponse(next_seq=session.next_seq + request.max_steps, ending=pb.ROLLOUT_ENDING_LENGTH)

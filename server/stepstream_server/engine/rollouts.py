@@ -104,6 +104,7 @@ class Rollouts:
         self._of_row: dict[int, Rollout] = {}
         self._free = list(range(most - 1, -1, -1))
         self._active = np.zeros(0, np.int64)  # rows of all rollouts
+        self._used = np.zeros(most, np.bool_)  # whether it is one of them
         self._slot = np.zeros(most, np.int64)
         self._stream = np.zeros(most, np.int64)
         self._session = np.zeros(most, np.int64)  # whose numbers move with every step, or _NOBODY
@@ -163,6 +164,7 @@ class Rollouts:
         self._plain[rows], self._ahead[rows], self._served[rows] = rollout.plain, 0, 0
         self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
         self.prompted += wanted.prompt_steps
+        self._used[rows] = True
         self._active = np.concatenate([self._active, rows])
         self.busy = True
         return Begun(start)
@@ -432,7 +434,8 @@ class Rollouts:
             self.slots -= len(slots)
         self.prompted -= int(self._prompt_left[rows].sum())
         self._free += rows.tolist()
-        self._active = self._active[~np.isin(self._active, rows)]
+        self._used[rows] = False
+        self._active = self._active[self._used[self._active]]
         for row in rows.tolist():
             del self._of_row[row]
         del self._by_stream[rollout.stream]
