@@ -104,12 +104,8 @@ class FakeRollouts:
                 _step(session, value)
         break_at = self.break_at.pop(0) if self.break_at else None
         if request.paths > 1:
-            yield self._quantiles(request, session)
-            if session.next_seq == self.hold_at:
-                await self._server.until(lambda: self.hold_at is None)
-            if break_at is not None:
-                await abort(context, status_pb2.Status(code=14, message="cut"))
-            yield pb.GenerateResponse(next_seq=session.next_seq + request.max_steps, ending=pb.ROLLOUT_ENDING_LENGTH)
+            async for response in self._fan(request, session, break_at, context):
+                yield response
             return
         stops = [tuple(np.frombuffer(stop, "<i8").tolist()) for stop in request.stop]
         held: list[Any] = []
@@ -132,6 +128,16 @@ class FakeRollouts:
                 yield response
             if stopped:
                 return
+
+    async def _fan(
+        self, request: pb.GenerateRequest, session: FakeSession, break_at: int | None, context: Any
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        yield self._quantiles(request, session)
+        if session.next_seq == self.hold_at:
+            await self._server.until(lambda: self.hold_at is None)
+        if break_at is not None:
+            await abort(context, status_pb2.Status(code=14, message="cut"))
+        yield pb.GenerateResponse(next_seq=session.next_seq + request.max_steps, ending=pb.ROLLOUT_ENDING_LENGTH)
 
     async def _stand(self, session: FakeSession, break_at: int | None, context: Any) -> None:
         """Holds or breaks the rollout before a draw, where a test wants that."""
