@@ -318,9 +318,10 @@ class Engine:
             self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
 
     def _hand_over(self, report: TurnReport) -> None:
-        if not self.busy and not len(self._rollouts):  # one that has paused goes on
+        idle = not self.busy
+        if idle and not len(self._rollouts):  # one that has paused goes on
             self._control.answer_drains()
-        for door, delivery in self._outbox.empty(self.clock(), idle=not self.busy).items():
+        for door, delivery in self._outbox.empty(self.clock(), idle=idle).items():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
             self._sinks[door].deliver(delivery)
