@@ -11,7 +11,7 @@ import pytest
 
 from stepstream_proto.v1 import inference_pb2 as pb
 from support.command import ended, start, stepstream
-from support.servicer import WORDS, FakeServicer, rolling_models, serving
+from support.servicer import WORDS, FakeServicer, reciting, serving
 from support.terminal import CTRL_C, CTRL_D, terminal
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it\n" + "".join(f"line {n:02}\n" for n in range(60))
@@ -21,10 +21,7 @@ FIRST = TEXT[: TEXT.index("\n") + 1]
 @pytest.fixture
 async def servicer() -> FakeServicer:
     """It has models to roll out; those of text recite TEXT."""
-    servicer = FakeServicer()
-    servicer.models |= rolling_models()
-    servicer.rollouts.text = list(TEXT.encode())
-    return servicer
+    return reciting(TEXT)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from google.rpc import status_pb2
 
 from stepstream import Client, ClientOptions, ConnectionLost, ServerDraining, Session, Unavailable
-from support.servicer import FakeServicer, rolling_models
+from support.servicer import FakeServicer, reciting
 from support.status import failed_call
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it"
@@ -22,10 +22,7 @@ QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01
 @pytest.fixture
 async def servicer() -> FakeServicer:
     """With models to roll out; those of text recite TEXT."""
-    servicer = FakeServicer()
-    servicer.models |= rolling_models()
-    servicer.rollouts.text = list(TEXT.encode())
-    return servicer
+    return reciting(TEXT)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from stepstream import (
 )
 from stepstream_proto.v1 import inference_pb2 as pb
 from support.background import in_background
-from support.servicer import WORDS, FakeServicer, error, rolling_models, serving
+from support.servicer import WORDS, FakeServicer, error, reciting, rolling_models, serving
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it"
 
@@ -33,10 +33,7 @@ TEXT = "def f(x):\n    return für(x)\n\n# end € of it"
 @pytest.fixture
 async def servicer() -> FakeServicer:
     """With models to roll out; those of text recite TEXT."""
-    servicer = FakeServicer()
-    servicer.models |= rolling_models()
-    servicer.rollouts.text = list(TEXT.encode())
-    return servicer
+    return reciting(TEXT)
 
 
 @pytest.fixture

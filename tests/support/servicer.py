@@ -559,3 +559,11 @@ async def serving(servicer: FakeServicer, credentials: grpc.ServerCredentials | 
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+def reciting(text: str) -> FakeServicer:
+    """One with models to roll out; those of text recite this one, whatever they are fed."""
+    servicer = FakeServicer()
+    servicer.models |= rolling_models()
+    servicer.rollouts.text = list(text.encode())
+    return servicer
