@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -21,14 +21,16 @@ SETTINGS: dict[str, Any] = {"seed": 12, "temperature": 0.9}
 
 
 class Real(Harness):
-    """An engine over ONNX Runtime. seconds: what each launch seems to take."""
+    """An engine over ONNX Runtime, or torch. seconds: what each launch seems to take."""
 
-    def __init__(self, *, tokens: bool = True, max_batch: int = 64, seconds: float = 0.0) -> None:
+    def __init__(
+        self, *, tokens: bool = True, max_batch: int = 64, seconds: float = 0.0, kind: Literal["onnx", "torch"] = "onnx"
+    ) -> None:
         if tokens:
             self.spec, weights = random_model(inputs=8, hidden=32, layers=2, outputs=TOKENS, tokens=TOKENS, seed=3)
         else:
             self.spec, weights = random_model(inputs=1, hidden=24, heads=[FORECASTER], seed=4)
-        backend = backends.build(self.spec, weights, BackendSettings(threads=1), slots=40, max_batch=max_batch)
+        backend = backends.build(self.spec, weights, BackendSettings(kind=kind, threads=1), slots=40, max_batch=max_batch)
         super().__init__(cast(Any, backend), capacity=16, max_rollout_paths=24)
         self.engine.clock = lambda: self._tick(seconds)
 
@@ -122,3 +124,19 @@ def test_paths_are_the_same_however_launches_cut_them() -> None:
     h.settle()
     low, high = h.drawn(501)
     assert min(abs(h.drawn()[0] - low), abs(h.drawn()[0] - high)) < 1e-6
+
+
+def test_the_backend_for_devices_rolls_out_too() -> None:
+    """torch copies states on its device, reads a last output from there, and gives texts the same bits alone and among others."""
+    alone, among = Real(kind="torch"), Real(kind="torch")
+    (session,), (same,) = alone.open(), among.open()
+    for number in range(9):
+        among.generate(None, 30, [number, 3], stream=600 + number, seed=number, temperature=1.0)
+    for h, one in ((alone, session), (among, same)):
+        h.generate(one, 12, PROMPT, stream=501, **SETTINGS)
+        h.settle()
+        h.generate(one, 12, stream=502, commit=Commit.NONE, **SETTINGS)
+        h.settle()
+    assert len(set(alone.drawn(501))) > 3
+    assert (alone.drawn(501), alone.drawn(502)) == (among.drawn(501), among.drawn(502))
+    assert alone.state(session) == among.state(same)
