@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from stepstream import Session
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.config import DoorSettings
+from stepstream_server.spec import ModelSpec
 from support.echo import ring_backend, ring_spec
 from support.errors.desk import HELD, POISON, desk
 from support.errors.heard import Heard
 from support.front_door import front_door
 from support.generating import floats, request, tokens, whole
+from support.wide import WideBackend, wide_spec
+
+_WIDTH = 1024  # float32 numbers: with the count beside them a step's outputs are just too many
 
 EACH = inference_pb2.COMMIT_EACH
 
@@ -58,11 +63,15 @@ async def no_such_token_to_begin_with(heard: Heard) -> None:
 
 
 async def outputs_too_large(heard: Heard) -> None:
-    """The outputs of one step of a rollout are more than 4 KiB, or those that a stop sequence may hold back than a message."""
-    settings = DoorSettings(max_message_bytes=1024)
-    async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=settings) as front:
-        wanted = request(outputs=True, stop=[tokens(*[1] * 64)])
+    """The outputs of one step of a rollout are more than 4 KiB, or than a message holds."""
+    async with front_door("wide", spec=_wide_and_rolling, backend=lambda: WideBackend(width=_WIDTH)) as front:
+        wanted = request(model="wide", prompt=[floats(1)], outputs=True)
         await heard.call(whole(front.inference.Generate(wanted)))
+
+
+def _wide_and_rolling(name: str) -> ModelSpec:
+    spec = wide_spec(_WIDTH)(name)
+    return dataclasses.replace(spec, heads=(spec.heads[0], dataclasses.replace(spec.heads[1], predicts="x")))
 
 
 async def leaving_the_numbers(heard: Heard) -> None:

@@ -9,6 +9,7 @@ from support.clock import FakeClock
 from support.errors.desk import ALONE, HELD, desk
 from support.errors.heard import Heard
 from support.front_door import CountingStream
+from support.generating import floats
 from support.wire import StreamRequest, u32
 
 
@@ -71,8 +72,9 @@ async def let_go(heard: Heard) -> None:
 async def rolling(heard: Heard) -> None:
     """A rollout that commits to the session is under way."""
     async with desk() as at:
+        zero = [floats(-1.0)]  # HELD's sum is 1: what is doubled from here on stays within float32
         request = inference_pb2.GenerateRequest(
-            model="counter", session_id=HELD, secret=at.secret, seq=1, prompt=[bytes(4)], max_steps=2**32 - 1
+            model="counter", session_id=HELD, secret=at.secret, seq=1, prompt=zero, max_steps=2**32 - 1
         )
         rollout = at.front.inference.Generate(request)
         await rollout.read()
