@@ -231,12 +231,13 @@ class Engine:
     def _end_rollouts(self, door: int, command: CallersLeft | StreamEnded | DoorLost, report: TurnReport) -> None:
         """Those whose callers are gone, also if they have not begun."""
         if isinstance(command, DoorLost):
-            gone: Callable[[int], bool] = partial(_is_of, door)
+            self._copies.leave(partial(_is_of, door))
+            self._rollouts.leave(self._rollouts.of_door(door), self.clock(), report)
         else:
             streams = command.streams if isinstance(command, CallersLeft) else [command.stream]
-            gone = {global_stream(door, stream) for stream in streams}.__contains__
-        self._copies.leave(gone)
-        self._rollouts.leave(gone, self.clock(), report)
+            gone = {global_stream(door, stream) for stream in streams}
+            self._copies.leave(gone.__contains__)
+            self._rollouts.leave(gone, self.clock(), report)
 
     def _cut(self, report: TurnReport) -> list[Group]:
         """Answers what needs no computing, and plans the launches for what does. Positions beyond the backlog's are rollouts'."""

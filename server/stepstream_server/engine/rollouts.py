@@ -7,14 +7,14 @@ that whatever was told is part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.draws import Draws
 from stepstream_server.engine.ledger import Ledger
-from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
     NO_STREAM,
@@ -174,10 +174,15 @@ class Rollouts:
         if (rollout := self._by_stream.get(global_stream(door, took.stream))) is not None:
             self._ahead[rollout.rows] -= took.draws
 
-    def leave(self, gone: Callable[[int], bool], now: float, report: TurnReport) -> None:
-        """Ends the rollouts of callers that have left. gone: whether the one of that engine-wide number has."""
-        for rollout in [each for stream, each in self._by_stream.items() if gone(stream)]:
-            self._end(rollout, RolloutEnding.CANCELLED, now, report)
+    def of_door(self, door: int) -> list[int]:
+        """Engine-wide numbers of the door's callers that have a rollout."""
+        return [stream for stream in self._by_stream if door_of(stream) == door]
+
+    def leave(self, streams: Iterable[int], now: float, report: TurnReport) -> None:
+        """Ends the rollouts of callers that have left, by their engine-wide numbers; most callers have none."""
+        for stream in streams:
+            if (rollout := self._by_stream.get(stream)) is not None:
+                self._end(rollout, RolloutEnding.CANCELLED, now, report)
 
     def _check(self, wanted: Generate, session: int | None, commit: Commit) -> Tensor:
         """The last output that the rollout begins with; zeros before a prompt. Raises CallerError."""
