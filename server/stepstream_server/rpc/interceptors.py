@@ -98,17 +98,19 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _guard(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
-        """Ends the call with the status of whatever it raises. A call that is cancelled stays so."""
-        code = grpc.StatusCode.CANCELLED
+        """Ends the call with the status of whatever it raises. A call that is cancelled stays so. It is counted before its caller
+        can know that it has ended."""
+        code, failure = grpc.StatusCode.CANCELLED, None
         try:
             yield
             code = grpc.StatusCode.OK
         except Exception as error:
-            status = call_status(self._services[service](_known(error, method)))
-            code = status.code
-            await context.abort_with_status(status)
+            failure = call_status(self._services[service](_known(error, method)))
+            code = failure.code
         finally:
             self._on_call(service, method, code.name)
+        if failure is not None:
+            await context.abort_with_status(failure)
 
 
 def _arity(streaming: bool) -> str:

@@ -31,7 +31,7 @@ class Calls(Inputs):
         """A momentary step behind whatever is queued."""
         if live.stream is not None:
             await live.stream.barrier()
-        if live.in_doubt or (seq != NO_SEQ and live.log):
+        if live.in_doubt or live.freed_late or (seq != NO_SEQ and live.log):  # what is freed late fills the window until then
             await self.hear(live)
         inputs = {"x": inference_pb2.Values(numbers=values)}
         request = inference_pb2.StepRequest(
