@@ -33,7 +33,7 @@ from stepstream_server.engine.ports import (
 )
 from stepstream_server.engine.requests import Requests
 from stepstream_server.engine.rollouts import Rollouts
-from stepstream_server.engine.table import NEVER, SessionTable, Status
+from stepstream_server.engine.table import NEVER, SessionTable
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot, corrupt
 from stepstream_server.spec import ModelSpec
@@ -153,7 +153,7 @@ class Copies:
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
             raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
         next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
-        if table.status[session] in (Status.QUARANTINED, Status.RESETTING) and at_seq <= next_seq:
+        if table.quarantined(np.array([session])).all() and at_seq <= next_seq:
             raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
         if at_seq > admitted and isinstance(waiting.command, Generate):
             raise _not_next(admitted, at_seq)  # what was pending before it has failed

@@ -24,6 +24,7 @@ from stepstream_server.engine.ports import (
     Begun,
     Commit,
     Computed,
+    Ending,
     Generate,
     Ints,
     RolloutEnding,
@@ -46,20 +47,7 @@ _NOBODY = -1  # a row whose steps are no session's
 class Rollout:
     """One under way."""
 
-    __slots__ = (
-        "commit",
-        "drawn",
-        "generation",
-        "outputs",
-        "rows",
-        "seq",
-        "session",
-        "start",
-        "stops",
-        "stream",
-        "told",
-        "wanted",
-    )
+    __slots__ = ("commit", "drawn", "generation", "outputs", "rows", "session", "start", "stops", "stream", "told", "wanted")
 
     def __init__(
         self, wanted: Generate, commit: Commit, stream: int, rows: Ints, session: int, generation: int, start: int
@@ -402,9 +390,8 @@ class Rollouts:
         gone = (sessions != _NOBODY) & (self._table.generation[sessions] != self._generation[self._active])
         for row in self._active[gone].tolist():
             rollout = self._of_row[row]
-            how = self._table.ending(rollout.wanted.id)
-            reason = REASON_OF_ENDING[how] if how else Reason.SESSION_CLOSED
-            self._refuse(rollout, reason, f"session {rollout.wanted.id!r} {HOW_ENDED[how] if how else 'was closed'}")
+            how = self._table.ending(rollout.wanted.id) or Ending.CLOSED  # nothing is remembered of one whose id another has
+            self._refuse(rollout, REASON_OF_ENDING[how], f"session {rollout.wanted.id!r} {HOW_ENDED[how]}")
             self._end(rollout, RolloutEnding.FAILED, now, report)
 
     def _fail(self, rows: Ints) -> None:

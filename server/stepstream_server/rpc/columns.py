@@ -106,7 +106,7 @@ def check_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> Sequen
 
 def to_wire(values: Tensor) -> bytes:
     """Elements as they go over the wire."""
-    return values.astype(WIRE_TYPES[values.dtype.name], copy=False).tobytes()  # type: ignore[index]  # float32 or int64
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def decode_keep(outputs: int) -> Keep:
