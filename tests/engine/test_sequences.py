@@ -261,3 +261,17 @@ def test_a_start_for_which_there_is_no_room_harms_nobody() -> None:
     h.call_many(["b", "a"], [NO_SEQ] * 2, [[1.0] * 8] * 2, stream=CALLER, starts=[False, True])
     assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.QUEUE_FULL]
     assert (replaced(h), h.get("a").next_seq, h.get("b").next_seq) == ([], 1, 9)
+
+
+def test_nothing_is_applied_behind_an_end_that_was_answered() -> None:
+    """The repeat of a step ends the session; a step of the stream that holds it comes behind that in one turn."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0]])
+    h.turn()
+    h.call_many([a.id], [0], [[1.0]], stream=CALLER, secrets=[a.secret], ends=[True])
+    h.acknowledge(a, 1)
+    h.send([a], [1], [[5.0]])
+    assert h.settle() == [Answer(CALLER, 0, 0, 1, (1.0,))]
+    assert h.backend.launches == [(1, 1)]
+    assert h.ear.detached == [(1, 0, Ending.CLOSED)]

@@ -164,6 +164,7 @@ class Express:
             and (hot[:, Hot.KEPT] == admitted - hot[:, Hot.ACKED]).all()
             and (admitted - acked).max() + length <= self._window
             and (table.status[sessions] == Status.OPEN).all()
+            and table.over.keys().isdisjoint(sessions.tolist() if table.over else ())
             and table.firsts(sessions).all()
             and self._cache.bytes_used < self._cache_bytes
         )
