@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.analyzer import STABLE_PERCENT, AnalyzerPlan, AnalyzerResult, analyze
 from benchmarks.drive import echo_command
-from benchmarks.process import Server, running, serve_command
+from benchmarks.process import HERE, Checkout, Server, running
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.bundles import Bundle, init_model
@@ -24,13 +24,15 @@ _VARIATION = 40  # per cent of a sequence's length, in row 18
 Results = Mapping[str, Sequence[AnalyzerResult]]
 
 
-def analyzed(folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def analyzed(
+    folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE
+) -> list[Line]:
     """The rows asked for, for a small and a larger model on one server, with an echo of each model's shapes beside."""
     bundles = [init_model(folder / name, "lstm", 16, hidden, layers, 1, seed=0) for name, (hidden, layers) in _SIZES.items()]
     lines = []
-    with running(serve_command(folder)) as server:
+    with checkout.serving(folder) as server:
         for bundle in bundles:
-            with running(echo_command("oip_echo", str(bundle.path))) as echo:
+            with running(echo_command("oip_echo", str(bundle.path), workers=checkout.workers)) as echo:
                 compared = Compared(server, echo, bundle, effort, tell)
                 lines += [each for row in sorted(ROWS & set(rows)) for each in _ROWS[row](compared)]
     return lines

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.load import Plan, Result
 from benchmarks.paced import PacedResult
 from benchmarks.paced_lane import PacedPlan
-from benchmarks.process import ROOT, Server, module_command, read_json, running, serve_command, started
+from benchmarks.process import HERE, ROOT, Checkout, Server, module_command, read_json, running, started
 from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle
@@ -36,6 +36,7 @@ class Targets:
     echo: Server
     plain: Server
     bundle: Bundle  # what all of them serve, or claim to
+    checkout: Checkout = HERE  # whose the server is
 
     def plan(self, target: Server, effort: Effort, streams: int = 1, sessions: int = 1, length: int = 1) -> Plan:
         """A plan for one of the servers, with a connection per stream and one block in flight."""
@@ -43,14 +44,14 @@ class Targets:
 
 
 @contextmanager
-def targets(bundle: Bundle) -> Iterator[Targets]:
+def targets(bundle: Bundle, checkout: Checkout = HERE) -> Iterator[Targets]:
     """Starts the three servers and ends them."""
     with (
-        running(serve_command(bundle.path.parent)) as server,
-        running(echo_command("echo", *echo_sizes(bundle))) as echo,
+        checkout.serving(bundle.path.parent) as server,
+        running(echo_command("echo", *echo_sizes(bundle), workers=checkout.workers)) as echo,
         running(module_command("plain", str(bundle.path))) as plain,
     ):
-        yield Targets(server, echo, plain, bundle)
+        yield Targets(server, echo, plain, bundle, checkout)
 
 
 def echo_command(module: str, *flags: str, workers: int | None = None) -> list[str]:

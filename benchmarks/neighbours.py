@@ -48,7 +48,7 @@ def row_8(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     tell("row 8")
     chunks = dataclasses.replace(targets.plan(targets.server, effort, length=_CHUNK), in_flight=_CHUNKS_IN_FLIGHT)
     with ExitStack() as stack:
-        other = stack.enter_context(running(serve_command(targets.bundle.path.parent)))
+        other = stack.enter_context(targets.checkout.serving(targets.bundle.path.parent))
         servers = {_ALONE: other, "chunks": targets.server}
         return _compare(8, {"chunks": ("an endless stream of chunks", chunks, 1.5)}, servers, targets.bundle, effort)
 

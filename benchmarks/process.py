@@ -24,6 +24,36 @@ class Server:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A working tree with an environment of its own: whose server is run, and with how many workers."""
+
+    root: Path
+    python: str
+    workers: int | None = None  # None: as many as it has by default
+
+    @contextmanager
+    def serving(self, models: Path, *flags: str) -> Iterator[Server]:
+        """The server of this tree from its `listening HOST:PORT` line to its end. Raises RuntimeError as `listening` does."""
+        told = () if self.workers is None else ("--workers", str(self.workers))
+        with running(serve_command(models, *told, *flags, python=self.python), self.root) as server:
+            yield server
+
+
+def checkout_at(folder: Path, workers: int | None = None) -> Checkout:
+    """The working tree in a folder. Raises ValueError if it has no environment."""
+    root = folder.absolute()
+    python = root / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise ValueError(
+            f"{folder}: no {python.relative_to(root)} there; make its environment first: make -C {folder} .venv/.dev"
+        )
+    return Checkout(root, str(python), workers)
+
+
+HERE = Checkout(ROOT, sys.executable)
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and its descendants, of those too that ended and were waited for. Raises OSError."""
     return _of_tree(pid, _ticks) / _TICKS
@@ -63,10 +93,10 @@ def _resident_bytes(pid: int) -> int:
     return int(values.get("RssAnon", "0 kB").split()[0]) * 1024
 
 
-def serve_command(models: Path, *flags: str) -> list[str]:
+def serve_command(models: Path, *flags: str, python: str = sys.executable) -> list[str]:
     """The real server on free ports."""
     fixed = ["--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log.level", "warning"]
-    return [sys.executable, "-m", "stepstream_server", "serve", *fixed, *flags]
+    return [python, "-m", "stepstream_server", "serve", *fixed, *flags]
 
 
 def module_command(module: str, *flags: str) -> list[str]:
@@ -75,16 +105,16 @@ def module_command(module: str, *flags: str) -> list[str]:
 
 
 @contextmanager
-def running(command: Sequence[str]) -> Iterator[Server]:
+def running(command: Sequence[str], folder: Path = ROOT) -> Iterator[Server]:
     """A server from its `listening HOST:PORT` line to its end. Raises RuntimeError as `listening` does."""
-    with started(command) as process:
+    with started(command, folder) as process:
         yield Server(listening(process), process.pid)
 
 
 @contextmanager
-def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def started(command: Sequence[str], folder: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
     """A process with pipes on its standard input and output; ended with SIGTERM, and killed if it does not heed it."""
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
             yield process

@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks.drive import details, plan_for, rates, rolling_plan, run, run_kernel, run_rolling, warning
 from benchmarks.kernel import bind_model
 from benchmarks.load import Result
-from benchmarks.process import ROOT, Server, running, serve_command
+from benchmarks.process import HERE, ROOT, Checkout, Server
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.bundles import Bundle, load
@@ -21,19 +21,19 @@ _TEMPERATURE = 0.8
 _PROMPT = 2000  # bytes
 
 
-def row_21(effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def row_21(effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE) -> list[Line]:
     """Tokens per second of rollouts, against the bare kernel's at a batch of as many; of one also without workers.
 
     The kernel steps and draws nothing.
     """
     bundle = load(_MODEL)
-    with running(serve_command(_MODEL.parent)) as server:
+    with checkout.serving(_MODEL.parent) as server:
         lines = [_against_kernel(server, bundle, count, "", effort, tell) for count in effort.rollouts]
-    with running(serve_command(_MODEL.parent, "--workers", "0")) as server:
+    with checkout.serving(_MODEL.parent, "--workers", "0") as server:
         return [*lines, _against_kernel(server, bundle, 1, ", without workers", effort, tell)]
 
 
-def row_22(effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def row_22(effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE) -> list[Line]:
     """One launch of the bare kernel over a prompt, against the time from asking for one draw behind the prompt until it is there.
 
     Beside it, what it would take to step one session over the prompt, at the rate of as many steps as a run has time for.
@@ -42,7 +42,7 @@ def row_22(effort: Effort, tell: Callable[[str], None]) -> list[Line]:
     bundle = load(_MODEL)
     kernel = bind_model(bundle.spec, bundle.weights, BackendSettings(), 1, _PROMPT)
     kernel()
-    with running(serve_command(_MODEL.parent)) as server:
+    with checkout.serving(_MODEL.parent) as server:
         plan = rolling_plan(server, bundle, effort, 1, _TEMPERATURE)
         runs = {
             "prefill": partial(run_rolling, dataclasses.replace(plan, prompt_steps=_PROMPT, max_steps=1)),

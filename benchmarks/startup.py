@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2
 
-from benchmarks.process import ROOT, running, serve_command
+from benchmarks.process import HERE, ROOT, Checkout
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort
 from stepstream_server.bundles.load import MANIFEST_FILE
@@ -17,21 +17,21 @@ from stepstream_server.bundles.load import MANIFEST_FILE
 _SHIPPED = ROOT / "models"
 
 
-def row_14(models: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
+def row_14(models: Path, effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE) -> list[Line]:
     """Seconds from exec until a health check answers SERVING; files are in the system's cache but for the first start.
 
     Serves the shipped models; where there are none, those in `models`, and says so.
     """
     tell("row 14")
     shipped = sorted(each.parent.name for each in _SHIPPED.glob(f"*/{MANIFEST_FILE}"))
-    seconds = [_start(_SHIPPED if shipped else models) for _ in range(effort.starts)]
+    seconds = [_start(checkout, _SHIPPED if shipped else models) for _ in range(effort.starts)]
     return [line(14, ", ".join(shipped) or "no shipped model: a random one", seconds, "s", 3.0)]
 
 
-def _start(models: Path) -> float:
+def _start(checkout: Checkout, models: Path) -> float:
     """Raises RuntimeError if the server says that it listens but not that it serves."""
     begun = time.perf_counter()
-    with running(serve_command(models)) as server, grpc.insecure_channel(server.address) as channel:
+    with checkout.serving(models) as server, grpc.insecure_channel(server.address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             health_pb2.HealthCheckRequest.SerializeToString,

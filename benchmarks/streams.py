@@ -9,7 +9,6 @@ from functools import partial
 
 from benchmarks.drive import Targets, compare, details, facts, generators, rates, run, run_kernel, warning
 from benchmarks.kernel import bind_model
-from benchmarks.process import running, serve_command
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.config import BackendSettings
@@ -55,7 +54,7 @@ def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     tell("row 5")
     kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), 1, 1)
     kernel()
-    with running(serve_command(targets.bundle.path.parent, "--workers", "0")) as alone:
+    with targets.checkout.serving(targets.bundle.path.parent, "--workers", "0") as alone:
         servers = {"server": targets.server, "without workers": alone, "echo": targets.echo}
         runs = {name: partial(run, targets.plan(each, effort)) for name, each in servers.items()}
         results = interleave(runs | {"kernel": partial(run_kernel, kernel, 1, effort)}, effort.rounds)
