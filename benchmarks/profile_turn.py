@@ -29,9 +29,9 @@ from stepstream_server.bundles import init_model
 from stepstream_server.config import BackendSettings, EngineSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import (
-    BLOCK_ROW,
     NO_SEQ,
     NO_STREAM,
+    ROW,
     Answers,
     Backend,
     Block,
@@ -163,8 +163,8 @@ class Streams(Feeder):
         _, sessions, length = self._shape
         first, self._seqs[stream] = self._seqs[stream], self._seqs[stream] + length
         numbers, generations = self._held[stream]
-        rows = np.zeros(sessions, BLOCK_ROW)
-        rows["stream"], rows["tag"] = stream, np.arange(sessions)
+        rows = np.zeros(sessions, ROW)
+        rows["stream"], rows["handle"] = stream, np.arange(sessions)
         rows["session"], rows["generation"] = numbers, generations
         rows["first"], rows["length"] = first, length
         rows["acked"], rows["keep"] = self._done[stream] // sessions, Keep.ALL
@@ -195,20 +195,11 @@ class Callers(Feeder):
         rows, first = len(ids), self._calls
         self._calls += rows
         self._calling.update(zip(range(first, self._calls), ids, strict=True))
-        return Call(
-            streams=np.arange(first, self._calls),
-            tags=np.zeros(rows, np.uint32),
-            ids=ids,
-            secrets=(),
-            seqs=np.full(rows, NO_SEQ),
-            lengths=np.ones(rows, np.int64),
-            inputs=(self._inputs[:rows],),
-            keeps=np.full(rows, int(Keep.ALL)),
-            arrivals=np.full(rows, time.monotonic()),
-            deadlines=np.full(rows, np.inf),
-            starts=np.zeros(rows, np.bool_),
-            ends=np.zeros(rows, np.bool_),
-        )
+        packed = np.zeros(rows, ROW)
+        packed["stream"], packed["first"], packed["unkept"] = np.arange(first, self._calls), NO_SEQ, True
+        packed["length"], packed["keep"] = 1, Keep.ALL
+        packed["arrival"], packed["deadline"] = time.monotonic(), np.inf
+        return Call(packed, ids, (), np.zeros(rows, np.bool_), (self._inputs[:rows],))
 
 
 # Streams, sessions per stream, steps per row, blocks in flight per stream.
@@ -268,7 +259,7 @@ class Crank:
         taken = [item for _ in range(inbox.qsize()) if (item := inbox.get_nowait()) is not None]
         ready()
         begun = time.perf_counter()
-        self._engine.turn(taken)
+        self._engine.turn(taken, self._engine.clock() + self._engine.turn_budget)
         return time.perf_counter() - begun
 
     def times(self, seconds: float, ready: Callable[[], object]) -> Times:

@@ -20,7 +20,7 @@ from stepstream_server.backends import build
 from stepstream_server.bundles import Bundle
 from stepstream_server.bundles import load as load_bundle
 from stepstream_server.config import BackendSettings
-from stepstream_server.engine.draws import Draws
+from stepstream_server.engine.rollouts.sampling import Draws
 from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Commit, Generate, Ints
 
 PATHS = 100

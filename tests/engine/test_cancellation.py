@@ -108,7 +108,7 @@ def check_nothing_leaks(scene: Scene, sessions: list[Opened], streams: int) -> N
     stats = h.engine.stats()
     assert (stats.sessions, stats.streams, stats.pending_steps, h.engine.busy) == (len(sessions), streams, 0, False)
     assert len(h.backend.free) == h.backend.slots - len(sessions)
-    assert h.engine._ledger._cache.bytes_used == 0
+    assert h.engine.books.cache.bytes_used == 0
 
 
 @pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING.keys())

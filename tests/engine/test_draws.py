@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stepstream_server.engine import draws as module
-from stepstream_server.engine.draws import Draws, chances
 from stepstream_server.engine.ports import NO_SEQ, Commit, Generate
+from stepstream_server.engine.rollouts import sampling
+from stepstream_server.engine.rollouts.sampling import Draws, chances
 from stepstream_server.spec import HeadSpec
 
 MASK = (1 << 64) - 1
@@ -120,7 +120,7 @@ def test_rows_that_begin_together_do_not_run_out_together() -> None:
     """A thousand texts are given chances for their next steps a few at a time, or all others would wait every so many turns."""
     draws, rows = Draws(next_token(3), 256), np.arange(256)
     draws.begin(rows, asked(temperature=1.0, paths=256))
-    with mock.patch.object(module, "chances", wraps=chances) as made:
+    with mock.patch.object(sampling, "chances", wraps=chances) as made:
         draws.draw(rows, np.full(256, 20))
         counts = [made.call_count]
         for seq in range(21, 221):

@@ -106,7 +106,7 @@ def test_an_acknowledgement_does_not_overtake_a_repeat() -> None:
     h.send([a], [0], [[9.0]])
     assert h.settle() == [Answer(1, 0, 0, 1, (1.0,)), Refusal(1, 0, 0, 1, Reason.ANSWER_DISCARDED, 1)]
     assert h.get(a.id).acked == 1
-    assert h.engine._ledger._cache.bytes_used == 0
+    assert h.engine.books.cache.bytes_used == 0
 
 
 def test_a_thousand_sessions_are_opened_by_one_command() -> None:

@@ -40,7 +40,7 @@ class Real(Harness):
 
     def state(self, session: Opened) -> dict[str, bytes]:
         """The bytes of a session's state."""
-        states = self.backend.read(self.engine._table.slot[[session.session]])
+        states = self.backend.read(self.engine.books.table.slot[[session.session]])
         return {name: values.tobytes() for name, values in states.items()}
 
     def pushed(self, values: list[Any], *, cuts: int) -> tuple[dict[str, bytes], list[float]]:

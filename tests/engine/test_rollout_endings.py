@@ -165,7 +165,7 @@ def check_told(h: Rolling, given: Plan, ending: RolloutEnding | None) -> None:
 
 def check_state(h: Rolling, given: Plan, commit: Commit, begun: bool, ending: RolloutEnding | None, steps: int) -> None:
     """The session's, and how many steps that is."""
-    session_id = next(each for each in h.engine._table._by_id if each != "other")
+    session_id = next(each for each in h.engine.books.table._by_id if each != "other")
     state = h.speaking.states[h.get(session_id).slot].tolist()
     if not begun:
         assert state == after(given.base[:steps])
@@ -188,5 +188,5 @@ def check_acked(h: Rolling, given: Plan, commit: Commit, begun: bool, steps: int
     acked = given.acked if given.attached else len(given.before) if given.pending else 0
     if begun and commit is not Commit.NONE and (given.numbered or not given.attached):
         acked = start
-    session_id = next(each for each in h.engine._table._by_id if each != "other")
+    session_id = next(each for each in h.engine.books.table._by_id if each != "other")
     assert h.get(session_id).acked == (steps if begun and acked == start else acked)

@@ -66,7 +66,7 @@ class World(Rolling):
         return self.sessions[index % len(self.sessions)] if self.sessions else None
 
     def stands(self, told: Told) -> int:
-        return int(self.engine._table.next_seq[told.opened.session])
+        return int(self.engine.books.table.next_seq[told.opened.session])
 
     # Actions ---------------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class World(Rolling):
 
     def branch(self, index: int, ahead: int) -> None:
         if (told := self.chosen(index)) is not None:
-            at = int(self.engine._table.admitted[told.opened.session]) - ahead
+            at = int(self.engine.books.table.admitted[told.opened.session]) - ahead
             self.forks[self.fork(told.opened, max(0, at), secret=b"")] = told, max(0, at)
 
     def end(self, index: int) -> None:
@@ -224,7 +224,7 @@ class World(Rolling):
 
     def _compare(self, told: Told) -> None:
         """The session has just the steps that its callers were told of."""
-        table, session = self.engine._table, told.opened.session
+        table, session = self.engine.books.table, told.opened.session
         assert table.alive(session, told.opened.generation)
         had = [told.steps[seq] for seq in range(self.stands(told))]
         assert self.speaking.states[table.slot[session]].tolist() == after(had)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from stepstream_server.engine.ports import NO_STREAM, TAKEN_AT_ONCE, Commit, Open, RolloutEnding
-from stepstream_server.engine.rollouts import MOST_AHEAD
+from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
 from stepstream_server.errors import CallerError, Reason
 from support.engine import Answer, Refusal
 from support.rollouts import CALLER, Rolling, after, text
@@ -291,7 +291,7 @@ def test_long_prompts_take_turns() -> None:
     h.generate(None, 1, [2] * 60, stream=502)
     h.send([a], [0], [[3] * 60])
     h.turn(9)
-    steps = [h.rolled_state(501)[1], h.rolled_state(502)[1], float(h.engine._table.next_seq[a.session])]
+    steps = [h.rolled_state(501)[1], h.rolled_state(502)[1], float(h.engine.books.table.next_seq[a.session])]
     assert min(steps) >= 10
     assert max(steps) - min(steps) <= 5
     h.settle()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stepstream_server.engine.draws import Draws, chances
 from stepstream_server.engine.ports import Commit, Computed, Ints, RolloutEnding, Tensor
+from stepstream_server.engine.rollouts.sampling import Draws, chances
 from stepstream_server.errors import Reason
 from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 from support.backend import FakeBackend
@@ -120,12 +120,12 @@ def test_quantiles_are_those_of_the_paths(max_batch: int, fed_before: bool) -> N
 
 def test_slots_are_held_for_every_path_and_come_back() -> None:
     """Ended normally, or by a caller that leaves in the midst of the prompt or of the draws."""
-    for turns in range(5):
+    for launches in range(17):  # one for the prompt, then three steps of five paths
         h = Wandering(max_batch=1)
         h.generate(None, 3, [1.0, 2.0], temperature=1.0, paths=5, levels=LEVELS)
-        for _ in range(turns):
+        for _ in range(launches):
             h.turn()
-        assert h.engine.stats().rollout_slots == (0 if turns in (0, 4) else 5)
+        assert h.engine.stats().rollout_slots == (0 if launches in (0, 16) else 5)
         h.hang_up(CALLER)
         h.settle()
         assert len(h.backend.free) == h.backend.slots

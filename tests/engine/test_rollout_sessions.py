@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stepstream_server.engine.ports import NO_SEQ, Begun, Close, Commit, Ending, Forked, Opened, RolloutEnding
-from stepstream_server.engine.rollouts import MOST_AHEAD
+from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 from support.engine import Answer, Refusal
@@ -32,7 +32,7 @@ def under_way(commit: Commit, *, attached: bool = True, turns: int = 3, **settin
 
 def stands(h: Rolling, session: Opened) -> int:
     """The session's next number, without a turn to ask for it."""
-    return int(h.engine._table.next_seq[session.session])
+    return int(h.engine.books.table.next_seq[session.session])
 
 
 def finish(h: Rolling, steps: int = 40) -> None:
@@ -102,7 +102,7 @@ def test_a_rollout_that_commits_nothing_lets_the_session_be_stepped() -> None:
     """Each goes its own way, whichever is faster; even reset and closed."""
     h, a = under_way(Commit.NONE)
     h.send([a], [2], [[5, 6, 1]])
-    h.turn()
+    h.turn(3)
     assert h.state(a) == after([*FED, 5, 6, 1])
     h.reset(a, 5)
     h.turn()

@@ -122,7 +122,7 @@ def test_commits(commit: Commit) -> None:
     h.generate(a, 3, [5, 2], commit=commit)
     while h.engine.busy or not seen:
         h.turn()
-        seen.append(int(h.engine._table.next_seq[a.session]))
+        seen.append(int(h.engine.books.table.next_seq[a.session]))
         h.check_books()
     fed = [1, 1, 5, 2, *text([1, 1, 5, 2], 3)]
     assert h.drawn() == fed[4:]
@@ -228,7 +228,7 @@ def test_a_caller_may_leave_while_it_waits() -> None:
     h.settle()
     assert request not in h.ear.replies
     assert h.state(a) == after([1, 2, 3, 4, 5, 5])
-    assert h.engine._table.stop_at[a.session] > 1 << 60
+    assert h.engine.books.table.stop_at[a.session] > 1 << 60
     assert CALLER not in h.ear.pieces
     h.check_books()
 

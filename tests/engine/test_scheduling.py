@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from stepstream_server.engine.books.records import CANDIDATE
 from stepstream_server.engine.ports import Launch
-from stepstream_server.engine.scheduler import Scheduler
+from stepstream_server.engine.steps.scheduler import Scheduler, choose
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
+
+
+def launches(scheduler: Scheduler, steps: list[int], served: list[int]) -> list[tuple[list[int], int]]:
+    """Who takes how many steps in each launch of a round, of whom so many steps wait."""
+    waiting = np.zeros(len(steps), CANDIDATE)
+    waiting["number"], waiting["steps"], waiting["served"], waiting["fresh"] = range(len(steps)), steps, served, True
+    chosen = np.empty(len(steps), np.int64)
+    scheduler.begin_turn()
+    found = []
+    while len(waiting):
+        count, length = choose(waiting, len(waiting), scheduler.plan[0], chosen)
+        if not count:
+            break
+        taken = chosen[:count]
+        found.append((waiting["number"][taken].tolist(), length))
+        waiting["steps"][taken] -= length
+        waiting["fresh"][taken] = False
+        waiting = waiting[waiting["steps"] > 0]
+    return found
 
 
 def test_waiting_sessions_share_one_launch() -> None:
@@ -27,7 +47,7 @@ def test_single_steps_come_before_chunks_and_chunks_take_part() -> None:
     a, b = h.open(2)
     h.send([a], [0], [[1.0] * 9], tags=[0])
     h.send([b], [0], [[1.0]], tags=[1])
-    outcomes = h.turn()
+    outcomes = h.turn(seconds=0.002)
     assert h.backend.launches[0] == (2, 1)
     assert h.backend.launches[1][0] == 1
     assert outcomes[0] == Answer(1, 0, 0, 1, (1.0,))
@@ -54,29 +74,25 @@ def test_chunks_of_one_length_share_launches_and_lengths_are_never_mixed() -> No
 
 def test_least_recently_served_chunks_go_first() -> None:
     """Whatever their order of arrival, and however small the budget, so that an endless chunk starves nobody."""
-    plan = Scheduler(max_batch=64, turn_budget=0.008, alone_budget=0.008)
+    scheduler = Scheduler(max_batch=64, turn_budget=0.008, alone_budget=0.008)
     for batch in (1, 2):
-        plan.pace.learn(Launch(batch=batch, length=10, seconds=0.010))
-    groups = plan.plan(np.array([0, 1]), np.array([1000, 3]), np.array([5, 4]))
-    assert [(group.positions.tolist(), group.length) for group in groups] == [([1], 2), ([0], 6)]
+        scheduler.learn(Launch(batch=batch, length=10, seconds=0.010))
+    assert launches(scheduler, steps=[1000, 3], served=[5, 4]) == [([1], 2), ([0], 6)]
 
 
 def test_a_launch_of_chunks_has_no_more_rows_than_a_batch() -> None:
     """The others follow in another launch."""
-    plan = Scheduler(max_batch=3, turn_budget=1.0, alone_budget=1.0)
-    plan.pace.learn(Launch(batch=3, length=10, seconds=0.001))
-    groups = plan.plan(np.arange(5), np.full(5, 8), np.zeros(5, np.int64))
-    assert [group.positions.tolist() for group in groups] == [[0, 1, 2], [3, 4]]
+    scheduler = Scheduler(max_batch=3, turn_budget=1.0, alone_budget=1.0)
+    scheduler.learn(Launch(batch=3, length=10, seconds=0.001))
+    assert launches(scheduler, steps=[8] * 5, served=[0] * 5) == [([0, 1, 2], 8), ([3, 4], 8)]
 
 
 def test_a_budget_bounds_what_chunks_take_of_a_turn() -> None:
     """With 0.1 ms per step and 2 ms of budget, a turn takes about 20 steps of a chunk beside single steps."""
-    plan = Scheduler(max_batch=64, turn_budget=0.002, alone_budget=0.020)
-    plan.pace.learn(Launch(batch=1, length=10, seconds=0.001))
-    beside = plan.plan(np.array([0, 1]), np.array([5000, 1]), np.array([0, 0]))
-    alone = plan.plan(np.array([0]), np.array([5000]), np.array([0]))
-    assert [group.length for group in beside] == [1, 20]
-    assert [group.length for group in alone] == [200]
+    scheduler = Scheduler(max_batch=64, turn_budget=0.002, alone_budget=0.020)
+    scheduler.learn(Launch(batch=1, length=10, seconds=0.001))
+    assert launches(scheduler, steps=[5000, 1], served=[0, 0]) == [([0, 1], 1), ([0], 20)]
+    assert launches(scheduler, steps=[5000], served=[0]) == [([0], 200)]
 
 
 def test_more_sessions_than_a_batch_are_all_served_in_one_turn() -> None:
@@ -85,8 +101,8 @@ def test_more_sessions_than_a_batch_are_all_served_in_one_turn() -> None:
     sessions = h.open(10)
     for seq in range(3):
         h.send(sessions, [seq] * 10, [[1.0]] * 10)
-    assert [outcome.tag for outcome in h.turn()] == list(range(10))
-    assert h.backend.launches == [(4, 1), (4, 1), (2, 1)]
+    assert [outcome.tag for outcome in h.turn(seconds=0.002)] == list(range(10)) * 3
+    assert h.backend.launches == [(4, 1), (4, 1), (2, 1)] * 3
 
 
 def test_a_full_queue_refuses_with_a_reason() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import BLOCK_ROW, Block, Delivery, Door, Ending, Keep, Open, Opened
+from stepstream_server.engine.ports import ROW, Block, Delivery, Door, Ending, Keep, Open, Opened
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from support.backend import FakeBackend, counter_spec
@@ -58,7 +58,7 @@ class Running:
         return opened
 
     def step(self, session: Opened, seq: int) -> None:
-        rows = np.zeros(1, BLOCK_ROW)
+        rows = np.zeros(1, ROW)
         rows["stream"], rows["session"], rows["generation"] = 1, session.session, session.generation
         rows["first"], rows["length"], rows["keep"] = seq, 1, Keep.ALL
         rows["arrival"], rows["deadline"] = time.monotonic(), np.inf

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stepstream_server import spec
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import BLOCK_ROW, PIECE, InferenceTotals, Reply
+from stepstream_server.engine.ports import PIECE, ROW, InferenceTotals, Reply
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.ipc import control
 from stepstream_server.ipc.codec import decode, encode
@@ -90,7 +90,7 @@ def test_what_looks_like_a_record_is_none(extra: object) -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros(0, BLOCK_ROW),
+        np.zeros(0, ROW),
         np.zeros((0, 3), np.float32),
         np.zeros((3, 0, 2), np.int64),
         np.array(7.5, np.float32),
@@ -98,7 +98,7 @@ def test_what_looks_like_a_record_is_none(extra: object) -> None:
         np.arange(6, dtype=np.float32).reshape(2, 3).T,
         np.array([np.nan, -0.0, np.inf], np.float32),
         np.ones((2, 3), np.longlong),
-        np.frombuffer(bytes(range(144)), BLOCK_ROW),
+        np.frombuffer(bytes(range(144)), ROW),
         np.frombuffer(bytes(range(112)), PIECE),
         np.zeros(0, PIECE),
         *[np.ones(3, dtype) for dtype in ("float64", "uint32", "bool", "int32", "uint8", "int16")],

@@ -44,7 +44,7 @@ def one_step(name: str) -> Steps:
 def answers(*rows: tuple[int, int]) -> Delivery:
     """A turn that answers rows of (stream, tag)."""
     ones, outputs = np.ones(len(rows), np.int64), (np.zeros((len(rows), 1), np.float32),) * 2
-    streams, tags = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], np.uint32)
+    streams, tags = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     return Delivery([], Answers(streams, tags, np.zeros(len(rows), np.int64), ones, ones, outputs), RowErrors(), Detached())
 
 
@@ -90,5 +90,5 @@ async def test_a_round_of_the_loop_is_one_command() -> None:
     await passed.wait()
     call, left = engine.commands
     assert isinstance(call, Call)
-    assert call.streams.tolist() == [0, 1, 2, 3, 4]
+    assert call.rows["stream"].tolist() == [0, 1, 2, 3, 4]
     assert left == CallersLeft([0, 1])

@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
-from stepstream_server.engine.draws import chances
 from stepstream_server.engine.ports import (
     NO_SEQ,
     NO_STREAM,
@@ -28,6 +27,7 @@ from stepstream_server.engine.ports import (
     RowErrors,
     Took,
 )
+from stepstream_server.engine.rollouts.sampling import chances
 from stepstream_server.rpc import ModelDoor
 from stepstream_server.rpc.rollouts import RolloutCaller
 from support.echo import TOKENS, ring, ring_backend, ring_spec, walk_backend, walk_spec

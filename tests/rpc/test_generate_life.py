@@ -14,7 +14,7 @@ import pytest_asyncio
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Call, CallersLeft, Drain, Generate, List
-from stepstream_server.engine.rollouts import MOST_AHEAD
+from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
 from stepstream_server.rpc.rollouts import RolloutCaller
 from support.echo import ring_backend, ring_spec
 from support.front_door import Arrivals, FrontDoor, front_door, wait_for

@@ -28,12 +28,16 @@ def counter_spec(name: str = "counter") -> ModelSpec:
     )
 
 
+DEFAULT_DEPTH = 1  # of backends that say nothing else; engine tests run with 2 as well
+
+
 @dataclass
 class FakeBackend:
     """Adds up. A state or output that is not finite is not applied, as the port demands."""
 
     slots: int = 64
     max_batch: int = 1024
+    depth: int = field(default_factory=lambda: DEFAULT_DEPTH)  # launches that may be under way at once
     state_bytes: int = 8
     numerics: str = "by hand"
     poison: float = float("nan")  # the input that makes its step's sum non-finite, though it is a number itself

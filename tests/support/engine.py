@@ -13,9 +13,9 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import (
-    BLOCK_ROW,
     NO_SEQ,
     NO_STREAM,
+    ROW,
     Acknowledge,
     Attach,
     Block,
@@ -144,6 +144,7 @@ class Harness:
     """One engine over the counting backend, or that of another `spec`, and one front door."""
 
     spec: ModelSpec = counter_spec()
+    lands = True  # whether a turn waits for what its launches gave, whatever depth the backend has
 
     def __init__(self, backend: FakeBackend | None = None, **settings: float) -> None:
         self.clock = FakeClock()
@@ -155,16 +156,21 @@ class Harness:
         self.door = self.engine.connect(self.ear)
         self._request = 0
 
-    def turn(self, times: int = 1) -> list[Answer | Refusal]:
-        """Turns with what has been submitted; returns the outcomes since the last call."""
+    def turn(self, times: int = 1, *, seconds: float = float("-inf")) -> list[Answer | Refusal]:
+        """Turns with what has been submitted; returns the outcomes since the last call.
+
+        seconds: that a turn has for launches; by default the first is the only one.
+        """
         for _ in range(times):
             parcels = []
             with contextlib.suppress(queue.Empty):
                 while True:
                     parcels.append(self.engine.inbox.get_nowait())
-            self.engine.turn([parcel for parcel in parcels if parcel is not None])
+            self.engine.turn([parcel for parcel in parcels if parcel is not None], self.clock() + seconds)
+            if self.lands:
+                self.engine.land()
         outcomes, self.ear.outcomes = self.ear.outcomes, []
-        return outcomes
+        return sorted(outcomes, key=lambda each: isinstance(each, Refusal)) if self.lands and times == 1 else outcomes
 
     def settle(self) -> list[Answer | Refusal]:
         """Turns until nothing is pending."""
@@ -214,8 +220,8 @@ class Harness:
     ) -> None:
         """Submits one block: a row per session with its values."""
         flat = [value for row in values for value in row]
-        rows = np.zeros(len(sessions), BLOCK_ROW)
-        rows["stream"], rows["tag"] = stream, range(len(sessions)) if tags is None else tags
+        rows = np.zeros(len(sessions), ROW)
+        rows["stream"], rows["handle"] = stream, range(len(sessions)) if tags is None else tags
         rows["session"] = [session.session for session in sessions]
         rows["generation"] = [session.generation for session in sessions]
         rows["first"], rows["length"] = first_seqs, [len(row) for row in values]
@@ -263,22 +269,13 @@ class Harness:
     ) -> None:
         """Submits momentary steps or chunks in one command: a row per id with its values."""
         flat = [value for row in values for value in row]
-        self.door.submit(
-            Call(
-                streams=np.full(len(ids), stream),
-                tags=np.array(range(len(ids)) if tags is None else tags, np.uint32),
-                ids=ids,
-                secrets=secrets,
-                seqs=np.array(seqs, np.int64),
-                lengths=np.array([len(row) for row in values], np.int64),
-                inputs=self._inputs(flat),
-                keeps=np.full(len(ids), int(keep)),
-                arrivals=np.full(len(ids), self.clock()),
-                deadlines=np.full(len(ids), deadline),
-                starts=np.zeros(len(ids), np.bool_) if starts is None else np.array(starts, np.bool_),
-                ends=np.zeros(len(ids), np.bool_) if ends is None else np.array(ends, np.bool_),
-            )
-        )
+        rows = np.zeros(len(ids), ROW)
+        rows["stream"], rows["handle"] = stream, range(len(ids)) if tags is None else tags
+        rows["first"], rows["unkept"], rows["keep"] = seqs, np.array(seqs) == NO_SEQ, keep
+        rows["length"], rows["ends"] = [len(row) for row in values], False if ends is None else ends
+        rows["arrival"], rows["deadline"] = self.clock(), deadline
+        started = np.zeros(len(ids), np.bool_) if starts is None else np.array(starts, np.bool_)
+        self.door.submit(Call(rows, ids, secrets, started, self._inputs(flat)))
 
     def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, tag: int = 0) -> None:
         """Submits a row that a door found unfit."""

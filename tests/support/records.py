@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports import BLOCK_ROW, PIECE
+from stepstream_server.engine.ports import PIECE, ROW
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -24,7 +24,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
-ANY_DTYPE = st.sampled_from([BLOCK_ROW, PIECE, np.dtype(np.float32), np.dtype(np.int64)])  # where a type does not say
+ANY_DTYPE = st.sampled_from([ROW, PIECE, np.dtype(np.float32), np.dtype(np.int64)])  # where a type does not say
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     int: INTEGERS,
     float: FLOATS,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from stepstream_server.engine.books.status import Status
 from stepstream_server.engine.ports import NO_SEQ, Begun, Commit, Opened, RolloutEnding
-from stepstream_server.engine.table import Status
 from stepstream_server.errors import StepStreamError
 from support.engine import Answer, Harness, Refusal
 from support.tokens import Speaker, SpeakingBackend, tokens_spec
@@ -73,7 +73,7 @@ class Rolling(Harness):
 
     def check_books(self) -> None:
         """Every slot is free, or a session's, or a rollout's; every row of rollouts is free or one rollout's path."""
-        table, rolls = self.engine._table, self.engine._rollouts
+        table, rolls = self.engine.books.table, self.engine._rollouts
         alive = sorted({*table._by_id.values(), *table.replaced})
         under_way = list(rolls._by_stream.values())
         held = [slot for each in under_way if each.commit is not Commit.EACH for slot in rolls._slot[each.rows].tolist()]

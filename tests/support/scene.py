@@ -116,5 +116,5 @@ class Scene:
         stats = engine.stats()
         assert (stats.sessions, stats.streams, stats.pending_steps, len(self.front.rpc.streams)) == (0, 0, 0, 0)
         assert len(self.model.backend.free) == self.model.backend.slots
-        assert engine._ledger._cache.bytes_used == 0
+        assert engine.books.cache.bytes_used == 0
         assert (dict(door._listeners), dict(door._questions)) == ({}, {})

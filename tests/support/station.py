@@ -15,7 +15,7 @@ import numpy as np
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import BLOCK_ROW, NO_STREAM, Attach, Block, Command, Delivery, Get, Keep, Open, Opened
+from stepstream_server.engine.ports import NO_STREAM, ROW, Attach, Block, Command, Delivery, Get, Keep, Open, Opened
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.errors import StepStreamError
 from stepstream_server.ipc.codec import decode, encode
@@ -152,8 +152,8 @@ class Desk:
 
 def step(session: Opened, seq: int, value: float = 1.0, *, stream: int = 1, tag: int = 0) -> Block:
     """One step of a session on a stream."""
-    rows = np.zeros(1, BLOCK_ROW)
-    rows["stream"], rows["session"], rows["generation"], rows["tag"] = stream, session.session, session.generation, tag
+    rows = np.zeros(1, ROW)
+    rows["stream"], rows["session"], rows["generation"], rows["handle"] = stream, session.session, session.generation, tag
     rows["first"], rows["length"], rows["keep"] = seq, 1, Keep.ALL
     rows["arrival"], rows["deadline"] = time.monotonic(), np.inf
     return Block(rows, (np.full((1, 1), value, np.float32),))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.draws import chances
 from stepstream_server.engine.ports import Computed, Ints, Tensor
+from stepstream_server.engine.rollouts.sampling import chances
 from stepstream_server.spec import CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
 from support.backend import FakeBackend
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2
 from stepstream_proto.v1.inference_pb2 import GenerateRequest
-from stepstream_server.engine.rollouts import MOST_AHEAD
+from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
 from stepstream_server.rpc.rollouts import RolloutCaller
 from support.echo import ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CountingStream, front_door

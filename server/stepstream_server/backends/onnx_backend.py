@@ -67,6 +67,11 @@ class OnnxBackend:
         return self._max_batch
 
     @property
+    def depth(self) -> int:
+        """Launches under way at once: `launch` does all the work."""
+        return 1
+
+    @property
     def numerics(self) -> str:
         """What bits of outputs depend on beside the model."""
         return f"onnxruntime {ort.__version__} {instruction_set()}"

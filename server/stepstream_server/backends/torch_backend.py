@@ -65,6 +65,11 @@ class TorchBackend:
         return self._max_batch
 
     @property
+    def depth(self) -> int:
+        """Launches under way at once: `launch` does all the work."""
+        return 1
+
+    @property
     def numerics(self) -> str:
         """What bits of outputs depend on beside the model."""
         device = self._rows.device

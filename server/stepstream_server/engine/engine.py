@@ -1,83 +1,87 @@
-"""The engine: the one owner of a model's sessions and batches. One turn is cut, run, settle.
+"""The engine: the one owner of a model's sessions and batches. A turn takes in, then cuts, runs and settles launch by launch.
 
-Synchronous and without any I/O: whoever calls `turn` again and again is its clockwork (`thread.EngineThread`, or a test).
+Synchronous and without any I/O: whoever calls `turn` again and again is its driver (`thread.EngineThread`, or a test).
 """
 
 from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stepstream_server.config import EngineSettings
-from stepstream_server.engine.admission import Admission
-from stepstream_server.engine.answers import AnswerCache
-from stepstream_server.engine.backlog import Backlog, Rows
-from stepstream_server.engine.blocks import Blocks
-from stepstream_server.engine.calls import Calls
-from stepstream_server.engine.control import Control
-from stepstream_server.engine.copies import Copies
-from stepstream_server.engine.entrance import Entrance, Parcel
-from stepstream_server.engine.express import Express
-from stepstream_server.engine.finished import Finished
-from stepstream_server.engine.ledger import Ledger
-from stepstream_server.engine.lifecycle import Lifecycle
-from stepstream_server.engine.outbox import Outbox, door_of, global_stream
-from stepstream_server.engine.outcomes import Outcomes
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import (
     Acknowledge,
+    Attach,
     Backend,
+    Block,
+    Call,
     CallersLeft,
+    Close,
     Command,
     Computed,
+    Detach,
     Door,
     DoorLost,
+    Drain,
     EngineStats,
+    Envelope,
     Export,
     Fork,
     Generate,
+    Get,
     Import,
     Inbox,
-    Ints,
     Launch,
     Limits,
+    List,
     Observer,
+    Open,
     Refuse,
     Reply,
     Reset,
     Sink,
     Statistics,
     StreamEnded,
-    Tensor,
     Took,
     TurnReport,
 )
-from stepstream_server.engine.requests import Requests
-from stepstream_server.engine.rollouts import Rollouts
-from stepstream_server.engine.scheduler import MEASURED_STEPS, Group, Scheduler
-from stepstream_server.engine.starts import Starts
-from stepstream_server.engine.table import SessionTable
+from stepstream_server.engine.rollouts.rollouts import Rollouts
+from stepstream_server.engine.sessions.commands import Commands
+from stepstream_server.engine.sessions.copies import Copies
+from stepstream_server.engine.sessions.idempotency import Requests
+from stepstream_server.engine.sessions.lifecycle import Lifecycle
+from stepstream_server.engine.steps.admission import Admission
+from stepstream_server.engine.steps.one_shot import OneShot
+from stepstream_server.engine.steps.rehearsal import rehearse
+from stepstream_server.engine.steps.scheduler import MEASURED_STEPS, Batch, Cut, Scheduler
+from stepstream_server.engine.steps.settlement import Settlement
 from stepstream_server.errors import Reason, ServerFault, StepStreamError
 from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
-_NONE: Ints = np.zeros(0, np.int64)
+_AT_ONCE = float("-inf")  # a time that is over
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A group that was computed."""
+class Turned(NamedTuple):
+    """How a turn ended."""
 
-    positions: Ints
-    rows: Rows  # as they were before the launch
-    rolls: Ints  # rows of rollouts, behind the others in the launch
-    length: int
-    computed: Computed
-    begun: float  # monotonic seconds of the launch
+    work_left: bool  # whether another turn has something to do already
+    plain: bool  # whether all that was taken in were steps and acknowledgements
+
+
+class _Flight(NamedTuple):
+    """A launch that has not been collected."""
+
+    batch: Batch
+    ticket: Any
+    begun: float  # monotonic seconds
 
 
 class Engine:
@@ -96,38 +100,30 @@ class Engine:
         self.spec = spec
         self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.clock = clock
+        self.limits = _limits(settings, backend)
+        self.turn_budget = settings.turn_budget_seconds
+        self.max_wait = settings.max_wait_seconds
+        self._alone_budget = settings.alone_budget_seconds
         self._backend = backend
         self._observer = observer
         self._sinks: list[Sink] = []  # by door
+        self._drains: list[tuple[int, Drain]] = []  # waiting until nothing is pending
+        self._flights: deque[_Flight] = deque()
         self._failure: StepStreamError | None = None
-        self._table = SessionTable(settings.capacity, settings.tombstone_seconds)
-        self._backlog = Backlog(spec.inputs, self._table)
-        self._outbox = Outbox(spec.outputs, settings.rollout_hold_seconds)
-        cache = AnswerCache(spec.outputs, settings.capacity, settings.window_steps)
-        ledger = Ledger(self._table, self._backlog, cache, self._resolve)
-        self._ledger = ledger
-        admission = Admission(spec, settings, self._table, self._backlog, cache)
-        self._blocks = Blocks(self._table, self._backlog, ledger, self._outbox, admission)
-        self._outcomes = Outcomes(self._table, self._backlog, cache, ledger, self._outbox)
-        requests = Requests(settings.tombstone_seconds)
-        finished = Finished(settings.tombstone_seconds)
-        self._lifecycle = Lifecycle(settings, backend, self._table, self._backlog, cache, ledger, self._outbox, finished)
-        starts = Starts(self._table, self._backlog, admission, self._lifecycle)
-        self._control = Control(self._table, self._backlog, ledger, self._outbox, self._outcomes, self._lifecycle, requests)
-        self._rollouts = Rollouts(spec, settings, backend, self._table, ledger, self._outbox)
-        self._copies = Copies(
-            spec, settings, backend, self._table, cache, self._outbox, self._lifecycle, requests, self._rollouts
-        )
-        self.limits = _limits(settings, backend)
-        self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
-        express = Express(settings, backend, self._scheduler, self._table, cache, self._outbox, admission, clock)
-        calls = Calls(self._table, ledger, self._outbox, admission, starts, finished, self._backlog, express, self._outcomes)
-        rooms = (self._table, self._backlog, self._outbox, self._outcomes, self._blocks, calls, self._copies, express)
-        self._entrance = Entrance(settings, *rooms, self._carry_out, clock)
-        self.max_wait = settings.max_wait_seconds
-        self._alone_budget = settings.alone_budget_seconds
         self._turns = 0
         self._steps = 0
+        self.books = books = Books(spec, settings)
+        self._outbox = outbox = Outbox(spec.outputs, settings.rollout_hold_seconds)
+        self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
+        self._cut = Cut(books, self._scheduler, settings.capacity + settings.max_rollout_paths)
+        self._settlement = Settlement(books, backend, outbox)
+        self._lifecycle = Lifecycle(settings, backend, books, outbox)
+        self._admission = Admission(spec, books, outbox)
+        self._one_shot = OneShot(books, outbox, self._admission, self._lifecycle)
+        self._rollouts = Rollouts(spec, settings, backend, books, outbox)
+        requests = Requests(settings.tombstone_seconds)
+        self._commands = Commands(books, outbox, self._settlement.resend, self._lifecycle, requests)
+        self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -140,12 +136,12 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The engine at this moment; safe from any thread."""
-        sessions = len(self._table)
+        sessions = len(self.books.table)
         return EngineStats(
             sessions=sessions,
             slots=self._backend.slots,
             streams=self._lifecycle.streams,
-            pending_steps=self._backlog.steps + self._entrance.held_steps + self._rollouts.prompted,
+            pending_steps=self.books.pending_steps + self._rollouts.prompted,
             state_bytes=sessions * self._backend.state_bytes,
             turns=self._turns,
             steps=self._steps,
@@ -154,10 +150,13 @@ class Engine:
         )
 
     def warm_up(self) -> None:
-        """Warms the backend up, and learns how long steps take: the scheduler need not guess then. Before the first turn.
+        """Has the rules and the backend ready, and learns how long steps take: the scheduler need not guess then. Before the
+        first
+        turn.
 
         Raises ServerFault if the backend does not compute as promised.
         """
+        rehearse()
         self._backend.warm_up()
         batch = 1
         while batch <= min(self.limits.max_batch, self._backend.slots) and self._measure(batch) < self._alone_budget:
@@ -170,34 +169,47 @@ class Engine:
         begun = self.clock()
         self._backend.collect(self._backend.launch("step", slots, inputs, MEASURED_STEPS))
         launch = Launch(batch, MEASURED_STEPS, self.clock() - begun)
-        self._scheduler.pace.learn(launch)
+        self._scheduler.learn(launch)
         self._backend.release(slots)
         return launch.seconds
 
     @property
     def busy(self) -> bool:
         """Whether another turn has something to do already."""
-        return len(self._backlog) > 0 or not self._entrance.empty or self._rollouts.busy
+        return bool(self.books.counters.queued[0]) or len(self._flights) > 0 or self._rollouts.busy
 
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""
-        return self._table.next_deadline
+        return self.books.table.next_deadline
 
     @property
     def failure(self) -> StepStreamError | None:
         """Why the engine no longer accepts commands, if it does not."""
         return self._failure
 
-    def turn(self, parcels: Iterable[Parcel] = ()) -> None:
-        """One round: takes commands in, then cut, run, settle, and hands each front door what is ready for it."""
+    def turn(self, envelopes: Iterable[Envelope] = (), until: float = _AT_ONCE) -> Turned:
+        """One round: takes in what front doors said, computes, and hands each of them what is ready for it.
+
+        until: monotonic seconds after which no launch begins, except the first.
+        """
         self._turns += 1
         report = TurnReport()
-        self._entrance.take_in(parcels, report)
-        self._lifecycle.expire(self.clock(), report)
-        groups = self._cut(report)
-        self._settle(self._run(groups, report), report)
-        self._hand_over(report)
+        self.books.begin_turn()
+        self._scheduler.begin_turn()
+        plain = self._take_in(envelopes, report)
+        self._expire(report)
+        self._compute(until, report)
+        self._end_sessions(report)
+        return Turned(self._hand_over(report), plain)
+
+    def land(self) -> None:
+        """Settles what is in flight and hands it over, without another launch: before the engine is given up."""
+        if self._flights:
+            report = TurnReport()
+            self._collect_all(report)
+            self._end_sessions(report)
+            self._hand_over(report)
 
     def fail(self, error: StepStreamError) -> None:
         """Ends the engine: every front door is told, and nothing is accepted any more."""
@@ -206,136 +218,164 @@ class Engine:
             for sink in self._sinks:
                 sink.fail(error)
 
-    def _carry_out(self, door: int, command: Command, report: TurnReport) -> None:
-        """All but blocks and calls."""
+    # Take in ---------------------------------------------------------------------------------------------------------
+
+    def _take_in(self, envelopes: Iterable[Envelope], report: TurnReport) -> bool:
+        """Carries commands out, in their order. Returns whether all of them were steps and acknowledgements."""
+        plain = True
+        for door, commands in envelopes:
+            self._outbox.heard(door)
+            for command in commands:
+                if isinstance(command, Block):
+                    self._admission.block(door, command, self.clock())
+                elif isinstance(command, Call):
+                    self._one_shot.admit(door, command, self.clock(), report)
+                else:
+                    plain = plain and isinstance(command, Acknowledge)
+                    self._carry_out(door, command, self.clock(), report)
+                self._settlement.tell(report)
+        return plain
+
+    def _carry_out(self, door: int, command: Command, now: float, report: TurnReport) -> None:
+        """Carries out a command that is not about steps to compute. Those about sessions find none in flight."""
+        if not isinstance(command, Acknowledge | Took):
+            self._collect_all(report)
         match command:
             case Acknowledge():
-                stream = global_stream(door, command.stream)
-                current = self._table.current(command.sessions, command.generations, stream, command.tags)
-                self._ledger.acknowledge(command.sessions[current], command.counts[current])
+                self._acknowledge(global_stream(door, command.stream), command, now)
             case Reset():
-                self._blocks.reset(command, global_stream(door, command.stream))
+                self._admission.reset(door, command, now)
             case Refuse():
-                self._blocks.refuse(command, global_stream(door, command.stream))
+                self._admission.refuse(door, command, now)
+            case Open() | Attach() | Get() | List() | Close():
+                self._commands.answer(door, command, now, report)
+            case Detach():
+                self._commands.detach(door, command, now, report)
             case Fork() | Export() | Import() | Generate():
-                self._copies.handle(door, command, self.clock(), report)
+                self._copies.handle(door, command, now, report)
             case Took():
                 self._rollouts.took(door, command)
+            case CallersLeft() | StreamEnded() | DoorLost():
+                self._leave(door, command, now, report)
             case Statistics():
                 self._outbox.reply(door, Reply(command.request, self._observer.totals()))
+            case Drain():
+                self.books.drain()
+                self._drains.append((door, command))
             case _:
-                if isinstance(command, CallersLeft | StreamEnded | DoorLost):
-                    self._end_rollouts(door, command, report)
-                self._control.handle(door, command, self.clock(), report)
+                raise TypeError(f"not a command: {command!r}")
 
-    def _end_rollouts(self, door: int, command: CallersLeft | StreamEnded | DoorLost, report: TurnReport) -> None:
-        """Those whose callers are gone, also if they have not begun."""
-        if isinstance(command, DoorLost):
-            self._copies.leave(partial(_is_of, door))
-            self._rollouts.leave(self._rollouts.of_door(door), self.clock(), report)
-        else:
-            streams = command.streams if isinstance(command, CallersLeft) else [command.stream]
-            gone = {global_stream(door, stream) for stream in streams}
-            self._copies.leave(gone.__contains__)
-            self._rollouts.leave(gone, self.clock(), report)
+    def _acknowledge(self, stream: int, command: Acknowledge, now: float) -> None:
+        held = self.books.table.held_as(command.sessions, command.generations, stream, command.tags)
+        self.books.acknowledge(command.sessions[held], command.counts[held], now)
 
-    def _cut(self, report: TurnReport) -> list[Group]:
-        """Answers what needs no computing, and plans the launches for what does. Positions beyond the backlog's are rollouts'."""
-        heads = lengths = served = _NONE
-        if len(self._backlog):
-            heads = self._resolve()
-            rows = self._backlog.rows
-            sessions = rows["session"][heads]
-            lengths = np.minimum(rows["length"][heads], self._table.stop_at[sessions] - rows["first"][heads])
-            served = self._table.served[sessions]
-        if len(self._rollouts):
-            rolls, steps, last = self._rollouts.plan(self.clock(), report)
-            heads = np.concatenate([heads, len(self._backlog) + rolls])
-            lengths, served = np.concatenate([lengths, steps]), np.concatenate([served, last])
-        return self._scheduler.plan(heads, lengths, served, alone=not report.launches)
+    def _leave(self, door: int, command: CallersLeft | StreamEnded | DoorLost, now: float, report: TurnReport) -> None:
+        """Callers, a stream or a door are gone: their rollouts end, also those that have not begun, and their queued steps."""
+        match command:
+            case DoorLost():
+                self._copies.leave_door(door)
+                self._rollouts.leave(self._rollouts.of_door(door), now, report)
+                self._commands.lose_door(door)
+            case CallersLeft():
+                callers = [global_stream(door, stream) for stream in command.streams]
+                self._copies.leave(callers)
+                self._rollouts.leave(callers, now, report)
+                self._lifecycle.lose_callers(callers)
+            case StreamEnded():
+                stream = global_stream(door, command.stream)
+                self._copies.leave([stream])
+                self._rollouts.leave([stream], now, report)
+                self._commands.end_stream(stream)
 
-    def _resolve(self) -> Ints:
-        """Answers what needs no computing. Returns the positions of the heads that do."""
-        heads = self._outcomes.resolve(self.clock())
-        self._backend.zero(self._outcomes.take_resets())
-        return heads
-
-    def _run(self, groups: list[Group], report: TurnReport) -> list[_Done]:
-        """Computes the groups one after the other; a later one may go on where an earlier one of the same rows ended."""
-        done = []
-        for group in groups:
-            end = int(np.searchsorted(group.positions, len(self._backlog)))
-            positions, rolls = group.positions[:end], group.positions[end:] - len(self._backlog)
-            rows = self._backlog.copy(positions)
-            slots, inputs = self._gather(positions, rows, rolls, group.length)
-            if group.length > 1:
-                self._table.served[rows["session"]] = self._turns
-            begun = self.clock()
-            computed = self._backend.collect(self._backend.launch("step", slots, inputs, group.length))
-            launch = Launch(len(slots), group.length, self.clock() - begun)
-            report.launches.append(launch)
-            self._scheduler.pace.learn(launch)
-            done.append(_Done(positions, rows, rolls, group.length, computed, begun))
-            fine = slice(None) if computed.finite is None else computed.finite[:end]
-            self._backlog.advance(positions[fine], group.length)
-            self._rollouts.advance(rolls, group.length, self._turns)
-            if computed.finite is not None and not computed.finite.all():
-                break  # what was planned for a session that failed must not run: the rest waits for the next turn
-        return done
-
-    def _gather(self, positions: Ints, rows: Rows, rolls: Ints, length: int) -> tuple[Ints, tuple[Tensor, ...]]:
-        """Slots and next steps, [n, length, *shape] per input, of rows of the backlog and then of rollouts."""
-        slots = self._table.slot[rows["session"]]
-        if not len(rolls):
-            return slots, self._backlog.gather(positions, length)
-        inputs = self._rollouts.gather(rolls, length)
-        if not len(positions):
-            return self._rollouts.slots_of(rolls), inputs
-        pairs = zip(self._backlog.gather(positions, length), inputs, strict=True)
-        return np.concatenate([slots, self._rollouts.slots_of(rolls)]), tuple(np.concatenate(pair) for pair in pairs)
-
-    def _settle(self, done: list[_Done], report: TurnReport) -> None:
-        """Makes results known: counts, kept answers, answers; quarantines sessions that would no longer be finite."""
+    def _expire(self, report: TurnReport) -> None:
+        """Ends sessions whose time is over; none of them is in flight then."""
         now = self.clock()
-        for result in done:
-            if len(result.positions):
-                self._settle_rows(result, now, report)
-            if len(result.rolls):
-                self._rollouts.settle(result.rolls, result.length, _part(result.computed, len(result.positions)), now, report)
-        self._rollouts.end_turn(now, report)
-        report.duplicates += self._outcomes.end_turn()
+        if now >= self.next_deadline:
+            self._collect_all(report)
+        self._lifecycle.expire(now, report)
+
+    # Compute ---------------------------------------------------------------------------------------------------------
+
+    def _compute(self, until: float, report: TurnReport) -> None:
+        """Launch after launch, as many at once as the backend can have in flight; at least one, and none that begins too late."""
+        launched = False
+        while not (launched and self.clock() >= until):
+            batch = self._next_batch(report)
+            if batch is not None:
+                self._launch(batch)
+                launched = True
+                if len(self._flights) >= self._backend.depth:
+                    self._collect(report)
+            elif self._flights and (not launched or any(flight.batch.goes_on for flight in self._flights)):
+                self._collect(report)  # else others may come while the device computes
+            else:
+                return
+
+    def _next_batch(self, report: TurnReport) -> Batch | None:
+        if not self.books.counters.queued[0] and not len(self._rollouts):
+            return None
+        now = self.clock()
+        batch = self._cut.batch(self._rollouts.candidates(now, report), now)
+        self._settlement.tell(report)
+        return batch
+
+    def _launch(self, batch: Batch) -> None:
+        slots, inputs = batch.slots, batch.inputs
+        if len(batch.rolls):
+            slots, inputs = self._rollouts.depart(batch.rolls, batch.length)
+            if len(batch.rows):
+                slots = np.concatenate([batch.slots, slots])
+                inputs = tuple(np.concatenate(pair) for pair in zip(batch.inputs, inputs, strict=True))
+        begun = self.clock()
+        self._flights.append(_Flight(batch, self._backend.launch("step", slots, inputs, batch.length), begun))
+
+    def _collect(self, report: TurnReport) -> None:
+        """Waits for the oldest launch and settles it."""
+        flight = self._flights.popleft()
+        batch, computed = flight.batch, self._backend.collect(flight.ticket)
+        now, n = self.clock(), len(batch.rows)
+        launch = Launch(n + len(batch.rolls), batch.length, now - flight.begun)
+        report.launches.append(launch)
+        self._scheduler.learn(launch)
+        if n:
+            self._steps += self._settlement.settle(batch, _part(computed, 0, n), flight.begun, now, report)
+        if len(batch.rolls):
+            self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
+
+    def _collect_all(self, report: TurnReport) -> None:
+        while self._flights:
+            self._collect(report)
+
+    # Hand over -------------------------------------------------------------------------------------------------------
+
+    def _end_sessions(self, report: TurnReport) -> None:
+        """Carries out what has waited for a step, and ends sessions whose end was answered or whose id has gone to another."""
+        now = self.clock()
         self._copies.carry_out(now, report)
         if self._lifecycle.end_over(now, report):
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
             self._rollouts.drop_ended(now, report)
 
-    def _settle_rows(self, result: _Done, now: float, report: TurnReport) -> None:
-        positions, rows, computed = result.positions, result.rows, _part(result.computed, 0, len(result.positions))
-        if computed.finite is not None and not computed.finite.all():
-            self._outcomes.quarantine(positions[~computed.finite])
-            rows = rows[computed.finite]
-            computed = Computed(tuple(values[computed.finite] for values in computed.outputs), None)
-        if len(rows):
-            self._outcomes.settle(rows, result.length, computed.outputs, result.begun, now, report)
-
-    def _hand_over(self, report: TurnReport) -> None:
-        idle = not self.busy
-        if idle and not len(self._rollouts):  # one that has paused goes on
-            self._control.answer_drains()
-        for door, delivery in self._outbox.empty(self.clock(), idle=idle).items():
+    def _hand_over(self, report: TurnReport) -> bool:
+        """Gives each front door what is ready for it. Returns whether work is left."""
+        self.books.queue.let_go(self.books.counters)
+        busy = self.busy
+        if self._drains and not busy and not len(self._rollouts):  # a rollout that has paused goes on
+            for door, drain in self._drains:
+                self._outbox.reply(door, Reply(drain.request, None))
+            self._drains.clear()
+        for door, delivery in self._outbox.empty(self.clock(), idle=not busy).items():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
             self._sinks[door].deliver(delivery)
-        self._steps += int(report.steps.sum())
         self._observer.turn(report)
+        return busy
 
 
-def _is_of(door: int, stream: int) -> bool:
-    return door_of(stream) == door
-
-
-def _part(computed: Computed, start: int, end: int | None = None) -> Computed:
+def _part(computed: Computed, start: int, end: int | None) -> Computed:
     """What a launch gave some of its rows."""
+    if start == 0 and end == len(computed.outputs[0]):
+        return computed
     finite = None if computed.finite is None else computed.finite[start:end]
     return Computed(tuple(values[start:end] for values in computed.outputs), finite)
 

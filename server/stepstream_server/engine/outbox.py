@@ -2,6 +2,10 @@
 
 Outcomes of one session leave in input order: answers in the order in which they were added, then errors. The engine keeps to
 that by answering nothing more of a session in a turn that has refused it something.
+
+What rollouts draw may wait. To tell every draw in the turn that made it would cost more than the draw: a message to a worker,
+one to the client, and their wake-ups. So draws wait a little for the next ones, except the first of a rollout and the last, and
+unless the engine has nothing else to do.
 """
 
 from __future__ import annotations
@@ -9,13 +13,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.pieces import Pieces, moved
 from stepstream_server.engine.ports import (
     Answers,
     Delivery,
@@ -31,6 +33,24 @@ from stepstream_server.errors import Reason
 from stepstream_server.spec import TensorSpec
 
 IntOrInts = TypeVar("IntOrInts", int, Ints)
+
+_TEXTS = {
+    Reason.HANDLE_UNKNOWN: "handle {handle} is not attached to a session on this stream",
+    Reason.SEQUENCE_MISMATCH: "step {first} came where step {expected} was expected",
+    Reason.ANSWER_DISCARDED: "the answer to step {first} has been acknowledged and is no longer kept",
+    Reason.ANSWER_NOT_KEPT: "step {first} was applied without keeping its outputs",
+    Reason.WINDOW_FULL: "{length} steps from {first} on do not fit into the window: acknowledge answers first",
+    Reason.QUEUE_FULL: "the server has no room for {length} more steps now",
+    Reason.DEADLINE_EXCEEDED: "step {first} had not begun to run when its time was over",
+    Reason.NON_FINITE_INPUT: "inputs of the {length} steps from {first} on: expected finite numbers, got NaN or infinity",
+    Reason.INPUT_OUT_OF_RANGE: "inputs of the {length} steps from {first} on: expected 0 <= token < the model's limit",
+    Reason.NON_FINITE_STATE: "the {length} steps from {first} on would make state or outputs non-finite: none was applied, "
+    "the session is quarantined until it is reset",
+    Reason.SESSION_IN_USE: "a rollout of the session is under way: it takes no steps until that has ended",
+    Reason.SESSION_QUARANTINED: "the session is quarantined: reset or close it",
+    Reason.INVALID_ARGUMENT: "handles: a session may have one row per message, got another from step {first} on",
+    Reason.SERVER_DRAINING: "the server is about to stop: no more steps are admitted",
+}
 
 # The engine's own number for a stream: which door it belongs to, then the door's number for it.
 _STREAM_BITS = 40
@@ -51,13 +71,40 @@ def _local(stream: int) -> int:
     return stream & _STREAM_MASK
 
 
-@dataclass(slots=True)
-class _Mail:
-    """What is ready for one door, but for answers."""
+_NO_ERRORS, _NOBODY_DETACHED = RowErrors(), Detached()  # what most turns have for a door
 
-    replies: list[Reply] = field(default_factory=list)
-    errors: RowErrors = field(default_factory=RowErrors)
-    detached: Detached = field(default_factory=Detached)
+
+def explain(reason: Reason, first: int, length: int, expected: int, handle: int = 0) -> str:
+    """The message for the caller of so many steps from `first` on who are refused for that reason."""
+    return _TEXTS[reason].format(first=first, length=length, expected=expected, handle=handle)
+
+
+class Pieces:
+    """What rollouts have drawn and nobody has been told yet, with engine-wide streams."""
+
+    def __init__(self, outputs: Sequence[TensorSpec], hold_seconds: float) -> None:
+        self._specs = outputs
+        self._hold_seconds = hold_seconds
+        self._parts: list[Rolled] = []
+        self._taken_at = float("-inf")  # monotonic seconds
+        self._urgent = False
+
+    def add(self, pieces: NDArray[Any], values: Tensor, outputs: Sequence[Tensor] | None) -> None:
+        """Adds some; all as in `ports.Rolled`, outputs None if no piece has any."""
+        given = outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs]
+        self._parts.append(Rolled(pieces, values, tuple(given)))
+
+    def hurry(self) -> None:
+        """What there is must not wait."""
+        self._urgent = True
+
+    def take(self, now: float, *, idle: bool) -> Rolled | None:
+        """What is to be told now, a piece for each rollout; None if there is nothing, or it may wait. idle: nothing follows."""
+        if not self._parts or not (idle or self._urgent or now - self._taken_at >= self._hold_seconds):
+            return None
+        parts, self._parts = self._parts, []
+        self._taken_at, self._urgent = now, False
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 class Outbox:
@@ -66,10 +113,11 @@ class Outbox:
     def __init__(self, outputs: Sequence[TensorSpec], hold_seconds: float) -> None:
         """hold_seconds: how long what rollouts draw may wait for what they draw next."""
         self._specs = outputs
-        self._mail: dict[int, _Mail] = {}
+        self._letters: dict[int, Delivery] = {}  # by door, without answers
         self._heard: Counter[int] = Counter()  # parcels, by door
-        self._rows: list[Ints] = []  # each [5, n]: stream, tag, first, length, kept
+        self._rows: list[Ints] = []  # each [5, n]: stream, handle, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
+        self._grouped = True  # whether rows of equal streams are adjacent in the only part
         self.pieces = Pieces(outputs, hold_seconds)  # of rollouts
 
     def heard(self, door: int) -> None:
@@ -80,21 +128,24 @@ class Outbox:
     def reply(self, door: int, reply: Reply) -> None:
         self._of(door).replies.append(reply)
 
-    def answer(
-        self, streams: Ints, tags: Ints, first_seqs: Ints, lengths: Ints, kept: Ints, outputs: Sequence[Tensor] | None
-    ) -> None:
-        """Adds answered rows; outputs [sum of kept, *shape] each, or None if no row has any."""
-        self._rows.append(np.array([streams, tags, first_seqs, lengths, kept], np.int64))
-        self._outputs.append(outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
+    def answer(self, columns: Ints, outputs: Sequence[Tensor], *, grouped: bool = False) -> None:
+        """Adds answered rows: columns [5, n] are streams, handles, first numbers, lengths, and how many of each row's last steps
+        have outputs; outputs [sum of these, *shape] each. grouped: whether streams ascend."""
+        self._grouped = grouped and not self._rows
+        self._rows.append(columns)
+        self._outputs.append(outputs)
 
     def answer_one(self, stream: int, tag: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None) -> None:
         """Adds one answered row; outputs [kept, *shape] each."""
-        streams, tags, first_seqs, lengths, kepts = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
-        self.answer(streams, tags, first_seqs, lengths, kepts, outputs)
+        columns = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
+        self.answer(columns, outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
 
     def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
         """Adds one row's refusal or failure."""
-        errors = self._of(door_of(stream)).errors
+        letter = self._of(door_of(stream))
+        if letter.errors is _NO_ERRORS:
+            letter.errors = RowErrors()
+        errors = letter.errors
         errors.streams.append(_local(stream))
         errors.tags.append(tag)
         errors.first_seqs.append(first_seq)
@@ -105,39 +156,41 @@ class Outbox:
 
     def detached(self, stream: int, tag: int, ending: Ending) -> None:
         """Says that a handle no longer stands for a session."""
-        detached = self._of(door_of(stream)).detached
+        letter = self._of(door_of(stream))
+        if letter.detached is _NOBODY_DETACHED:
+            letter.detached = Detached()
+        detached = letter.detached
         detached.streams.append(_local(stream))
         detached.tags.append(tag)
         detached.endings.append(ending)
 
     def empty(self, now: float, *, idle: bool) -> dict[int, Delivery]:
-        """Everything collected, by door; the outbox is empty afterwards, but for pieces of rollouts that may wait."""
-        answers, rolled = self._answers_by_door(), _by_door(self.pieces.take(now, idle=idle))
-        mail, self._mail = self._mail, {}
-        for door in (*answers, *rolled):
-            mail.setdefault(door, _Mail())
-        return {
-            door: Delivery(
-                letters.replies, answers.get(door), letters.errors, letters.detached, self._heard[door], rolled.get(door)
-            )
-            for door, letters in mail.items()
-        }
+        """Everything collected, by door; the outbox is empty afterwards, except for pieces of rollouts that may wait."""
+        if self._rows:
+            for door, answers in self._answers_by_door().items():
+                self._of(door).answers = answers
+        if (rolled := self.pieces.take(now, idle=idle)) is not None:
+            for door, part in _by_door(rolled).items():
+                self._of(door).rolled = part
+        letters, self._letters = self._letters, {}
+        return letters
 
-    def _of(self, door: int) -> _Mail:
-        mail = self._mail.get(door)
-        if mail is None:
-            mail = self._mail[door] = _Mail()
-        return mail
+    def _of(self, door: int) -> Delivery:
+        letter = self._letters.get(door)
+        if letter is None:
+            letter = self._letters[door] = Delivery([], None, _NO_ERRORS, _NOBODY_DETACHED)
+        letter.heard = self._heard[door]
+        return letter
 
     def _answers_by_door(self) -> dict[int, Answers]:
-        if not self._rows:
-            return {}
-        rows = self._rows[0] if len(self._rows) == 1 else np.concatenate(self._rows, axis=1)
-        outputs = (
-            self._outputs[0] if len(self._outputs) == 1 else [np.concatenate(parts) for parts in zip(*self._outputs, strict=True)]
-        )
-        self._rows, self._outputs = [], []
-        rows, outputs = _group_by_stream(rows, outputs)
+        parts, outputs_of, self._rows, self._outputs = self._rows, self._outputs, [], []
+        if len(parts) == 1:
+            rows, outputs = parts[0], outputs_of[0]
+        else:
+            rows = np.concatenate(parts, axis=1)
+            outputs = [np.concatenate(of_output) for of_output in zip(*outputs_of, strict=True)]
+        if not self._grouped:
+            rows, outputs = _group_by_stream(rows, outputs)
         first, last = rows.item(0, 0) >> _STREAM_BITS, rows.item(0, -1) >> _STREAM_BITS
         if first == last:
             return {first: _answers(rows, outputs)}
@@ -151,15 +204,14 @@ class Outbox:
 
 def _answers(rows: Ints, outputs: Sequence[Tensor]) -> Answers:
     """Rows of one door as its own record."""
-    streams, tags, first_seqs, lengths, kept = rows
-    local = streams & _STREAM_MASK
-    return Answers(local, tags.astype(np.uint32), first_seqs, lengths, kept, tuple(outputs))
+    streams, handles, first_seqs, lengths, kept = rows
+    if streams.item(0) > _STREAM_MASK:  # else it is the first door, whose numbers are the engine's own
+        streams = streams & _STREAM_MASK
+    return Answers(streams, handles, first_seqs, lengths, kept, tuple(outputs))
 
 
-def _by_door(rolled: Rolled | None) -> dict[int, Rolled]:
+def _by_door(rolled: Rolled) -> dict[int, Rolled]:
     """Each door's own record."""
-    if rolled is None:
-        return {}
     doors = rolled.pieces["stream"] >> _STREAM_BITS
     rolled.pieces["stream"] &= _STREAM_MASK
     if (doors == doors[0]).all():
@@ -179,5 +231,30 @@ def _group_by_stream(rows: Ints, outputs: Sequence[Tensor]) -> tuple[Ints, Seque
     if len(streams) == 1 or (streams[1:] >= streams[:-1]).all():
         return rows, outputs
     order = np.argsort(streams, kind="stable")
-    index = moved(order, kept)
+    index = _moved(order, kept)
     return rows[:, order], [part[index] for part in outputs]
+
+
+def _moved(order: Ints, sizes: Ints) -> Ints:
+    """Where the elements come from of groups of these sizes that are brought into an order."""
+    sorted_sizes = sizes[order]
+    starts = (np.cumsum(sizes) - sizes)[order]
+    within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sorted_sizes) - sorted_sizes, sorted_sizes)
+    index: Ints = np.repeat(starts, sorted_sizes) + within
+    return index
+
+
+def _joined(parts: Sequence[Rolled]) -> Rolled:
+    """One piece for each rollout, of all that it has here."""
+    pieces, values = np.concatenate([part.pieces for part in parts]), np.concatenate([part.values for part in parts])
+    outputs = [np.concatenate(of_output) for of_output in zip(*(part.outputs for part in parts), strict=True)]
+    order = np.argsort(pieces["stream"], kind="stable")
+    ordered = pieces[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(ordered["stream"])) + 1])
+    whole = ordered[starts]
+    for name in ("steps", "size", "kept"):
+        whole[name] = np.add.reduceat(ordered[name], starts)
+    last = np.append(starts[1:], len(ordered)) - 1
+    whole["next"], whole["ending"] = ordered["next"][last], ordered["ending"][last]
+    kept = _moved(order, pieces["kept"])
+    return Rolled(whole, values[_moved(order, pieces["size"])], tuple(each[kept] for each in outputs))

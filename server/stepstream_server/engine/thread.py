@@ -1,4 +1,4 @@
-"""The engine's clockwork: one thread that takes commands from the inbox and turns, and sleeps when there is nothing to do."""
+"""A driver of the engine: one thread that takes commands from the inbox and turns, and sleeps when there is nothing to do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.entrance import Parcel
-from stepstream_server.engine.ports import Block, Call, Command
+from stepstream_server.engine.ports import Block, Call, Command, Envelope
 from stepstream_server.errors import Reason, ServerFault
 
 # What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
@@ -40,8 +39,11 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
+            work_left = False
             while not self._stopping.is_set():
-                self._engine.turn(self._parcels())
+                envelopes = self._envelopes(work_left)
+                work_left = self._engine.turn(envelopes, self._engine.clock() + self._engine.turn_budget).work_left
+            self._engine.land()
         except BaseException as crash:  # whatever it was: the waiting callers must hear of it before the thread dies
             try:
                 self._engine.fail(self._over("failed"))
@@ -53,21 +55,21 @@ class EngineThread:
     def _over(self, how: str) -> ServerFault:
         return ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has {how}")
 
-    def _parcels(self) -> list[Parcel]:
-        """What has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has nothing to do."""
-        parcels: list[Parcel] = []
+    def _envelopes(self, work_left: bool) -> list[Envelope]:
+        """What has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has no work left."""
+        envelopes: list[Envelope] = []
         rows = 0
-        until = float("-inf") if self._engine.busy else self._engine.next_deadline
-        while rows < _ROWS_PER_TURN and (parcel := self._receive(until)) is not None:
-            if not parcels:
-                waits = self._engine.max_wait and not self._engine.busy
+        until = float("-inf") if work_left else self._engine.next_deadline
+        while rows < _ROWS_PER_TURN and (envelope := self._receive(until)) is not None:
+            if not envelopes:
+                waits = self._engine.max_wait and not work_left
                 until = self._engine.clock() + self._engine.max_wait if waits else float("-inf")
-            parcels.append(parcel)
-            rows += sum(map(_rows_of, parcel[1]))
-        return parcels
+            envelopes.append(envelope)
+            rows += sum(map(_rows_of, envelope[1]))
+        return envelopes
 
-    def _receive(self, until: float) -> Parcel | None:
-        """Takes a parcel from the inbox, waiting no longer than until (monotonic seconds). None if none came."""
+    def _receive(self, until: float) -> Envelope | None:
+        """Takes a envelope from the inbox, waiting no longer than until (monotonic seconds). None if none came."""
         seconds = until - self._engine.clock()
         try:
             if seconds <= 0:

@@ -18,7 +18,7 @@ import numpy as np
 
 from stepstream_server import spec
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import BLOCK_ROW, PIECE
+from stepstream_server.engine.ports import PIECE, ROW
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.ipc import control
 from stepstream_server.snapshots import Snapshot
@@ -41,7 +41,7 @@ _NUMBERS = {record: number for number, record in enumerate((*_RECORDS, *_ERRORS)
 _RECORD = None  # the key of a map that is a record
 
 _ARRAY = 1  # MessagePack's code for an extension of ours
-_DTYPES = [BLOCK_ROW, PIECE, *map(np.dtype, ("float32", "int64", "float64", "uint32", "bool", "int32", "uint8", "int16"))]
+_DTYPES = [ROW, PIECE, *map(np.dtype, ("float32", "int64", "float64", "uint32", "bool", "int32", "uint8", "int16"))]
 _DTYPE_NUMBERS = {dtype: number for number, dtype in enumerate(_DTYPES)}
 
 

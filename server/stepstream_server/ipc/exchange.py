@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from stepstream_server.engine.entrance import Parcel
-from stepstream_server.engine.ports import Delivery, Door, DoorLost, Sink
+from stepstream_server.engine.ports import Delivery, Door, DoorLost, Envelope, Sink
 from stepstream_server.errors import StepStreamError
 from stepstream_server.ipc.codec import decode, encode
 from stepstream_server.ipc.frames import Frames
@@ -28,7 +27,7 @@ class Exchange:
     """An engine's inbox, as a queue of parcels. All but `put` and `attach` is for the engine's thread."""
 
     def __init__(self) -> None:
-        self._parcels: deque[Parcel | None] = deque()
+        self._parcels: deque[Envelope | None] = deque()
         self._joining: deque[socket.socket] = deque()
         self._selector = selectors.DefaultSelector()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -45,18 +44,18 @@ class Exchange:
         self._joining.append(line)
         self._wake()
 
-    def put(self, parcel: Parcel | None) -> None:
+    def put(self, parcel: Envelope | None) -> None:
         """Adds a parcel, or wakes who waits. From any thread."""
         self._parcels.append(parcel)
         self._wake()
 
-    def get(self, *, timeout: float) -> Parcel | None:
+    def get(self, *, timeout: float) -> Envelope | None:
         """The next parcel, waited for no longer than so many seconds. Raises queue.Empty."""
         if not self._parcels:
             self._listen(min(timeout, _LONGEST_WAIT_SECONDS))
         return self._take()
 
-    def get_nowait(self) -> Parcel | None:
+    def get_nowait(self) -> Envelope | None:
         """The same without waiting."""
         if not self._parcels:
             self._listen(0.0)
@@ -81,7 +80,7 @@ class Exchange:
         self._selector.close()
         os.close(self._wakeup)
 
-    def _take(self) -> Parcel | None:
+    def _take(self) -> Envelope | None:
         try:
             return self._parcels.popleft()
         except IndexError:

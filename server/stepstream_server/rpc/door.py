@@ -86,7 +86,7 @@ class ModelDoor:
         self._said.append(command)
 
     def block(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
-        """The same for rows of one message of a stream, packed as BLOCK_ROW is, and their inputs as the message has them."""
+        """The same for rows of one message of a stream, packed as ROW is, and their inputs as the message has them."""
         self._pass_in_soon()
         if stream in self._blocks:
             self._close_blocks()

@@ -6,14 +6,17 @@ the steps.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from stepstream_server.engine.ports import BLOCK_ROW, NO_SEQ, Block, Call, Keep, Tensor
+from stepstream_server.engine.ports import NO_SEQ, ROW, ROW_FORMAT, Block, Call, Keep, Tensor
 from stepstream_server.rpc.columns import WIRE_TYPES
 from stepstream_server.spec import TensorSpec
+
+_PACK = struct.Struct(ROW_FORMAT).pack
 
 
 class Steps(NamedTuple):
@@ -45,7 +48,7 @@ class Blocks:
         return len(self._streams)
 
     def add(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
-        """Adds rows of a stream that has none here yet, packed as BLOCK_ROW is; inputs as a block has them."""
+        """Adds rows of a stream that has none here yet, packed as ROW is; inputs as a block has them."""
         self._streams.add(stream)
         self._rows.append(rows)
         for parts, data in zip(self._inputs, inputs, strict=True):
@@ -53,7 +56,7 @@ class Blocks:
 
     def take(self) -> Block:
         """All of them, as a command. None is left."""
-        block = Block(np.frombuffer(_join(self._rows), BLOCK_ROW), _tensors(self._inputs, self._specs))
+        block = Block(np.frombuffer(_join(self._rows), ROW), _tensors(self._inputs, self._specs))
         self._clear()
         return block
 
@@ -76,64 +79,38 @@ class Calls:
     def add(self, stream: int, first_tag: int, steps: Steps) -> None:
         """Adds rows of a caller's, with tags from `first_tag` on."""
         place, rows = len(self._ids), len(steps.ids)
+        seqs, ends = steps.seqs or [NO_SEQ] * rows, steps.ends or [False] * rows
+        length, arrival, deadline = steps.length, steps.arrival, steps.deadline
         self._ids += steps.ids
-        self._streams += [stream] * rows
-        self._tags += range(first_tag, first_tag + rows)
-        self._lengths += [steps.length] * rows
-        self._keeps += [steps.keep] * rows
-        self._arrivals += [steps.arrival] * rows
-        self._deadlines += [steps.deadline] * rows
+        self._rows += [
+            _PACK(stream, 0, seq, tag, steps.keep, 0, seq == NO_SEQ, end, 0, length, 0, arrival, deadline)
+            for tag, seq, end in zip(range(first_tag, first_tag + rows), seqs, ends, strict=True)
+        ]
         for parts, data in zip(self._inputs, steps.inputs, strict=True):
             parts.append(data)
-        if steps.seqs is not None:
-            self._seqs += [(place + row, seq) for row, seq in enumerate(steps.seqs)]
         if steps.secrets is not None:
             self._secrets += [b""] * (place - len(self._secrets))
             self._secrets += steps.secrets
         if steps.starts is not None:
             self._starts += [place + row for row, flag in enumerate(steps.starts) if flag]
-        if steps.ends is not None:
-            self._ends += [place + row for row, flag in enumerate(steps.ends) if flag]
 
     def take(self) -> Call:
         """All of them, as a command. None is left."""
         rows = len(self._ids)
-        seqs, starts, ends = np.full(rows, NO_SEQ), np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
-        for place, seq in self._seqs:
-            seqs[place] = seq
+        starts = np.zeros(rows, np.bool_)
         starts[self._starts] = True
-        ends[self._ends] = True
-        call = Call(
-            streams=np.array(self._streams, np.int64),
-            tags=np.array(self._tags, np.uint32),
-            ids=self._ids,
-            secrets=[*self._secrets, *[b""] * (rows - len(self._secrets))] if self._secrets else (),
-            seqs=seqs,
-            lengths=np.array(self._lengths, np.int64),
-            inputs=_tensors(self._inputs, self._specs),
-            keeps=np.array(self._keeps, np.int64),
-            arrivals=np.array(self._arrivals),
-            deadlines=np.array(self._deadlines),
-            starts=starts,
-            ends=ends,
-        )
+        secrets = [*self._secrets, *[b""] * (rows - len(self._secrets))] if self._secrets else ()
+        call = Call(np.frombuffer(_join(self._rows), ROW), self._ids, secrets, starts, _tensors(self._inputs, self._specs))
         self._clear()
         return call
 
     def _clear(self) -> None:
         self._ids: list[str] = []
-        self._streams: list[int] = []
-        self._tags: list[int] = []
-        self._lengths: list[int] = []
-        self._keeps: list[int] = []
-        self._arrivals: list[float] = []
-        self._deadlines: list[float] = []
+        self._rows: list[bytes] = []  # packed as ROW is
         self._inputs: list[list[bytes]] = [[] for _ in self._specs]
         # Of few rows:
-        self._seqs: list[tuple[int, int]] = []  # place, number
         self._secrets: list[bytes] = []  # of the rows up to the last that has one
         self._starts: list[int] = []  # places
-        self._ends: list[int] = []
 
 
 def _tensors(inputs: Sequence[Sequence[bytes]], specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:

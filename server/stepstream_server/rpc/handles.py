@@ -100,7 +100,7 @@ class Handles:
         """The same of one handle."""
         self._outstanding[handle] += steps
 
-    def settle(self, handles: NDArray[np.uint32], steps: Ints) -> int:
+    def settle(self, handles: Ints, steps: Ints) -> int:
         """Takes outcomes that arrived. Returns how many of the steps were expected: kept answers sent again were not."""
         outstanding = self._outstanding
         np.subtract.at(outstanding, handles, steps)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stepstream_proto.v1 import common_pb2, inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import BLOCK_ROW, BLOCK_ROW_FORMAT, Ints, Keep
+from stepstream_server.engine.ports import ROW, ROW_FORMAT, Ints, Keep
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
@@ -33,7 +33,7 @@ from stepstream_server.rpc.outgoing import Outgoing
 
 Tags = NDArray[np.uint32]
 
-_PACK = struct.Struct(BLOCK_ROW_FORMAT).pack
+_PACK = struct.Struct(ROW_FORMAT).pack
 _FOREVER = float("inf")
 _ALL = (common_pb2.OUTPUTS_UNSPECIFIED, common_pb2.OUTPUTS_ALL)
 
@@ -120,7 +120,7 @@ class Intake:
         ):
             return False
         session, generation = self._handles.session(handle)
-        row = _PACK(self._number, generation, seq, handle, Keep.ALL, session, steps, acked, arrival, _FOREVER)
+        row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
         self._credits.take(steps * door.step_credits)
         self._handles.expect_one(handle, steps)
         door.block(self._number, row, inputs)
@@ -162,10 +162,10 @@ class Intake:
         return content
 
     def _take(self, door: ModelDoor, rows: Rows, content: Content, arrival: float) -> None:
-        packed = np.empty(len(rows.handles), BLOCK_ROW)
+        packed = np.zeros(len(rows.handles), ROW)
         packed["stream"], packed["arrival"] = self._number, arrival
         packed["session"], packed["generation"] = self._expect(door, rows)
-        packed["tag"], packed["first"], packed["length"] = rows.handles, rows.first_seqs, rows.lengths
+        packed["handle"], packed["first"], packed["length"] = rows.handles, rows.first_seqs, rows.lengths
         packed["keep"], packed["deadline"] = content.keep, content.deadline
         packed["acked"] = 0 if content.acked is None else content.acked
         door.block(self._number, packed.tobytes(), content.inputs)

@@ -15,8 +15,8 @@ from google.rpc.status_pb2 import Status
 
 from stepstream_proto.v1 import common_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine import scheduler
 from stepstream_server.engine.ports import Keep
+from stepstream_server.engine.steps import scheduler
 from stepstream_server.errors import Reason
 from support.backend import FakeBackend
 from support.clock import FakeClock

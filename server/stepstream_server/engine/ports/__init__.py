@@ -7,17 +7,18 @@ Every column of a record is a numpy array with one entry per row; `n` is the num
 
 from stepstream_server.engine.ports.backend import Backend, Computed
 from stepstream_server.engine.ports.basics import (
-    BLOCK_ROW,
-    BLOCK_ROW_FORMAT,
     NO_SEQ,
     NO_STREAM,
     PIECE,
+    ROW,
+    ROW_FORMAT,
     TAKEN_AT_ONCE,
     Commit,
     Ending,
     Floats,
     Ints,
     Keep,
+    Kind,
     Origin,
     RolloutEnding,
     Tensor,
@@ -54,6 +55,7 @@ from stepstream_server.engine.ports.results import (
     Delivery,
     Detached,
     Door,
+    Envelope,
     Forked,
     Imported,
     Inbox,
@@ -69,11 +71,11 @@ from stepstream_server.engine.ports.results import (
 )
 
 __all__ = [
-    "BLOCK_ROW",
-    "BLOCK_ROW_FORMAT",
     "NO_SEQ",
     "NO_STREAM",
     "PIECE",
+    "ROW",
+    "ROW_FORMAT",
     "TAKEN_AT_ONCE",
     "Acknowledge",
     "Answers",
@@ -96,6 +98,7 @@ __all__ = [
     "Drain",
     "Ending",
     "EngineStats",
+    "Envelope",
     "Export",
     "Floats",
     "Fork",
@@ -108,6 +111,7 @@ __all__ = [
     "InferenceTotals",
     "Ints",
     "Keep",
+    "Kind",
     "Launch",
     "Limits",
     "List",

@@ -35,6 +35,10 @@ class Backend(Protocol):
         """Rows that one launch may have."""
 
     @property
+    def depth(self) -> int:
+        """Launches that may be under way before the oldest is collected: 1 where `launch` does all the work."""
+
+    @property
     def numerics(self) -> str:
         """What bits of outputs depend on beside the model: versions, device, instruction set. Equal: bitwise the same."""
 

@@ -16,14 +16,17 @@ NO_SEQ = -1  # a momentary call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
 TAKEN_AT_ONCE = 32  # draws after which a rollout's caller says that it has taken them; saying so costs about as much as a step
 
-# A row of a block, 72 bytes, as front doors pack it one by one (struct format BLOCK_ROW_FORMAT) or fill it column by column.
-BLOCK_ROW = np.dtype(
+# A row of steps, 72 bytes, as front doors pack it one by one (struct format ROW_FORMAT) or fill it column by column.
+ROW = np.dtype(
     [
         ("stream", np.int64),
-        ("generation", np.int64),
-        ("first", np.int64),  # number of its first step
-        ("tag", np.uint32),
-        ("keep", np.uint32),  # of Keep
+        ("generation", np.int64),  # of the session
+        ("first", np.int64),  # number of its first step; NO_SEQ: the next free one
+        ("handle", np.uint32),
+        ("keep", np.uint8),  # of Keep
+        ("kind", np.uint8),  # of Kind
+        ("unkept", np.bool_),  # whether no answer is kept for a repeat
+        ("ends", np.bool_),  # whether the session ends once its last step was answered
         ("session", np.int64),
         ("length", np.int64),  # steps, >= 1
         ("acked", np.int64),  # acknowledged before the row is admitted; 0: nothing
@@ -31,7 +34,7 @@ BLOCK_ROW = np.dtype(
         ("deadline", np.float64),  # monotonic seconds; not begun by then: dropped
     ]
 )
-BLOCK_ROW_FORMAT = "=3q2I3q2d"
+ROW_FORMAT = "=3qI4B3q2d"
 
 # A piece of a rollout: what its caller is told at once.
 PIECE = np.dtype(
@@ -45,6 +48,15 @@ PIECE = np.dtype(
         ("kept", np.int64),  # steps in `outputs`: all of them or none
     ]
 )
+
+
+class Kind(enum.IntEnum):
+    """What a row waits for."""
+
+    APPLY = 0  # its next step to be computed
+    RESET = 1  # the state to be zeroed
+    REPEAT = 2  # to be answered from the cache: it was applied, or is pending in front of this row
+    REFUSE = 3  # to be told its reason
 
 
 class Keep(enum.IntEnum):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.ports.basics import Commit, Floats, Ints, Tensor
+from stepstream_server.engine.ports.basics import Commit, Ints, Tensor
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 
@@ -62,7 +62,7 @@ class Block:
     The rows of one stream come from one message of its: a session may have one row in a block.
     """
 
-    rows: NDArray[Any]  # [n] of BLOCK_ROW
+    rows: NDArray[Any]  # [n] of ROW
     inputs: tuple[Tensor, ...]  # one per declared input: [sum of lengths, *shape]
 
 
@@ -118,7 +118,7 @@ class Detach:
 class Call:
     """Momentary steps (or chunks) of sessions addressed by id; never takes over. Rows of one session are taken in their order.
 
-    `streams` are numbers of callers: each row's outcome comes as Answers and RowErrors of its stream, under its tag. What is
+    A row's stream is its caller's number, its handle the caller's own: its outcome comes under both. What is
     wrong with one row harms no other.
     A row that starts is step 0 of a new session, which is opened in place of one that is open under that id, unless a stream
     holds that one: it gives up its id at once, and ends (REPLACED) when what is pending of it has had its outcome. No secret is
@@ -126,18 +126,11 @@ class Call:
     refused, nothing is ended. If it was numbered, just the same row is answered again for a while.
     """
 
-    streams: Ints
-    tags: NDArray[np.uint32]  # the callers' own
-    ids: Sequence[str]
+    rows: NDArray[Any]  # [n] of ROW without sessions; where `first` is NO_SEQ `unkept`, since nobody can repeat it
+    ids: Sequence[str]  # [n]
     secrets: Sequence[bytes]  # [n], empty ones where none is known; or none at all
-    seqs: Ints  # or NO_SEQ: the next free number, and no answer is kept
-    lengths: Ints  # each >= 1
-    inputs: tuple[Tensor, ...]  # one per declared input: [sum(lengths), *shape]
-    keeps: Ints  # of Keep
-    arrivals: Floats  # monotonic seconds
-    deadlines: Floats  # monotonic seconds; not begun by then: dropped
-    starts: NDArray[np.bool_]  # opens the session first
-    ends: NDArray[np.bool_]  # closes the session afterwards
+    starts: NDArray[np.bool_]  # [n]: opens the session first
+    inputs: tuple[Tensor, ...]  # one per declared input: [sum of lengths, *shape]
 
 
 @dataclass(frozen=True, slots=True)

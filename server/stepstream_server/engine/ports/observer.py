@@ -10,6 +10,8 @@ import numpy as np
 from stepstream_server.engine.ports.basics import Ending, Floats, Ints, Origin, RolloutEnding
 from stepstream_server.errors import Reason
 
+_NO_STEPS, _NO_SECONDS = np.zeros(0, np.int64), np.zeros(0)  # of reports to which nothing was added yet
+
 
 @dataclass(slots=True)
 class Launch:
@@ -25,9 +27,9 @@ class TurnReport:
     """What one turn did. Columns have one entry per answered row; `steps` weighs them."""
 
     launches: list[Launch] = field(default_factory=list)
-    steps: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    queue_seconds: Floats = field(default_factory=lambda: np.zeros(0))  # arrival to launch
-    step_seconds: Floats = field(default_factory=lambda: np.zeros(0))  # arrival to hand-over
+    steps: Ints = field(default_factory=lambda: _NO_STEPS)
+    queue_seconds: Floats = field(default_factory=lambda: _NO_SECONDS)  # arrival to launch
+    step_seconds: Floats = field(default_factory=lambda: _NO_SECONDS)  # arrival to hand-over
     duplicates: int = 0  # steps answered from the cache
     failures: dict[Reason, int] = field(default_factory=dict)  # steps refused or failed
     opened: dict[Origin, int] = field(default_factory=dict)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.ports.basics import Ending, Ints, Tensor
@@ -102,12 +101,12 @@ class Reply:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: every turn makes one, and freezing would take a microsecond of it
 class Answers:
     """Answered rows, grouped by stream: equal streams are adjacent. Within a session, in input order."""
 
     streams: Ints
-    tags: NDArray[np.uint32]
+    tags: Ints
     first_seqs: Ints
     lengths: Ints
     kept: Ints  # how many of each row's last steps have outputs here
@@ -145,7 +144,7 @@ class Detached:
     endings: list[Ending] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as Answers are not
 class Delivery:
     """All that one turn has for one front door, which is at least that a parcel was heard. To be passed on in this order."""
 
@@ -174,16 +173,19 @@ class Door(Protocol):
         """Queues a parcel of commands. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
 
 
+Envelope = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
+
+
 class Inbox(Protocol):
     """What front doors have said and their engine has not heard: a queue of parcels, each with the number of its door."""
 
-    def put(self, item: tuple[int, Sequence[Command]] | None) -> None:
+    def put(self, item: Envelope | None) -> None:
         """Adds a parcel; None only wakes who waits. From any thread."""
 
-    def get(self, *, timeout: float) -> tuple[int, Sequence[Command]] | None:
+    def get(self, *, timeout: float) -> Envelope | None:
         """The next one, waited for no longer than so many seconds. Raises queue.Empty."""
 
-    def get_nowait(self) -> tuple[int, Sequence[Command]] | None:
+    def get_nowait(self) -> Envelope | None:
         """The same without waiting."""
 
     def qsize(self) -> int:

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stepstream_server.config import EngineSettings
-from stepstream_server.engine.answers import AnswerCache
-from stepstream_server.engine.backlog import Backlog
-from stepstream_server.engine.finished import Finished, LastAnswer, answer_repeat
-from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.books.records import NONE
+from stepstream_server.engine.books.session_table import HOW_ENDED, REASON_OF_ENDING, Last
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
-from stepstream_server.engine.requests import Made
-from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, Last, SessionTable
+from stepstream_server.engine.sessions.idempotency import LastAnswer, Made, Remembered, answer_repeat
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
@@ -25,25 +23,13 @@ _CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often f
 class Lifecycle:
     """Makes, hands over and ends sessions. Knows no command."""
 
-    def __init__(
-        self,
-        settings: EngineSettings,
-        backend: Backend,
-        table: SessionTable,
-        backlog: Backlog,
-        cache: AnswerCache,
-        ledger: Ledger,
-        outbox: Outbox,
-        finished: Finished,
-    ) -> None:
+    def __init__(self, settings: EngineSettings, backend: Backend, books: Books, outbox: Outbox) -> None:
         self._settings = settings
         self._backend = backend
-        self._table = table
-        self._backlog = backlog
-        self._cache = cache
-        self._ledger = ledger
+        self._books = books
+        self._table = books.table
         self._outbox = outbox
-        self._finished = finished
+        self._last_answers: Remembered[LastAnswer] = Remembered(settings.tombstone_seconds)  # by ids of sessions that are gone
         self._held: Counter[int] = Counter()  # sessions attached, by stream
 
     @property
@@ -51,7 +37,7 @@ class Lifecycle:
         """Streams that hold sessions."""
         return len(self._held)
 
-    # Coming to be ----------------------------------------------------------------------------------------------------
+    # Open ------------------------------------------------------------------------------------------------------------
 
     def create(
         self, ids: Sequence[str], idle_ttl: float | None, origin: Origin, now: float, report: TurnReport
@@ -78,7 +64,7 @@ class Lifecycle:
 
     def refuse_if_draining(self) -> None:
         """Raises CallerError(SERVER_DRAINING)."""
-        if self._table.draining:
+        if self._books.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
 
     def refuse_if_full(self, room: bool) -> None:
@@ -144,43 +130,39 @@ class Lifecycle:
         settings = self._settings
         ttl = min(idle_ttl or settings.idle_ttl_seconds, settings.idle_ttl_seconds)
         lifetime = settings.max_lifetime_seconds or float("inf")
-        self._finished.forget(ids)
+        self._last_answers.forget(ids)
         return self._table.open(ids, self._backend.allocate(len(ids)), now, ttl, lifetime)
 
-    # Being held ------------------------------------------------------------------------------------------------------
+    # Attach and detach -----------------------------------------------------------------------------------------------
 
-    def hold(self, session: int, stream: int, tag: int) -> None:
+    def hold(self, session: int, stream: int, handle: int) -> None:
         """The stream holds the session from now on."""
-        self._table.stream[session], self._table.tag[session] = stream, tag
+        self._table.stream[session], self._table.handle[session] = stream, handle
         self._held[stream] += 1
 
     def let_go(self, sessions: Ints, ending: Ending) -> None:
         """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told."""
         table = self._table
         sessions = sessions[table.stream[sessions] != NO_STREAM]
-        if not len(sessions):
-            return
-        rows = self._backlog.rows
-        self._ledger.drop(np.isin(rows["session"], sessions) & (rows["stream"] == table.stream[rows["session"]]))
+        self._books.drop_held(sessions)
         for session in sessions.tolist():
-            stream, tag = int(table.stream[session]), int(table.tag[session])
+            stream, handle = int(table.stream[session]), int(table.handle[session])
             self._forget_hold(session, stream)
-            self._outbox.detached(stream, tag, ending)
+            self._outbox.detached(stream, handle, ending)
 
     def end_stream(self, stream: int) -> None:
         """The stream is gone; nobody is left to be told. Its sessions live on."""
-        self._ledger.drop(self._backlog.rows["stream"] == stream)
+        self._books.drop_streams(np.array([stream]))
         for session in self._table.attached_to(stream).tolist() if stream in self._held else []:
             self._forget_hold(session, stream)
 
     def lose_callers(self, streams: Sequence[int]) -> None:
-        """The same for momentary callers, who hold no sessions."""
-        self._ledger.drop(np.isin(self._backlog.rows["stream"], streams))
+        """One-shot callers are gone; they hold no sessions."""
+        self._books.drop_streams(np.array(streams, np.int64))
 
     def lose_door(self, door: int) -> None:
-        """The same for all streams of a door."""
-        queued = np.unique(self._backlog.rows["stream"]).tolist()
-        for stream in {stream for stream in (*self._held, *queued) if door_of(stream) == door}:
+        """A door is gone, and with it its streams and callers."""
+        for stream in {stream for stream in (*self._held, *self._books.queued_streams()) if door_of(stream) == door}:
             self.end_stream(stream)
 
     def _forget_hold(self, session: int, stream: int) -> None:
@@ -189,7 +171,7 @@ class Lifecycle:
         if not self._held[stream]:
             del self._held[stream]
 
-    # Ending ----------------------------------------------------------------------------------------------------------
+    # End -------------------------------------------------------------------------------------------------------------
 
     def expire(self, now: float, report: TurnReport) -> None:
         """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
@@ -209,19 +191,24 @@ class Lifecycle:
             if (answer := self._last_answer(session, last)) is not None:
                 answers[session] = answer
                 if session not in table.replaced:  # else its id stands for another session
-                    self._finished.remember(table.id(session), answer, now)
+                    self._last_answers.remember(table.id(session), answer, now)
         self.end(np.array(list(table.over), np.int64), Ending.CLOSED, now, report, answers)
         replaced = np.array(sorted(table.replaced), np.int64)
-        self.end(replaced[~np.isin(replaced, self._backlog.rows["session"])], Ending.REPLACED, now, report)
+        self.end(replaced[~self._books.pending_of(replaced)], Ending.REPLACED, now, report)
         return len(table) < before
+
+    def last_answer(self, session_id: str, now: float) -> LastAnswer | None:
+        """The answer with which a session ended, while it is remembered."""
+        return self._last_answers.find(session_id, now)
 
     def _last_answer(self, session: int, last: Last) -> LastAnswer | None:
         """How a session's last row was answered; None if that was not kept for a repeat, or is not kept any more."""
         begin, end, keep, cached = last
-        seqs = np.arange({Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep], end)
-        if not cached or begin < self._table.released[session] or not self._cache.held_at(session, seqs).all():
+        kept_from = {Keep.ALL: begin, Keep.LAST: end - 1, Keep.NONE: end}[keep]
+        places = self._books.cache.find(session, kept_from, end - kept_from)
+        if not cached or begin < self._table.released[session] or (places == NONE).any():
             return None
-        return LastAnswer(begin, end - begin, keep, self._cache.fetch_at(session, seqs))
+        return LastAnswer(begin, end - begin, keep, self._books.cache.get(places))
 
     def end(
         self,
@@ -237,7 +224,7 @@ class Lifecycle:
         table = self._table
         self.let_go(sessions, ending)
         self._settle_left(sessions, ending, answers or {}, report)
-        self._ledger.acknowledge(sessions, table.next_seq[sessions])
+        self._books.acknowledge(sessions, table.next_seq[sessions], now)
         self._backend.release(table.slot[sessions])
         if ending is Ending.REPLACED:
             report.replaced += [table.id(session) for session in sessions.tolist()]
@@ -245,15 +232,13 @@ class Lifecycle:
         report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
 
     def _settle_left(self, sessions: Ints, ending: Ending, answers: Mapping[int, LastAnswer], report: TurnReport) -> None:
-        """What is left in the backlog when nobody holds the sessions any more: rows of momentary calls."""
-        backlog = self._backlog
-        left = np.isin(backlog.rows["session"], sessions)
-        for row in backlog.rows[left]:
-            session, stream, tag, first, length = (int(row[name]) for name in ("session", "stream", "tag", "first", "length"))
-            if not answer_repeat(answers.get(session), row, self._outbox, report):
-                message = f"session {self._table.id(session)!r} {HOW_ENDED[ending]}"
-                self._outbox.refuse(stream, tag, first, length, REASON_OF_ENDING[ending], 0, message)
-        backlog.remove(left)
+        """Settles what is queued when nobody holds the sessions any more: rows of one-shot callers."""
+        for session in sessions[self._books.pending_of(sessions)].tolist():
+            for row in self._books.take_out(session):
+                stream, handle, first, length = (int(row[name]) for name in ("stream", "handle", "first", "length"))
+                if not answer_repeat(answers.get(session), row, stream, self._outbox, report):
+                    message = f"session {self._table.id(session)!r} {HOW_ENDED[ending]}"
+                    self._outbox.refuse(stream, handle, first, length, REASON_OF_ENDING[ending], 0, message)
 
 
 def count_refused(reason: Reason, report: TurnReport) -> None:

@@ -8,12 +8,16 @@ that whatever was told is part of the state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepstream_server.config import EngineSettings
-from stepstream_server.engine.draws import Draws
-from stepstream_server.engine.ledger import Ledger
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.books.records import CANDIDATE
+from stepstream_server.engine.books.session_table import HOW_ENDED, REASON_OF_ENDING
+from stepstream_server.engine.books.status import Event, Status
 from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
@@ -32,8 +36,7 @@ from stepstream_server.engine.ports import (
     Took,
     TurnReport,
 )
-from stepstream_server.engine.stops import Stops
-from stepstream_server.engine.table import HOW_ENDED, REASON_OF_ENDING, SessionTable, Status
+from stepstream_server.engine.rollouts.sampling import Draws, Stops
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import ModelSpec
 
@@ -42,6 +45,7 @@ from stepstream_server.spec import ModelSpec
 MOST_AHEAD = 8 * TAKEN_AT_ONCE
 _RETRY_SECONDS = 0.1  # rollouts end all the time
 _NOBODY = -1  # a row whose steps are no session's
+_NOBODY_WAITS = np.zeros(0, CANDIDATE)
 
 
 class Rollout:
@@ -72,12 +76,10 @@ class Rollout:
 class Rollouts:
     """The rollouts of one model, and the rows that are their paths."""
 
-    def __init__(
-        self, spec: ModelSpec, settings: EngineSettings, backend: Backend, table: SessionTable, ledger: Ledger, outbox: Outbox
-    ) -> None:
+    def __init__(self, spec: ModelSpec, settings: EngineSettings, backend: Backend, books: Books, outbox: Outbox) -> None:
         self._backend = backend
-        self._table = table
-        self._ledger = ledger
+        self._books = books
+        self._table = books.table
         self._outbox = outbox
         self._pieces = outbox.pieces
         self._most_prompted = settings.max_pending_steps
@@ -106,20 +108,27 @@ class Rollouts:
         self._leads = np.zeros(most, np.bool_)  # whether it is its rollout's first path
         self._plain = np.zeros(most, np.bool_)
         self._ahead = np.zeros(most, np.int64)  # draws told and not taken
-        self._served = np.zeros(most, np.int64)  # turn of the last launch of several steps
+        self._served = np.zeros(most, np.int64)  # the last launch of several steps
+        self._round = np.zeros(most, np.int64)  # in which it was last stepped
+        self._in_flight = np.zeros(most, np.bool_)
         self._arrival = np.zeros(most)  # monotonic seconds
         self._drew_at = np.zeros(most)  # monotonic seconds of the last draw; nan: there was none; inf: it has paused since
         self.slots = 0  # that rollouts hold, beside those of sessions; counted, since other threads read it
         self.prompted = 0  # steps of prompts that wait
-        self.busy = False  # whether a row has something to do in the next turn
-        # Of this turn:
+        # Of the launch that settles:
         self._ended: list[tuple[Rollout, RolloutEnding]] = []
         self._stepped: dict[Rollout, None] = {}  # of several paths, in order
 
     def __len__(self) -> int:
         return len(self._by_stream)
 
-    # Coming and going ------------------------------------------------------------------------------------------------
+    @property
+    def busy(self) -> bool:
+        """Whether a row could take part in the next launch."""
+        rows = self._active
+        return bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any()) if len(rows) else False
+
+    # Begin and leave ---------------------------------------------------------------------------------------------------
 
     def begin(self, door: int, wanted: Generate, session: int | None, now: float) -> Begun:
         """Lets a rollout begin where the session stands, of which nothing before that is pending, or at the initial state.
@@ -127,14 +136,14 @@ class Rollouts:
         Raises CallerError, and has then changed nothing, but that `at_seq` may have acknowledged answers.
         """
         commit = Commit.NONE if session is None else wanted.commit
-        last = self._check(wanted, session, commit)
+        last = self._check(wanted, session, commit, now)
         rows = np.array([self._free.pop() for _ in range(wanted.paths)], np.int64)
         start = 0 if session is None else int(self._table.next_seq[session])
         committed, generation = _NOBODY, 0
         if session is not None and commit is not Commit.NONE:
             committed, generation = session, int(self._table.generation[session])
-            self._ledger.cut_back(np.array([session]), np.array([start]))  # what was sent behind the call
-            self._table.status[session] = Status.ROLLING
+            self._books.go_back(session, start)  # what was sent behind the call
+            self._table.move(session, Event.ROLLOUT_BEGAN)
         rollout = Rollout(wanted, commit, global_stream(door, wanted.stream), rows, committed, generation, start)
         self._slot[rows] = self._slots(commit, session, len(rows))
         self.slots += len(rows) if commit is not Commit.EACH else 0
@@ -150,11 +159,11 @@ class Rollouts:
         self._prompt_left[rows[0]], self._prompting[rows[0]], self._due[rows[0]] = wanted.prompt_steps, bool(wanted.prompt), True
         self._leads[rows] = rows == rows[0]
         self._plain[rows], self._ahead[rows], self._served[rows] = rollout.plain, 0, 0
+        self._round[rows], self._in_flight[rows] = 0, False
         self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
         self.prompted += wanted.prompt_steps
         self._used[rows] = True
         self._active = np.concatenate([self._active, rows])
-        self.busy = True
         return Begun(start)
 
     def took(self, door: int, took: Took) -> None:
@@ -172,10 +181,10 @@ class Rollouts:
             if (rollout := self._by_stream.get(stream)) is not None:
                 self._end(rollout, RolloutEnding.CANCELLED, now, report)
 
-    def _check(self, wanted: Generate, session: int | None, commit: Commit) -> Tensor:
+    def _check(self, wanted: Generate, session: int | None, commit: Commit, now: float) -> Tensor:
         """The last output that the rollout begins with; zeros before a prompt. Raises CallerError."""
         table = self._table
-        if table.draining:
+        if self._books.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no rollouts are begun")
         if session is not None and commit is not Commit.NONE and table.status[session] == Status.ROLLING:
             message = "a rollout of the session is under way: no other one can commit to it"
@@ -188,7 +197,7 @@ class Rollouts:
             raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
         last = np.zeros(self._draws.last.shape[1:], np.float32) if wanted.prompt else self._last_output(session)
         if session is not None and commit is not Commit.NONE:
-            self._make_room(wanted, session)
+            self._make_room(wanted, session, now)
         return last
 
     def _last_output(self, session: int | None) -> Tensor:
@@ -200,13 +209,13 @@ class Rollouts:
         last: Tensor = states[self._last_state][0]
         return last
 
-    def _make_room(self, wanted: Generate, session: int) -> None:
+    def _make_room(self, wanted: Generate, session: int, now: float) -> None:
         """Acknowledges what the caller needs no more. Raises CallerError if the rollout does not fit into the window behind what
         is left: its steps keep no answers, but nobody acknowledges them either."""
         table = self._table
         start = int(table.next_seq[session])
         if wanted.at_seq != NO_SEQ or table.stream[session] == NO_STREAM:
-            self._ledger.acknowledge(np.array([session]), np.array([start]))
+            self._books.acknowledge(np.array([session]), np.array([start]), now)
         steps, released = wanted.prompt_steps + wanted.max_steps, int(table.released[session])
         if released < start and start + steps - released > self._window_steps:
             message = f"{steps} steps from {start} on do not fit into the window: acknowledge answers first, by seq for example"
@@ -225,47 +234,48 @@ class Rollouts:
 
     # A turn ----------------------------------------------------------------------------------------------------------
 
-    def plan(self, now: float, report: TurnReport) -> tuple[Ints, Ints, Ints]:
-        """Draws. Returns the rows that take part in this turn, the steps that each could take, and the turn in which it last took
-        several."""
+    def candidates(self, now: float, report: TurnReport) -> NDArray[Any]:
+        """The rows that could take part in the next launch: [n] of CANDIDATE."""
+        if not self._by_stream:
+            return _NOBODY_WAITS
         self.drop_ended(now, report)
         rows = self._active
         paused = self._ahead[rows] >= MOST_AHEAD
         self._drew_at[rows[paused]] = np.inf
-        rows = rows[self._due[rows] & ~paused]
-        drawing = rows[~self._prompting[rows]]
+        rows = rows[self._due[rows] & ~paused & ~self._in_flight[rows]]
+        found = np.empty(len(rows), CANDIDATE)
+        found["number"], found["steps"], found["served"] = rows, np.maximum(self._prompt_left[rows], 1), self._served[rows]
+        found["fresh"], found["rolls"] = self._round[rows] != self._books.counters.round[0], True
+        return found
+
+    def depart(self, rows: Ints, length: int) -> tuple[Ints, tuple[Tensor, ...]]:
+        """The rows take part in a launch: draws what they have not been prompted with. Returns their slots, and their next
+        `length`
+        steps: one [n, length, *shape] per input."""
+        counters = self._books.counters
+        self._in_flight[rows], self._round[rows] = True, counters.round[0]
+        if length > 1:
+            self._served[rows] = counters.launch[0]
+        prompting = self._prompting[rows]
+        drawing = rows[~prompting]
         if len(drawing):
             drawn = self._draws.draw(drawing, self._seq[drawing])
             self._drawn[drawing] = drawn.reshape(-1, *self._drawn.shape[1:])
-        return rows, np.maximum(self._prompt_left[rows], 1), self._served[rows]
-
-    def slots_of(self, rows: Ints) -> Ints:
-        """The slot of each."""
-        return self._slot[rows]
-
-    def gather(self, rows: Ints, length: int) -> tuple[Tensor, ...]:
-        """The next `length` steps of each row: [n, length, *shape]."""
         inputs = np.empty((len(rows), length, *self._drawn.shape[1:]), self._drawn.dtype)
-        prompting = self._prompting[rows]
-        inputs[~prompting, 0] = self._drawn[rows[~prompting]]
+        inputs[~prompting, 0] = self._drawn[drawing]
         for place in np.flatnonzero(prompting).tolist():
             row = int(rows[place])
             wanted = self._of_row[row].wanted
             first = wanted.prompt_steps - int(self._prompt_left[row])
             inputs[place] = wanted.prompt[0][first : first + length]
-        return (inputs,)
-
-    def advance(self, rows: Ints, length: int, turn: int) -> None:
-        """The rows have been computed so far."""
-        if length > 1:
-            self._served[rows] = turn
-        prompting = rows[self._prompting[rows]]
-        self._prompt_left[prompting] -= length
-        self.prompted -= length * len(prompting)
+        self._prompt_left[rows[prompting]] -= length
+        self.prompted -= length * int(prompting.sum())
+        return self._slot[rows], (inputs,)
 
     def settle(self, rows: Ints, length: int, computed: Computed, now: float, report: TurnReport) -> None:
         """Makes `length` computed steps of each row known. computed: of these rows."""
         outputs = computed.outputs
+        self._in_flight[rows] = False
         if computed.finite is not None and not computed.finite.all():
             self._fail(rows[~computed.finite])
             rows, outputs = rows[computed.finite], tuple(values[computed.finite] for values in outputs)
@@ -274,19 +284,17 @@ class Rollouts:
         sessions = self._session[rows]
         sessions = sessions[sessions != _NOBODY]
         if len(sessions):
-            self._ledger.move_on(sessions, length)
+            self._books.move_on(sessions, length)
             self._table.used_at[sessions] = now
         drew = ~self._prompting[rows]
         if drew.any():
             if not drew.all():
                 rows, outputs = rows[drew], tuple(values[drew] for values in outputs)
             self._settle_draws(rows, outputs, now, report)
+        self._go_on(now, report)
 
-    def end_turn(self, now: float, report: TurnReport) -> None:
+    def _go_on(self, now: float, report: TurnReport) -> None:
         """Goes on behind prompts, tells what several paths have drawn, and ends what has come to its end."""
-        if not self._by_stream:
-            self.busy = False
-            return
         for row in self._active[self._prompting[self._active] & (self._prompt_left[self._active] == 0)].tolist():
             self._branch(self._of_row[row])
         stepped, self._stepped = self._stepped, {}
@@ -296,8 +304,6 @@ class Rollouts:
         for rollout, ending in ended:
             if self._by_stream.get(rollout.stream) is rollout:
                 self._end(rollout, ending, now, report)
-        rows = self._active
-        self.busy = bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any())
 
     def _settle_draws(self, rows: Ints, outputs: tuple[Tensor, ...], now: float, report: TurnReport) -> None:
         """Tells what was drawn and has been fed. outputs: [n, 1, *shape]."""
@@ -398,7 +404,7 @@ class Rollouts:
         """Steps of these rows would have made them non-finite, and were not applied."""
         for rollout in dict.fromkeys(self._of_row[row] for row in rows.tolist()):
             if rollout.commit is Commit.EACH:
-                self._table.status[rollout.session] = Status.QUARANTINED
+                self._table.move(rollout.session, Event.STEP_NOT_FINITE)
             self._refuse(rollout, Reason.NON_FINITE_STATE, "a step of the rollout would make state or outputs non-finite")
             self._due[rollout.rows] = False
             self._ended.append((rollout, RolloutEnding.FAILED))
@@ -417,9 +423,9 @@ class Rollouts:
         if session != _NOBODY and table.alive(session, rollout.generation):
             if rollout.commit is Commit.END and ending in (RolloutEnding.STOP, RolloutEnding.LENGTH):
                 table.slot[session], slots = slots[0], table.slot[[session]]  # the copy takes the session's place
-                self._ledger.move_on(np.array([session]), int(self._seq[rows[0]]) - rollout.start)
+                self._books.move_on(np.array([session]), int(self._seq[rows[0]]) - rollout.start)
             if table.status[session] == Status.ROLLING:
-                table.status[session] = Status.OPEN
+                table.move(session, Event.ROLLOUT_ENDED)
             table.used_at[session] = now
         if rollout.commit is not Commit.EACH:
             self._backend.release(slots)

@@ -1,7 +1,8 @@
-"""The session table: one row of columns per session, found by id, ended by time.
+"""The session table: one record per session, found by id, ended by time.
 
-Columns are numpy arrays indexed by session number, because a turn touches a thousand sessions at once; an idle session costs
-its row, its id and its secret, never a thread or a timer. A session number is used again only with a higher generation.
+Records lie in one numpy array indexed by session number, because a turn touches a thousand sessions at once; an idle session
+costs its record, its id and its secret, never a thread or a timer. A session number is used again only with a higher
+generation.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import secrets as tokens
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepstream_server.engine.books import ledger
+from stepstream_server.engine.books.records import NEVER, NONE, SESSION
+from stepstream_server.engine.books.status import Event, Status, move
+from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.ports import NO_STREAM, Ending, Ints, Keep
 from stepstream_server.errors import CallerError, Reason
 
@@ -21,7 +26,6 @@ ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
 _ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 _LOOK_SECONDS = 0.1  # between two looks for expired sessions: nobody's time-to-live is that exact
 _TOKEN_BYTES = 16  # of made ids and of secrets: 128 bits cannot be guessed
-NEVER = np.iinfo(np.int64).max  # a step number that no session reaches
 
 REASON_OF_ENDING = {
     Ending.CLOSED: Reason.SESSION_CLOSED,
@@ -37,33 +41,6 @@ HOW_ENDED = {
 }
 
 
-class Status:
-    """A session's life: FREE -> OPEN -> QUARANTINED -> RESETTING -> OPEN, or OPEN -> ROLLING -> OPEN; closing leads to FREE from
-    anywhere."""
-
-    FREE: Final = 0
-    OPEN: Final = 1
-    QUARANTINED: Final = 2  # its last launch would have made it non-finite: only reset and close are accepted
-    RESETTING: Final = 3  # quarantined, and a reset is pending: what comes behind it is admitted
-    ROLLING: Final = 4  # a rollout that commits is under way: no steps are admitted
-
-
-class Hot:
-    """Columns of `SessionTable.hot`. The first four are those of a block's row: equal ones mean that the row's stream still holds
-    the session under that handle, and that the row is what the session expects next, to be kept whole."""
-
-    STREAM: Final = 0
-    GENERATION: Final = 1
-    ADMITTED: Final = 2  # in a row: its first step
-    TAG: Final = 3  # uint32, and beside it Keep.ALL, always
-    NEXT_SEQ: Final = 4
-    ACKED: Final = 5
-    RELEASED: Final = 6
-    KEPT: Final = 7
-    SLOT: Final = 8
-    COLUMNS: Final = 9
-
-
 class Last(NamedTuple):
     """The row with which a session ends: its steps, and what was kept of them."""
 
@@ -74,29 +51,24 @@ class Last(NamedTuple):
 
 
 class SessionTable:
-    """Sessions of one model. Numbers only; states live in the backend, answers in the cache."""
+    """Sessions of one model. Numbers only; states live in the backend, answers in the cache.
+
+    Columns are views of the records. The five counts and the status can be read here, and are written by `ledger` and `status`.
+    """
 
     def __init__(self, capacity: int, tombstone_seconds: float) -> None:
         self.capacity = capacity
-        # What nearly every step looks at lies side by side, so that it is read and written at once (`express`): int64[.., HOT].
-        self.hot = np.zeros((capacity, Hot.COLUMNS), np.int64)
-        self.stream = self.hot[:, Hot.STREAM]  # attached stream, or NO_STREAM
-        self.generation = self.hot[:, Hot.GENERATION]
-        self.admitted = self.hot[:, Hot.ADMITTED]  # the admission point: next_seq + pending
-        self.tag, keeps = self.hot[:, Hot.TAG : Hot.TAG + 1].view(np.uint32).T  # that stream's handle
-        self.next_seq = self.hot[:, Hot.NEXT_SEQ]  # steps and resets applied
-        self.acked = self.hot[:, Hot.ACKED]  # answers below have been acknowledged
-        self.released = self.hot[:, Hot.RELEASED]  # answers below are gone; less than acked while a repeat waits for one
-        self.kept = self.hot[:, Hot.KEPT]  # admitted steps from acked on whose outputs are (to be) kept
-        self.slot = self.hot[:, Hot.SLOT]
-        self.stream[:] = NO_STREAM
-        keeps[:] = Keep.ALL
-        self.status = np.zeros(capacity, np.uint8)
-        self.repeats = np.zeros(capacity, np.int32)  # rows in the backlog that ask for kept answers
-        self.stop_at = np.full(capacity, NEVER)  # number before which steps stop, because a copy is to be taken there
-        self.served = np.zeros(capacity, np.int64)  # turn of the last launch of several steps that it took part in
+        self.sessions = np.zeros(capacity, SESSION)
+        self.sessions["stream"] = NO_STREAM
+        self.sessions["head"] = self.sessions["tail"] = NONE
+        self.next_seq, self.admitted, self.acked, self.released, self.kept, self.status = (
+            _read_only(self.sessions[name]) for name in ("next_seq", "admitted", "acked", "released", "kept", "status")
+        )
+        self.stream, self.handle = self.sessions["stream"], self.sessions["handle"]
+        self.generation, self.slot = self.sessions["generation"], self.sessions["slot"]
+        self.stop_at, self.used_at = self.sessions["stop_at"], self.sessions["used_at"]
+        self.head = self.sessions["head"]
         self.opened_at = np.zeros(capacity)  # monotonic seconds
-        self.used_at = np.zeros(capacity)  # monotonic seconds of the last step
         self.idle_ttl = np.zeros(capacity)  # seconds
         self.dies_at = np.zeros(capacity)  # monotonic seconds; inf: no maximal lifetime
         self._ids: list[str] = [""] * capacity
@@ -104,13 +76,11 @@ class SessionTable:
         self._by_id: dict[str, int] = {}
         self._free: list[int] = []
         self._high = 0  # session numbers from here on have never been used
-        self._position = np.zeros(capacity, np.int32)  # scratch for `firsts`
         self.replaced: set[int] = set()  # sessions whose ids others have: they end when nothing of them is pending
         self.over: dict[int, Last] = {}  # sessions whose end was answered in this turn: they end with it
-        self.draining = False  # whether nothing new is taken, because the server is about to stop
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
         self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
-        self._tombstone_seconds = tombstone_seconds
+        self.tombstone_seconds = tombstone_seconds
 
     def __len__(self) -> int:
         return self._high - len(self._free)
@@ -139,40 +109,27 @@ class SessionTable:
             self._by_id[session_id] = session
             self._tombstones.pop(session_id, None)
         self._secrets[sessions] = secrets
-        self.status[sessions] = Status.OPEN
-        self.slot[sessions] = slots
-        for counter in (self.next_seq, self.admitted, self.acked, self.released, self.kept, self.served):
-            counter[sessions] = 0
-        self.stop_at[sessions] = NEVER
-        self.stream[sessions] = NO_STREAM
-        self.opened_at[sessions] = self.used_at[sessions] = now
+        open_sessions(self.sessions, sessions, slots, now)
+        self.opened_at[sessions] = now
         self.idle_ttl[sessions] = idle_ttl
         self.dies_at[sessions] = now + lifetime
         self.next_deadline = min(self.next_deadline, now + idle_ttl, now + lifetime)
         return sessions
 
-    def begin_at(self, sessions: Ints, next_seq: int, acked: int, kept: int) -> None:
-        """Sessions just opened that go on where another one stood."""
-        self.next_seq[sessions] = self.admitted[sessions] = next_seq
-        self.acked[sessions] = self.released[sessions] = acked
-        self.kept[sessions] = kept
-
     def end(self, sessions: Ints, ending: Ending, now: float) -> None:
-        """Removes sessions and remembers why, but for those whose ids others have."""
+        """Removes sessions and remembers why, except those whose ids others have."""
         for session in sessions.tolist():
             session_id = self._ids[session]
             if session in self.replaced:
                 self.replaced.remove(session)
             else:
                 del self._by_id[session_id]
-                self._tombstones[session_id] = (now + self._tombstone_seconds, ending)
+                self._tombstones[session_id] = (now + self.tombstone_seconds, ending)
             self.over.pop(session, None)
             self._ids[session] = ""
             self._free.append(session)
         self._secrets[sessions] = 0
-        self.status[sessions] = Status.FREE
-        self.stream[sessions] = NO_STREAM
-        self.generation[sessions] += 1
+        end_sessions(self.sessions, sessions)
         self._forget(now)
 
     def give_up_id(self, session: int) -> None:
@@ -195,7 +152,7 @@ class SessionTable:
 
     def numbers(self, session_ids: Sequence[str]) -> Ints:
         """Number of each open session; -1 where there is none: [n]."""
-        return np.array([self._by_id.get(session_id, -1) for session_id in session_ids], np.int64)
+        return np.array([self._by_id.get(session_id, NONE) for session_id in session_ids], np.int64)
 
     def ending(self, session_id: str) -> Ending | None:
         """Why a session ended, while that is remembered."""
@@ -203,6 +160,7 @@ class SessionTable:
         return tombstone[1] if tombstone else None
 
     def id(self, session: int) -> str:
+        """The id of an open session."""
         return self._ids[session]
 
     def secrets(self, sessions: Ints) -> list[bytes]:
@@ -218,7 +176,8 @@ class SessionTable:
         return session
 
     def claim(self, session_id: str, secret: bytes) -> int:
-        """The same for a momentary caller, who needs no secret while no stream holds the session."""
+        """Number of an open session for a one-shot caller, who needs its secret only while a stream holds it. Raises
+        CallerError."""
         if secret:
             return self.own(session_id, secret)
         session = self.find(session_id)
@@ -227,8 +186,12 @@ class SessionTable:
             raise CallerError(Reason.SESSION_IN_USE, message, field="secret")
         return session
 
+    def move(self, session: int, event: Event) -> None:
+        """Moves a session's status. Raises ValueError where there is no such move."""
+        move(self.sessions[session], event)
+
     def quarantined(self, sessions: Ints) -> NDArray[np.bool_]:
-        """Which sessions must be reset, or are about to be: [n]."""
+        """Mask [n]: True for sessions that must be reset, or are about to be."""
         status = self.status[sessions]
         quarantined: NDArray[np.bool_] = (status == Status.QUARANTINED) | (status == Status.RESETTING)
         return quarantined
@@ -244,31 +207,22 @@ class SessionTable:
             found = found[~np.isin(found, list(self.replaced))]
         return found[:most], int(found[most]) if len(found) > most else None
 
-    def firsts(self, sessions: Ints) -> NDArray[np.bool_]:
-        """Which entries are the first of their session: [n]. All of them are where no session occurs twice."""
-        if len(sessions) == 1:
-            return np.ones(1, np.bool_)
-        positions = np.arange(len(sessions), dtype=np.int32)
-        self._position[sessions[::-1]] = positions[::-1]  # of equal sessions the last assignment, the first entry, stands
-        first: NDArray[np.bool_] = self._position[sessions] == positions
-        return first
-
     def attached_to(self, stream: int) -> Ints:
         """Sessions that a stream holds."""
         return np.flatnonzero(self.stream[: self._high] == stream)
 
-    def current(self, sessions: Ints, generations: Ints, streams: int | Ints, tags: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which of the sessions still exist in that generation and are attached to that stream under that handle: [n]."""
-        current: NDArray[np.bool_] = (
-            (self.generation[sessions] == generations) & (self.stream[sessions] == streams) & (self.tag[sessions] == tags)
+    def held_as(self, sessions: Ints, generations: Ints, stream: int, handles: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Mask [n]: True for sessions that still exist in that generation and that the stream holds under that handle."""
+        held: NDArray[np.bool_] = (
+            (self.generation[sessions] == generations) & (self.stream[sessions] == stream) & (self.handle[sessions] == handles)
         )
-        return current
+        return held
 
     def expired(self, now: float, most: int) -> Ints:
         """At most so many sessions whose time is over. A session with steps pending is not idle, nor is one with a rollout.
 
         All sessions are looked at, and not before the earliest deadline that the last look found: using a session only moves
-        its deadline back. At 100,000 sessions a look takes 0.5 ms; a heap took 130 bytes per session and 1 us per opening.
+        its deadline back. At 100,000 sessions a look takes about 1 ms; a heap took 130 bytes per session and 1 us per opening.
         """
         self._forget(now)
         if now < self.next_deadline:
@@ -300,3 +254,31 @@ class SessionTable:
             if forgotten_at > now and len(self._tombstones) <= self.capacity:
                 return
             del self._tombstones[session_id]
+
+
+def _read_only(column: NDArray[Any]) -> NDArray[Any]:
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
+@compiled
+def open_sessions(records: NDArray[Any], numbers: Ints, slots: Ints, now: float) -> None:
+    """Fills the records of new sessions."""
+    for place in range(len(numbers)):
+        session = records[numbers[place]]
+        move(session, Event.OPENED)
+        ledger.begin_at(session, 0, 0, 0)
+        session["slot"], session["stream"], session["stop_at"] = slots[place], NO_STREAM, NEVER
+        session["served"], session["used_at"] = 0, now
+        session["head"], session["tail"] = NONE, NONE
+
+
+@compiled
+def end_sessions(records: NDArray[Any], numbers: Ints) -> None:
+    """Empties the records of sessions that have ended, of which nothing is queued."""
+    for number in numbers:
+        session = records[number]
+        move(session, Event.ENDED)
+        session["stream"], session["over"] = NO_STREAM, False
+        session["generation"] += 1

@@ -6,15 +6,14 @@ holds exactly the steps before it, however the session's inputs were cut into la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from stepstream_server.config import EngineSettings
-from stepstream_server.engine.answers import AnswerCache
-from stepstream_server.engine.lifecycle import Lifecycle
-from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.books.records import NEVER, NONE
+from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
     Backend,
@@ -31,9 +30,9 @@ from stepstream_server.engine.ports import (
     TurnReport,
     Value,
 )
-from stepstream_server.engine.requests import Requests
-from stepstream_server.engine.rollouts import Rollouts
-from stepstream_server.engine.table import NEVER, SessionTable
+from stepstream_server.engine.rollouts.rollouts import Rollouts
+from stepstream_server.engine.sessions.idempotency import Requests
+from stepstream_server.engine.sessions.lifecycle import Lifecycle
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot, corrupt
 from stepstream_server.spec import ModelSpec
@@ -58,25 +57,22 @@ class Copies:
     def __init__(
         self,
         spec: ModelSpec,
-        settings: EngineSettings,
         backend: Backend,
-        table: SessionTable,
-        cache: AnswerCache,
+        books: Books,
         outbox: Outbox,
         lifecycle: Lifecycle,
         requests: Requests,
         rollouts: Rollouts,
     ) -> None:
         self._spec = spec
-        self._settings = settings
         self._backend = backend
-        self._table = table
-        self._cache = cache
+        self._books = books
+        self._table = books.table
         self._outbox = outbox
         self._lifecycle = lifecycle
         self._requests = requests
         self._rollouts = rollouts
-        self._moved = Requests(settings.tombstone_seconds)  # apart, so that what others ask for cannot drive snapshots out
+        self._moved = Requests(books.table.tombstone_seconds)  # apart: what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
     @property
@@ -93,8 +89,16 @@ class Copies:
         if value is not None:
             self._outbox.reply(door, Reply(command.request, value))
 
-    def leave(self, gone: Callable[[int], bool]) -> None:
-        """Forgets rollouts that have not begun, of callers that have left. gone: whether the one of that number has."""
+    def leave(self, callers: Iterable[int]) -> None:
+        """Forgets rollouts that have not begun, of callers that have left, by their engine-wide numbers."""
+        gone = set(callers)
+        self._forget(lambda stream: stream in gone)
+
+    def leave_door(self, door: int) -> None:
+        """Forgets rollouts that have not begun, of all callers of a door."""
+        self._forget(lambda stream: door_of(stream) == door)
+
+    def _forget(self, gone: Callable[[int], bool]) -> None:
         if any(isinstance(each.command, Generate) for each in self._waiting):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
@@ -191,7 +195,8 @@ class Copies:
         created = self._lifecycle.create(command.ids, float(table.idle_ttl[session]), Origin.FORKED, now, report)
         forks = np.array([each for each in created if isinstance(each, int)], np.int64)
         self._backend.copy(np.repeat(table.slot[session], len(forks)), table.slot[forks])
-        table.begin_at(forks, next_seq, acked=next_seq, kept=0)
+        for fork in forks.tolist():
+            self._books.begin_at(fork, next_seq, acked=next_seq, kept=0)
         made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in created]
         self._requests.remember(command.request_id, _what(command), made, now)
         return Forked(next_seq, self._lifecycle.describe(created, with_secret=True))
@@ -229,8 +234,9 @@ class Copies:
     def _snapshot(self, session: int) -> Snapshot:
         table = self._table
         acked, next_seq = int(table.acked[session]), int(table.next_seq[session])
-        held = self._cache.held(session, acked, next_seq - acked)
-        kept = self._cache.fetch_at(session, acked + np.flatnonzero(held))
+        places = self._books.cache.find(session, acked, next_seq - acked)
+        held = places != NONE
+        kept = self._books.cache.get(places[held])
         states = self._backend.read(table.slot[[session]])
         return Snapshot(
             model=self._spec.name,
@@ -271,8 +277,9 @@ class Copies:
         states = {name: values[np.newaxis] for name, values in snapshot.states.items()}
         self._backend.write(self._table.slot[[session]], states)
         kept = [snapshot.outputs[output.name] for output in self._spec.outputs]
-        self._cache.keep_held(session, snapshot.acked, snapshot.held, kept)
-        self._table.begin_at(np.array([session]), snapshot.next_seq, snapshot.acked, int(snapshot.held.sum()))
+        self._books.expect_answers(1, max(1, len(snapshot.held)))
+        self._books.cache.keep(session, snapshot.acked + np.flatnonzero(snapshot.held), kept)
+        self._books.begin_at(session, snapshot.next_seq, snapshot.acked, int(snapshot.held.sum()))
 
     def _check(self, snapshot: Snapshot) -> None:
         """Raises CallerError for a snapshot that no session of this model can have been."""
@@ -282,11 +289,11 @@ class Copies:
             )
             raise CallerError(Reason.MODEL_MISMATCH, message, field="snapshot")
         steps, kept = len(snapshot.held), int(snapshot.held.sum())
-        most, most_kept = self._settings.window_steps, self._cache.steps_within(self._settings.window_bytes)
+        most, most_kept = int(self._books.counters.window_steps[0]), int(self._books.counters.window_kept[0])
         if steps > most or kept > most_kept:
             message = f"snapshot: expected at most {most} unacknowledged steps, {most_kept} with outputs, got {steps} and {kept}"
             raise CallerError(Reason.WINDOW_FULL, message, field="snapshot")
-        if kept and self._cache.bytes_used >= self._settings.cache_bytes:
+        if kept and self._books.cache_is_full:
             raise CallerError(Reason.QUEUE_FULL, "snapshot: the server has no room for its unacknowledged answers now")
         expected = {f"state {each.name}": ((*each.shape,), "float32") for each in self._spec.states}
         expected |= {f"outputs {each.name}": ((kept, *each.shape), each.dtype) for each in self._spec.outputs}

@@ -1,0 +1,201 @@
+"""Commands about sessions: open, attach, detach, get, list, close; and the fencing of a client's older streams.
+
+What a client wrote to a connection that broke may be read long after it has gone on over another one, and by another front
+door. An Attach or Open among it would take sessions away from the very stream that holds them now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.outbox import Outbox, door_of, global_stream
+from stepstream_server.engine.ports import (
+    Attach,
+    Close,
+    Detach,
+    Ending,
+    Get,
+    Ints,
+    List,
+    Open,
+    Opened,
+    Origin,
+    Page,
+    Reply,
+    SessionInfo,
+    TurnReport,
+    Value,
+)
+from stepstream_server.engine.sessions.idempotency import Requests
+from stepstream_server.engine.sessions.lifecycle import Lifecycle
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+
+_OPENING = "opening sessions"  # what a request id stands for
+
+
+class Commands:
+    """Carries commands about sessions out."""
+
+    def __init__(
+        self, books: Books, outbox: Outbox, resend: Callable[[Ints], None], lifecycle: Lifecycle, requests: Requests
+    ) -> None:
+        """resend: tells the streams that hold sessions again what these have not acknowledged."""
+        self._books = books
+        self._table = books.table
+        self._outbox = outbox
+        self._resend = resend
+        self._lifecycle = lifecycle
+        self._requests = requests
+        self._fence = Fence()
+
+    def answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> None:
+        """Carries out a command that is answered; its reply lies in the outbox afterwards."""
+        try:
+            value = self._answer(door, command, now, report)
+        except CallerError as error:
+            value = error
+        self._outbox.reply(door, Reply(command.request, value))
+
+    def detach(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
+        """Sessions that this stream holds no longer were already reported as detached, with the reason."""
+        stream = global_stream(door, command.stream)
+        held = self._table.held_as(command.sessions, command.generations, stream, command.tags)
+        sessions = np.unique(command.sessions[held])
+        if command.close:
+            self._lifecycle.end(sessions, Ending.CLOSED, now, report)
+        else:
+            self._lifecycle.let_go(sessions, Ending.REQUESTED)
+
+    def end_stream(self, stream: int) -> None:
+        """The stream is gone."""
+        self._lifecycle.end_stream(stream)
+        self._fence.forget(stream)
+
+    def lose_door(self, door: int) -> None:
+        """The door is gone, and with it its streams."""
+        self._lifecycle.lose_door(door)
+        self._fence.forget_door(door)
+
+    def _answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> Value:
+        match command:
+            case Open():
+                return self._open(door, command, now, report)
+            case Attach():
+                return self._attach(door, command, now)
+            case Get():
+                return self._get(command, now)
+            case List():
+                sessions, following = self._table.page(command.start, command.most)
+                return Page(self._lifecycle.info(sessions, now), following)
+            case Close():
+                return self._close(command, now, report)
+
+    def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
+        """Opens what a former request of the same id has not opened, and hands all of it to the stream. Raises CallerError."""
+        self._fence.check(command, global_stream(door, command.stream))
+        made = self._requests.made(command.request_id, _OPENING, len(command.ids), now)
+        missing = [place for place, one in enumerate(made) if one is None]
+        created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
+        results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
+        for place, result in zip(missing, created, strict=True):
+            results[place] = result
+        if command.request_id:
+            made = [
+                self._lifecycle.made(each) if isinstance(each, int) else before
+                for each, before in zip(results, made, strict=True)
+            ]
+            self._requests.remember(command.request_id, _OPENING, made, now)
+        if command.tags is not None:
+            here = [place for place, result in enumerate(results) if isinstance(result, int)]
+            sessions = np.array([results[place] for place in here], np.int64)
+            self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
+        return self._lifecycle.describe(results, with_secret=True)
+
+    def _attach(self, door: int, command: Attach, now: float) -> list[Opened | StepStreamError]:
+        """Takes all of them over at once, then tells each what was kept for it. Raises CallerError."""
+        self._fence.check(command, global_stream(door, command.stream))
+        found = [self._to_attach(command, index) for index in range(len(command.ids))]
+        places: dict[int, int] = {}  # of each session, the first
+        for place, one in enumerate(found):
+            if isinstance(one, int):
+                places.setdefault(one, place)
+        sessions, here = np.array(list(places), np.int64), list(places.values())
+        self._lifecycle.let_go(sessions, Ending.TAKEN)
+        self._books.acknowledge(sessions, command.acked[here], now)
+        self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
+        attached: list[int | StepStreamError] = [
+            one if isinstance(one, int) and places[one] == place else _not_attached(one, session_id)
+            for place, (one, session_id) in enumerate(zip(found, command.ids, strict=True))
+        ]
+        return self._lifecycle.describe(attached, with_secret=False)
+
+    def _to_attach(self, command: Attach, index: int) -> int | StepStreamError:
+        try:
+            self._lifecycle.refuse_if_draining()
+            return self._table.own(command.ids[index], command.secrets[index])
+        except CallerError as error:
+            return error
+
+    def _hand_over(self, sessions: Ints, stream: int, tags: NDArray[np.uint32]) -> None:
+        """Attaches distinct sessions to a stream, which is told again what it may not have heard."""
+        self._lifecycle.let_go(sessions, Ending.TAKEN)
+        for session, tag in zip(sessions.tolist(), tags.tolist(), strict=True):
+            self._lifecycle.hold(session, stream, tag)
+        self._resend(sessions)
+
+    def _get(self, command: Get, now: float) -> SessionInfo:
+        """Raises CallerError."""
+        (info,) = self._lifecycle.info(np.array([self._table.find(command.id)], np.int64), now)
+        return info
+
+    def _close(self, command: Close, now: float, report: TurnReport) -> int:
+        """Closes by id. Closing what is closed succeeds; what somebody else holds, only its secret closes. Raises CallerError."""
+        if self._table.ending(command.id) is not None:
+            return 0
+        session = self._table.claim(command.id, command.secret)
+        next_seq = int(self._table.next_seq[session])
+        self._lifecycle.end(np.array([session]), Ending.CLOSED, now, report)
+        return next_seq
+
+
+class Fence:
+    """The newest stream of each client that numbers its streams, over all front doors, for as long as that stream is open."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[str, tuple[int, int]] = {}  # number among its client's, and the engine's own
+        self._clients: dict[int, str] = {}  # of those streams
+
+    def check(self, command: Attach | Open, stream: int) -> None:
+        """A stream wants sessions. Raises CallerError(STREAM_REPLACED) if its client has wanted some over a newer one."""
+        client, number = command.client, command.number
+        newest, before = self._by_client.get(client, (-1, stream))
+        if number < newest:
+            message = f"stream {newest} of this client has taken the place of its stream {number}"
+            raise CallerError(Reason.STREAM_REPLACED, message)
+        if client:
+            self._clients.pop(before, None)
+            self._by_client[client] = (number, stream)
+            self._clients[stream] = client
+
+    def forget(self, stream: int) -> None:
+        """The stream has ended."""
+        client = self._clients.pop(stream, "")
+        if client:
+            del self._by_client[client]
+
+    def forget_door(self, door: int) -> None:
+        """All streams of a door have ended."""
+        for stream in [each for each in self._clients if door_of(each) == door]:
+            self.forget(stream)
+
+
+def _not_attached(found: int | StepStreamError, session_id: str) -> StepStreamError:
+    """Why, for a session that was not found, or found a second time."""
+    if isinstance(found, int):
+        message = f"sessions: expected each once, got {session_id!r} again"
+        return CallerError(Reason.INVALID_ARGUMENT, message, field="sessions")
+    return found

@@ -1,0 +1,154 @@
+"""Idempotency: what callers were told whose question is over, so that asking again gives the answer and does nothing.
+
+A request id stands for what was made for it. A session that a one-shot step has ended stands for its last answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from stepstream_server.engine.outbox import Outbox
+from stepstream_server.engine.ports import Keep, Tensor, TurnReport
+from stepstream_server.errors import CallerError, Reason
+from stepstream_server.snapshots import Snapshot
+
+# Of all that is remembered of a kind: snapshots of a thousand sessions that move, 300,000 sessions opened, or 100,000 last
+# answers of 128 numbers, more than end within the time they are kept.
+_MOST_BYTES = 64 << 20
+_REQUEST_BYTES = 1024  # of one request: its id, and the fields of a snapshot
+_MADE_BYTES = 200  # of one session made: its id, its number, and its place here
+_ANSWER_BYTES = 512  # of a last answer beside its outputs: its id, its numbers, and its place here
+_FORGOTTEN_AT_ONCE = 1000  # entries, about a millisecond
+
+
+class _Sized(Protocol):
+    @property
+    def bytes(self) -> int: ...
+
+
+_T = TypeVar("_T", bound=_Sized)
+
+
+class Remembered(Generic[_T]):
+    """Entries by name, for a while; the newest if there is too much of it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._entries: OrderedDict[str, tuple[float, _T]] = OrderedDict()  # name -> (forgotten at, entry)
+        self._bytes = 0
+
+    def remember(self, name: str, entry: _T, now: float) -> None:
+        """Keeps an entry in place of what was kept under its name."""
+        self.forget([name])
+        self._entries[name] = (now + self._seconds, entry)
+        self._bytes += entry.bytes
+        for _ in range(_FORGOTTEN_AT_ONCE):
+            oldest, (forgotten_at, _entry) = next(iter(self._entries.items()), ("", (float("inf"), entry)))
+            if self._bytes <= _MOST_BYTES and forgotten_at > now:
+                break
+            self.forget([oldest])
+
+    def find(self, name: str, now: float) -> _T | None:
+        """The entry of that name, while it is remembered."""
+        forgotten_at, entry = self._entries.get(name, (0.0, None))
+        return entry if forgotten_at > now else None
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Lets go of entries."""
+        for name in names if self._entries else ():
+            _, entry = self._entries.pop(name, (0.0, None))
+            if entry is not None:
+                self._bytes -= entry.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A session that was made for a request."""
+
+    session: int
+    generation: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a request has made."""
+
+    what: str  # it asked for
+    made: list[Made | None]  # None: was refused
+    snapshot: Snapshot | None = None
+
+    @property
+    def bytes(self) -> int:
+        return _REQUEST_BYTES + len(self.made) * _MADE_BYTES + (self.snapshot.bytes if self.snapshot else 0)
+
+
+class Requests:
+    """What was made for which request id. An empty one is never remembered."""
+
+    def __init__(self, seconds: float) -> None:
+        self._requests: Remembered[_Request] = Remembered(seconds)
+
+    def made(self, request_id: str, what: str, count: int, now: float) -> list[Made | None]:
+        """What a former request of this id has made, one entry per session asked for. what: says what is asked for.
+
+        Raises CallerError(INVALID_ARGUMENT) if it asked for something else.
+        """
+        request = self._find(request_id, what, now)
+        if request is None:
+            return [None] * count
+        if len(request.made) != count:
+            message = f"request_id: {request_id!r} was used for {len(request.made)} sessions, got {count}"
+            raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
+        return list(request.made)
+
+    def snapshot(self, request_id: str, what: str, now: float) -> Snapshot | None:
+        """What a former export of this id has read out. Raises CallerError as `made` does."""
+        request = self._find(request_id, what, now)
+        return request.snapshot if request else None
+
+    def remember(
+        self, request_id: str, what: str, made: Sequence[Made | None], now: float, snapshot: Snapshot | None = None
+    ) -> None:
+        """Keeps what a request has made, if anything, in place of what was kept for it before."""
+        if request_id and (snapshot or any(made)):
+            self._requests.remember(request_id, _Request(what, list(made), snapshot), now)
+
+    def _find(self, request_id: str, what: str, now: float) -> _Request | None:
+        request = self._requests.find(request_id, now)
+        if request is not None and request.what != what:
+            message = f"request_id: {request_id!r} was used for {request.what}, got {what}"
+            raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class LastAnswer:
+    """How the row was answered with which a session ended."""
+
+    first: int  # number of its first step
+    length: int  # steps
+    keep: Keep
+    outputs: list[Tensor]  # one [kept, *shape] per declared output
+
+    def answers(self, row: Any) -> bool:
+        """Whether a row is just the same. Parts of longer rows are not."""
+        return bool(row["ends"]) and (row["first"], row["length"], row["keep"]) == (self.first, self.length, self.keep)
+
+    @property
+    def bytes(self) -> int:
+        return _ANSWER_BYTES + sum(values.nbytes for values in self.outputs)
+
+
+def answer_repeat(answer: LastAnswer | None, row: Any, stream: int, outbox: Outbox, report: TurnReport) -> bool:
+    """Answers a row of a stream, by its engine-wide number, that repeats the last one of a session that is gone; False if it
+    does not."""
+    if answer is None or not answer.answers(row):
+        return False
+    handle, first, length = (int(row[name]) for name in ("handle", "first", "length"))
+    outbox.answer_one(stream, handle, first, length, len(answer.outputs[0]), answer.outputs)
+    report.duplicates += length
+    return True

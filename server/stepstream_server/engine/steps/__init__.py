@@ -1,0 +1,1 @@
+"""Steps: what becomes of a row from its arrival to its answer."""

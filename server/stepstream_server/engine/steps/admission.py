@@ -1,0 +1,322 @@
+"""Admission: what becomes of a row when it arrives, by the rules of exactly once.
+
+The admission point of a session is `next_seq` plus what is pending. A step that begins there is admitted; what lies below was
+applied or is pending and will be answered from the cache; a step above is refused with the number expected. Whatever the
+outcome, the row joins its session's list in the queue, so that each session hears outcomes in input order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.books import Books, ledger, queue, resolution
+from stepstream_server.engine.books.answer_cache import pages_used
+from stepstream_server.engine.books.records import NONE, ZERO, Arrays, Record, Records, opened
+from stepstream_server.engine.books.status import Event, Status, move
+from stepstream_server.engine.compiled import compiled
+from stepstream_server.engine.outbox import Outbox, explain, global_stream
+from stepstream_server.engine.ports import NO_STREAM, ROW, Block, Call, Ints, Keep, Kind, Refuse, Reset, Tensor
+from stepstream_server.errors import Reason
+from stepstream_server.spec import ModelSpec, TensorSpec
+
+# How the session of an arriving row was found.
+_BY_HANDLE: Final = 0  # its stream holds the session, or has held it
+_BY_ID: Final = 1  # a one-shot caller named it
+
+_LEAST_ARRIVALS = 256  # rows
+_SMALL = 8192  # numbers
+_RAW = np.dtype((np.void, ROW.itemsize))  # rows as they lie in memory, which numpy copies in 1 us; by fields it takes 16
+
+Mask = NDArray[np.bool_]
+
+
+class Admission:
+    """Takes rows into the queue."""
+
+    def __init__(self, spec: ModelSpec, books: Books, outbox: Outbox) -> None:
+        self._inputs = spec.inputs
+        self._books = books
+        self._outbox = outbox
+        self._make_room(_LEAST_ARRIVALS)
+
+    def block(self, door: int, block: Block, now: float) -> None:
+        """Admits rows that streams sent for sessions which they hold."""
+        valid = self.valid(block.inputs, block.rows["length"])
+        self._admit(block.rows, block.inputs, valid, _BY_HANDLE, door, now)
+
+    def one_shot(self, door: int, call: Call, sessions: Ints, valid: Mask, now: float) -> None:
+        """Admits a call's rows, whose sessions have been found."""
+        self._admit(call.rows, call.inputs, valid, _BY_ID, door, now, sessions=sessions)
+
+    def reset(self, door: int, reset: Reset, now: float) -> None:
+        """Admits resets: like steps without inputs and outputs."""
+        rows = _rows(reset.stream, reset.sessions, reset.generations, reset.tags, reset.seqs)
+        rows["length"], rows["kind"], rows["keep"], rows["arrival"] = 1, Kind.RESET, Keep.NONE, reset.arrival
+        self._admit(rows, (), self._all_valid(len(rows)), _BY_HANDLE, door, now)
+
+    def refuse(self, door: int, refuse: Refuse, now: float) -> None:
+        """Takes in rows that the door found unfit: they are refused when it is their turn."""
+        rows = _rows(refuse.stream, refuse.sessions, refuse.generations, refuse.tags, refuse.first_seqs)
+        rows["length"], rows["kind"], rows["keep"] = refuse.lengths, Kind.REFUSE, Keep.NONE
+        self._admit(rows, refuse.message, self._all_valid(len(rows)), _BY_HANDLE, door, now, int(refuse.reason))
+
+    def valid(self, inputs: tuple[Tensor, ...], lengths: Ints) -> Mask:
+        """Mask [n]: True for rows that consist of numbers that the model takes."""
+        if all(map(_is_plain, self._inputs, inputs)):
+            return self._all_valid(len(lengths))
+        within = [_within(spec, values) for spec, values in zip(self._inputs, inputs, strict=True)]
+        steps = np.logical_and.reduce([each.reshape(len(each), -1).all(axis=1) for each in within])
+        rows: Mask = np.logical_and.reduceat(steps, np.cumsum(lengths) - lengths)
+        return rows
+
+    def why_not_first(self, rows: NDArray[Any], valid: Mask, beside: int, now: float) -> Ints:
+        """Reasons, as numbers, why rows could not be the first of new sessions; 0 where they could: [n].
+
+        beside: steps of other rows that may be admitted before them.
+        """
+        reasons = np.zeros(len(rows), np.int64)
+        why_not_first(self._books.records, rows, valid, beside, now, reasons)
+        return reasons
+
+    def _admit(
+        self,
+        rows: NDArray[Any],
+        content: tuple[Tensor, ...] | str,
+        valid: Mask,
+        found: int,
+        door: int,
+        now: float,
+        reason: int = 0,
+        sessions: Ints | None = None,
+    ) -> None:
+        """Takes rows in with what they wait with: inputs, or the text of their refusal.
+
+        reason: of rows of kind REFUSE. sessions: of rows that do not say so.
+        """
+        count = len(rows)
+        if count > len(self._arrivals):
+            self._make_room(count)
+        self._raw[:count] = rows.view(_RAW)
+        if sessions is not None:
+            self._sessions[:count] = sessions
+        intake = self._books.take_in(count, content)
+        own = global_stream(door, 0)
+        strays = admit(self._books.arrays, self._arrivals, count, valid, found, intake, reason, own, now)
+        if strays:
+            self._refuse_strays(self._arrivals[:count][self._arrivals[:count]["session"] == NONE])
+
+    def _refuse_strays(self, rows: NDArray[Any]) -> None:
+        """Answers rows of handles that have been detached: there is no session to keep them in order with."""
+        columns = (rows[name].tolist() for name in ("stream", "handle", "first", "length"))
+        for stream, handle, first, length in zip(*columns, strict=True):
+            message = explain(Reason.HANDLE_UNKNOWN, first, length, 0, handle)
+            self._outbox.refuse(stream, handle, first, length, Reason.HANDLE_UNKNOWN, 0, message)
+
+    def _make_room(self, rows: int) -> None:
+        self._arrivals = np.zeros(rows, ROW)
+        self._raw, self._sessions = self._arrivals.view(_RAW), self._arrivals["session"]
+        self._true = np.ones(rows, np.bool_)
+
+    def _all_valid(self, rows: int) -> Mask:
+        return self._true[:rows] if rows <= len(self._true) else np.ones(rows, np.bool_)
+
+
+def _is_plain(spec: TensorSpec, values: Tensor) -> bool:
+    """Whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of the time
+    that a
+    look at each of them takes; above `_SMALL` BLAS would do it by threads of its own."""
+    if spec.dtype == "float32" and values.size <= _SMALL and np.vdot(values, values) < np.inf:
+        return True
+    return bool(_within(spec, values).all())
+
+
+def _within(spec: TensorSpec, values: Tensor) -> Mask:
+    """Mask of the shape of one input: True for finite floats, and for ids below the limit."""
+    within: Mask = np.isfinite(values) if spec.dtype == "float32" else (values >= 0) & (values < spec.limit)
+    return within
+
+
+def _rows(stream: int, sessions: Ints, generations: Ints, handles: NDArray[np.uint32], firsts: Ints) -> NDArray[Any]:
+    """Rows of a stream that bring no inputs."""
+    rows = np.zeros(len(sessions), ROW)
+    rows["stream"], rows["session"], rows["generation"] = stream, sessions, generations
+    rows["handle"], rows["first"], rows["deadline"] = handles, firsts, np.inf
+    return rows
+
+
+@compiled
+def admit(
+    arrays: Arrays,
+    arrivals: NDArray[Any],
+    count: int,
+    valid: Mask,
+    found: int,
+    intake: int,
+    reason: int,
+    own: int,
+    now: float,
+) -> int:
+    """Takes the first `count` arrivals in, in their order. own: the bits that make their streams' numbers engine-wide.
+
+    Rows whose handle stands for no session are marked by session NONE. Returns how many these are.
+    """
+    records = opened(arrays)
+    for place in range(count):  # first, since it makes room for all of them
+        row = arrivals[place]
+        row["stream"] |= own
+        if found == _BY_HANDLE and not _holds(records.sessions[row["session"]], row):
+            row["session"] = NONE
+        else:
+            _acknowledge(records, row, valid[place], found, now)
+    strays, offset = ZERO, ZERO
+    for place in range(count):
+        row = arrivals[place]
+        number = row["session"]
+        if number == NONE:
+            strays += 1
+        elif row["kind"] == Kind.REFUSE:
+            _turn_away(records, number, row, row["first"], intake, offset)["reason"] = reason
+        elif found == _BY_HANDLE and _has_row_of(records, number, intake):
+            _turn_away(records, number, row, row["first"], intake, offset)["reason"] = Reason.INVALID_ARGUMENT
+        else:
+            if found == _BY_ID:
+                _acknowledge(records, row, valid[place], found, now)
+                if row["unkept"]:
+                    row["first"] = records.sessions[number]["admitted"]
+            _enter(records, number, row, valid[place], intake, offset)
+        offset += row["length"]
+    queue.leave_intake(records, intake)
+    return strays
+
+
+@compiled
+def _holds(session: Record, row: Record) -> bool:
+    """Whether the row's stream still holds the session under the row's handle."""
+    same_life = session["generation"] == row["generation"]
+    return bool(same_life and session["stream"] == row["stream"] and session["handle"] == row["handle"])
+
+
+@compiled
+def _has_row_of(records: Records, number: int, intake: int) -> bool:
+    """Whether the message that is taken in has brought a row of this session already."""
+    tail = records.sessions[number]["tail"]
+    return bool(tail != NONE and records.rows[tail]["intake"] == intake)
+
+
+@compiled
+def _acknowledge(records: Records, row: Record, valid: bool, found: int, now: float) -> None:
+    """Acknowledges what a row says, or what nobody needs any more.
+
+    A one-shot caller that numbers its step has every answer below it. Nobody would acknowledge what an unnumbered step leaves
+    behind, unless a stream holds the session.
+    """
+    number = row["session"]
+    session = records.sessions[number]
+    if found == _BY_HANDLE:
+        if row["acked"] > 0:
+            resolution.acknowledge(records, number, row["acked"], now)
+    elif row["unkept"]:
+        if session["stream"] == NO_STREAM and session["status"] == Status.OPEN and valid:
+            resolution.acknowledge(records, number, session["admitted"], now)
+    elif session["acked"] < row["first"] <= session["admitted"]:
+        resolution.acknowledge(records, number, row["first"], now)
+
+
+@compiled
+def _enter(records: Records, number: int, row: Record, valid: bool, intake: int, offset: int) -> None:
+    """Splits a row at the acknowledged count and at the admission point, and queues the parts."""
+    session = records.sessions[number]
+    first, end = row["first"], row["first"] + row["length"]
+    acked, admitted = session["acked"], session["admitted"]
+    if first < acked:
+        gone = queue.append(records, number, row, first, min(end, acked), Kind.REFUSE, intake, offset)
+        gone["reason"] = Reason.ANSWER_DISCARDED
+    if first < admitted and end > acked:
+        queue.append(records, number, row, max(first, acked), min(end, admitted), Kind.REPEAT, intake, offset)
+    if end > admitted:
+        _enter_new(records, number, row, max(first, admitted), valid, intake, offset)
+
+
+@compiled
+def _enter_new(records: Records, number: int, row: Record, first: int, valid: bool, intake: int, offset: int) -> None:
+    """Admits the steps of a row from `first` on, which is its session's admission point or above, or refuses them."""
+    session = records.sessions[number]
+    end = row["first"] + row["length"]
+    kept = ledger.answers_of(row, end - first)
+    reason = _why_not(
+        records, session["status"], session["admitted"], session["released"], session["kept"], row, first, kept, valid, 0
+    )
+    if reason:
+        _turn_away(records, number, row, first, intake, offset)["reason"] = reason
+        return
+    ledger.admit(session, end - first, kept)
+    if row["kind"] == Kind.RESET:
+        move(session, Event.RESET_QUEUED)
+    kind = Kind.RESET if row["kind"] == Kind.RESET else Kind.APPLY
+    queue.append(records, number, row, first, end, kind, intake, offset)
+
+
+@compiled
+def _why_not(
+    records: Records,
+    status: int,
+    admitted: int,
+    released: int,
+    kept_before: int,
+    row: Record,
+    first: int,
+    kept: int,
+    valid: bool,
+    beside: int,
+) -> int:
+    """The Reason for which the steps of a row from `first` on are refused; 0: they are admitted.
+
+    status, admitted, released, kept_before: where their session stands. kept: answers that they will keep. beside: steps of other
+    rows that may be admitted before them.
+    """
+    counters = records.counters[0]
+    steps = row["first"] + row["length"] - first
+    computes = row["kind"] == Kind.APPLY
+    if status == Status.ROLLING:
+        return Reason.SESSION_IN_USE
+    if first > admitted:
+        return Reason.SEQUENCE_MISMATCH
+    if counters["draining"]:
+        return Reason.SERVER_DRAINING
+    if computes and status == Status.QUARANTINED:
+        return Reason.SESSION_QUARANTINED
+    if not valid:
+        invalid: int = counters["invalid_input"]
+        return invalid
+    if first + steps - released > counters["window_steps"] or kept_before + kept > counters["window_kept"]:
+        return Reason.WINDOW_FULL
+    if computes and counters["pending"] + beside + steps > counters["most_pending"]:
+        return Reason.QUEUE_FULL
+    if kept > 0 and pages_used(records.pages) >= counters["most_pages"]:
+        return Reason.QUEUE_FULL
+    return 0
+
+
+@compiled
+def why_not_first(records: Records, rows: NDArray[Any], valid: Mask, beside: int, now: float, reasons: Ints) -> None:
+    """The Reason for which each row cannot be the first of a new session; 0 where it can."""
+    for place in range(len(rows)):
+        row = rows[place]
+        kept = ledger.answers_of(row, row["length"])
+        reason = _why_not(records, Status.OPEN, 0, 0, 0, row, row["first"], kept, valid[place], beside)
+        if reason == 0 and row["deadline"] <= now:
+            reason = Reason.DEADLINE_EXCEEDED
+        if reason == 0:
+            beside += row["length"]
+        reasons[place] = reason
+
+
+@compiled
+def _turn_away(records: Records, number: int, row: Record, first: int, intake: int, offset: int) -> Record:
+    """Queues the steps of a row from `first` on as a refusal, since it has its place among its session's outcomes. Returns what
+    was
+    queued, of which the reason is left to fill in."""
+    return queue.append(records, number, row, first, row["first"] + row["length"], Kind.REFUSE, intake, offset)

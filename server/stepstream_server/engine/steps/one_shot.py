@@ -1,0 +1,178 @@
+"""One-shot steps: of callers who hold no session and name it by id, and may begin and end it with a step.
+
+They become rows for admission, or are refused. Everything that can be wrong with a step that begins a session, or with the
+moment, is found before the session that has its id is touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.books import Books
+from stepstream_server.engine.books.records import NONE
+from stepstream_server.engine.outbox import Outbox, explain, global_stream
+from stepstream_server.engine.ports import NO_STREAM, Call, Ending, Ints, Origin, TurnReport
+from stepstream_server.engine.sessions.idempotency import answer_repeat
+from stepstream_server.engine.sessions.lifecycle import Lifecycle, count_refused
+from stepstream_server.engine.steps.admission import Admission, Mask
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+
+
+class OneShot:
+    """Takes in one-shot steps."""
+
+    def __init__(self, books: Books, outbox: Outbox, admission: Admission, lifecycle: Lifecycle) -> None:
+        self._books = books
+        self._outbox = outbox
+        self._admission = admission
+        self._lifecycle = lifecycle
+
+    def admit(self, door: int, call: Call, now: float, report: TurnReport) -> None:
+        """Admits a call's rows, those of one session in their order."""
+        if call.starts.any() and len(set(call.ids)) < len(call.ids):
+            for places in _rounds(call.ids):
+                self._admit(door, _part(call, places), now, report)
+        else:
+            self._admit(door, call, now, report)
+
+    def _admit(self, door: int, arrivals: Call, now: float, report: TurnReport) -> None:
+        """Admits rows, whose ids are different if any of them starts."""
+        valid = self._admission.valid(arrivals.inputs, arrivals.rows["length"])
+        found = self._find(door, arrivals, now, report)
+        if arrivals.starts.any():
+            found = self._start(door, arrivals, found, valid, now, report)
+        here = found != NONE
+        if not here.all():
+            arrivals, found, valid = _part(arrivals, here), found[here], valid[here]
+        if len(found):
+            self._admission.one_shot(door, arrivals, found, valid, now)
+
+    def _find(self, door: int, arrivals: Call, now: float, report: TurnReport) -> Ints:
+        """The sessions of rows: [n]; NONE for those that start one, and for those that are settled, because nobody else may step
+        there now."""
+        table, starts = self._books.table, arrivals.starts
+        found = table.numbers(arrivals.ids)
+        doubtful = (found == NONE) | (table.stream[found] != NO_STREAM)
+        if arrivals.secrets:
+            doubtful |= [secret != b"" for secret in arrivals.secrets]
+        if doubtful.any():
+            for place in np.flatnonzero(doubtful & ~starts).tolist():
+                found[place] = self._claim(door, arrivals, place, now, report)
+        return found
+
+    def _claim(self, door: int, arrivals: Call, place: int, now: float, report: TurnReport) -> int:
+        """The session of a row that is not open to everybody; NONE where the row has been answered or refused."""
+        session_id, row = arrivals.ids[place], arrivals.rows[place]
+        try:
+            return self._books.table.claim(session_id, arrivals.secrets[place] if arrivals.secrets else b"")
+        except CallerError as error:
+            stream = global_stream(door, int(row["stream"]))
+            if not answer_repeat(self._lifecycle.last_answer(session_id, now), row, stream, self._outbox, report):
+                self._refuse(stream, row, error)
+            return NONE
+
+    def _start(self, door: int, arrivals: Call, found: Ints, valid: Mask, now: float, report: TurnReport) -> Ints:
+        """The sessions of rows, with new ones for those that start: [n]; NONE for those that are refused."""
+        starts = np.flatnonzero(arrivals.starts)
+        beside = int(arrivals.rows["length"][~arrivals.starts].sum())
+        rows = arrivals.rows[starts]
+        rows["first"] = np.where(rows["unkept"], 0, rows["first"])
+        opened = self._open([arrivals.ids[place] for place in starts.tolist()], rows, valid[starts], beside, now, report)
+        for place, row, session in zip(starts.tolist(), rows, opened, strict=True):
+            found[place] = session if isinstance(session, int) else NONE
+            if not isinstance(session, int):
+                self._refuse(global_stream(door, int(row["stream"])), row, session)
+        return found
+
+    def _open(
+        self, ids: Sequence[str], rows: NDArray[Any], valid: Mask, beside: int, now: float, report: TurnReport
+    ) -> list[int | StepStreamError]:
+        """Opens a session per row, each by itself, of which the row is to be the first; or says why there is none.
+
+        beside: steps of other rows that may be admitted before them.
+        """
+        reasons = self._admission.why_not_first(rows, valid, beside, now)
+        results: list[int | StepStreamError] = [0] * len(ids)
+        for place in np.flatnonzero(reasons).tolist():
+            reason, first, length = Reason(int(reasons[place])), int(rows["first"][place]), int(rows["length"][place])
+            results[place] = CallerError(reason, explain(reason, first, length, 0))
+            if reason is Reason.SERVER_DRAINING:
+                count_refused(reason, report)
+        fit = np.flatnonzero(reasons == 0).tolist()
+        sessions = self._replace([ids[place] for place in fit], now, report)
+        for place, session in zip(fit, sessions, strict=True):
+            results[place] = session
+        return results
+
+    def _replace(self, ids: Sequence[str], now: float, report: TurnReport) -> list[int | StepStreamError]:
+        """A former session ends here if nothing of it is pending; else it gives up its id, and ends as soon as nothing is."""
+        table = self._books.table
+        former = table.numbers(ids)
+        pending = (former != NONE) & self._books.pending_of(former)
+        room = table.capacity - len(table)
+        errors: dict[str, StepStreamError] = {}
+        for session_id, session, adds in zip(ids, former.tolist(), (pending | (former == NONE)).tolist(), strict=True):
+            try:
+                self._check(session_id, session, room > 0 or not adds)
+                room -= adds
+            except CallerError as error:
+                errors[session_id] = error
+                count_refused(error.reason, report)
+        replaced = (former != NONE) & np.array([session_id not in errors for session_id in ids], np.bool_)
+        for session in former[replaced & pending].tolist():
+            table.give_up_id(session)
+        self._end(former[replaced & ~pending], now, report)
+        fit = [session_id for session_id in ids if session_id not in errors]
+        opened = iter(self._lifecycle.create(fit, None, Origin.OPENED, now, report))
+        return [errors.get(session_id) or next(opened) for session_id in ids]
+
+    def _check(self, session_id: str, former: int, room: bool) -> None:
+        """Raises CallerError if no session can be started under the id."""
+        self._books.table.check_id(session_id)
+        if former != NONE and self._books.table.stream[former] != NO_STREAM:
+            message = f"session {session_id!r} is attached to a stream: no other one is started in its place"
+            raise CallerError(Reason.SESSION_IN_USE, message, field="id")
+        self._lifecycle.refuse_if_full(room)
+
+    def _end(self, sessions: Ints, now: float, report: TurnReport) -> None:
+        """Ends sessions whose ids others are to have; of some the end was answered in this turn already."""
+        over = np.array([session in self._books.table.over for session in sessions.tolist()], np.bool_)
+        self._lifecycle.end(sessions[over], Ending.CLOSED, now, report)
+        self._lifecycle.end(sessions[~over], Ending.REPLACED, now, report)
+
+    def _refuse(self, stream: int, row: Any, error: StepStreamError) -> None:
+        first, length = max(int(row["first"]), 0), int(row["length"])
+        self._outbox.refuse(stream, int(row["handle"]), first, length, error.reason, error.expected_seq, error.message)
+
+
+def _part(call: Call, places: Ints | Mask) -> Call:
+    """Some of a call's rows, in ascending order, by their places or by a mask."""
+    chosen = np.zeros(len(call.ids), np.bool_)
+    chosen[places] = True
+    steps = chosen.repeat(call.rows["length"])
+    return Call(
+        call.rows[chosen],
+        list(itertools.compress(call.ids, chosen)),
+        list(itertools.compress(call.secrets, chosen)),
+        call.starts[chosen],
+        tuple(values[steps] for values in call.inputs),
+    )
+
+
+def _rounds(ids: Sequence[str]) -> Iterator[Ints]:
+    """Places of the ids, in rounds that have each id at most once: the first of each, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    rounds: list[list[int]] = []
+    for place, session_id in enumerate(ids):
+        number = seen[session_id]
+        seen[session_id] += 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(place)
+    yield from map(np.array, rounds)

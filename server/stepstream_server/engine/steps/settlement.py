@@ -1,0 +1,190 @@
+"""Settlement: makes known what a launch gave, and what was resolved without one: counts, kept answers, answers, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_server.engine.books import Books, ledger, queue, resolution
+from stepstream_server.engine.books.answer_cache import place_for, place_of
+from stepstream_server.engine.books.records import NONE, Arrays, Records, opened
+from stepstream_server.engine.books.status import Event, move
+from stepstream_server.engine.compiled import compiled
+from stepstream_server.engine.outbox import Outbox, explain
+from stepstream_server.engine.ports import Backend, Computed, Floats, Ints, Keep, Kind, TurnReport
+from stepstream_server.engine.steps.scheduler import Batch
+from stepstream_server.errors import Reason
+
+_RESENT_AT_ONCE = 1 << 16  # steps: a few megabytes of scratch
+_ALL_FINITE = np.zeros(0, np.bool_)
+
+# Columns of an answered row, as the outbox takes them.
+_STREAM, _HANDLE, _FIRST, _LENGTH, _KEPT = range(5)
+
+
+class Settlement:
+    """Tells what becomes of rows."""
+
+    def __init__(self, books: Books, backend: Backend, outbox: Outbox) -> None:
+        self._books = books
+        self._backend = backend
+        self._outbox = outbox
+
+    def settle(self, batch: Batch, computed: Computed, begun: float, now: float, report: TurnReport) -> int:
+        """Makes the computed steps of a batch's rows of the queue known. computed: of these rows; begun, now: of the launch.
+
+        Returns how many steps were applied.
+        """
+        n, length = len(batch.rows), batch.length
+        self._books.expect_answers(n, length)
+        finite = _ALL_FINITE if computed.finite is None else computed.finite
+        columns, seconds = np.empty((5, n), np.int64), np.empty((2, n))
+        steps = np.empty((3, n * length), np.int64)
+        rows, shown, kept, grouped = settle(self._books.arrays, batch.rows, length, finite, begun, now, columns, seconds, steps)
+        flat = [values.reshape(-1, *values.shape[2:]) for values in computed.outputs]  # [n * length, *shape]
+        whole = shown == n * length
+        answered = flat if whole else [values[steps[0, :shown]] for values in flat]
+        if kept:
+            self._books.cache.put(steps[1, :kept], flat if kept == n * length else [values[steps[2, :kept]] for values in flat])
+        if rows:
+            if rows < n:
+                columns, seconds = columns[:, :rows], seconds[:, :rows]
+            self._outbox.answer(columns, answered, grouped=grouped)
+            report.add(columns[_LENGTH], seconds[0], seconds[1])
+        if self._books.counters.ended[0]:
+            self._books.note_ended()
+        return rows * length
+
+    def tell(self, report: TurnReport) -> None:
+        """Passes on what was resolved without computing; zeroes the slots of sessions that were reset."""
+        books = self._books
+        if books.counters.told[0]:
+            told = books.take_told()
+            refused = told["kind"] == Kind.REFUSE
+            self._tell_answers(told[~refused], report)
+            for row in told[refused].tolist():
+                self._tell_refusal(*row)
+            books.note_ended()
+
+    def resend(self, sessions: Ints) -> None:
+        """Answers every step of distinct sessions from their acknowledged counts on, to the streams that hold them now."""
+        counts = self._books.table.next_seq[sessions] - self._books.table.acked[sessions]
+        sessions, counts = sessions[counts > 0], counts[counts > 0]
+        for part in np.split(np.arange(len(sessions)), np.flatnonzero(np.diff(np.cumsum(counts) // _RESENT_AT_ONCE)) + 1):
+            if len(part):
+                steps = int(counts[part].sum())
+                columns, places = np.empty((5, steps), np.int64), np.empty(steps, np.int64)
+                runs, held = kept_answers(self._books.records, sessions[part], columns, places)
+                self._outbox.answer(columns[:, :runs], self._books.cache.get(places[:held]))
+
+    def _tell_answers(self, told: NDArray[Any], report: TurnReport) -> None:
+        if not len(told):
+            return
+        resets = told["kind"] == Kind.RESET
+        if resets.any():
+            self._backend.zero(self._books.table.slot[told["session"][resets]])
+        report.duplicates += int(told["length"][~resets].sum())
+        columns = np.array([told[name] for name in ("stream", "handle", "first", "length", "shown")])
+        self._outbox.answer(columns, self._books.take_told_outputs())
+
+    def _tell_refusal(
+        self,
+        stream: int,
+        handle: int,
+        first: int,
+        length: int,
+        _kept: int,
+        _session: int,
+        expected: int,
+        intake: int,
+        _kind: int,
+        number: int,
+    ) -> None:
+        reason = Reason(number)
+        message = self._books.queue.text(intake) or explain(reason, first, length, expected)
+        self._outbox.refuse(stream, handle, first, length, reason, expected, message)
+
+
+@compiled
+def settle(
+    arrays: Arrays,
+    numbers: Ints,
+    length: int,
+    finite: NDArray[np.bool_],
+    begun: float,
+    now: float,
+    columns: Ints,
+    seconds: Floats,
+    steps: Ints,
+) -> tuple[int, int, int, bool]:
+    """Settles `length` steps of each row: what would not be finite is quarantined, the others are applied.
+
+    Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now, and steps [3, n *
+    length]: which steps of the launch are shown, where in the cache steps are kept, and which these are. Returns how many rows,
+    shown steps and kept ones there are.
+    """
+    records = opened(arrays)
+    rows, shown, kept, grouped = 0, 0, 0, True
+    for place in range(len(numbers)):
+        row = records.rows[numbers[place]]
+        number = row["session"]
+        session = records.sessions[number]
+        if len(finite) > 0 and not finite[place]:
+            move(session, Event.STEP_NOT_FINITE)
+            ledger.fail(records, number, Reason.NON_FINITE_STATE)
+            queue.come_back(records, number)
+            continue
+        finishes = row["length"] == length
+        wanted = 0
+        if row["keep"] == Keep.ALL:
+            wanted = length
+        elif row["keep"] == Keep.LAST and finishes:
+            wanted = 1
+        for step in range(length - wanted, length):
+            steps[0, shown] = place * length + step
+            shown += 1
+            if not row["unkept"]:
+                steps[1, kept] = place_for(records.pages, number, row["first"] + step)
+                steps[2, kept] = place * length + step
+                kept += 1
+        columns[_STREAM, rows], columns[_HANDLE, rows], columns[_FIRST, rows] = row["stream"], row["handle"], row["first"]
+        columns[_LENGTH, rows], columns[_KEPT, rows] = length, wanted
+        seconds[0, rows], seconds[1, rows] = begun - row["arrival"], now - row["arrival"]
+        grouped = grouped and (rows == 0 or columns[_STREAM, rows - 1] <= row["stream"])
+        rows += 1
+        ledger.apply(session, row, length)
+        session["used_at"] = now
+        if finishes and row["ends"]:
+            resolution.note_end(records, row, row["first"] + length)
+        queue.shorten(records, row, length)
+        if finishes:
+            queue.remove(records, number, numbers[place], NONE)
+        queue.come_back(records, number)
+    return rows, shown, kept, grouped
+
+
+@compiled
+def kept_answers(records: Records, numbers: Ints, columns: Ints, places: Ints) -> tuple[int, int]:
+    """Writes columns [5, n] of what sessions have not acknowledged, in runs of steps that keep their outputs or keep none, and
+    the
+    places of these outputs. Returns how many runs and places there are."""
+    runs, held = 0, 0
+    for number in numbers:
+        session = records.sessions[number]
+        kept_before = False
+        for seq in range(session["acked"], session["next_seq"]):
+            place = place_of(records.pages, number, seq)
+            kept = place >= 0
+            if seq == session["acked"] or kept != kept_before:
+                columns[_STREAM, runs], columns[_HANDLE, runs] = session["stream"], session["handle"]
+                columns[_FIRST, runs], columns[_LENGTH, runs], columns[_KEPT, runs] = seq, 0, 0
+                runs += 1
+            columns[_LENGTH, runs - 1] += 1
+            if kept:
+                columns[_KEPT, runs - 1] += 1
+                places[held] = place
+                held += 1
+            kept_before = kept
+    return runs, held
