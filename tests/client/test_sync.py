@@ -148,6 +148,22 @@ def test_leaving_a_stream_early_leaves_the_session_usable(
         assert session.step(1.0)["count"][0] == sent + 1 < 2 * AHEAD
 
 
+def test_leaving_a_stream_takes_back_what_was_not_sent(
+    client: sync.Client, server: Background[str], servicer: FakeServicer
+) -> None:
+    """Readings that wait for the window when a stream is left are not applied behind the caller's back, the last one taken
+    included: `next_seq` is right at once and stays so."""
+    window = servicer.pause_at["a"] = servicer.window.steps
+    with client.open_session("level", id="a") as session:
+        answers = session.stream(np.ones(1000))
+        assert next(answers)["count"][0] == 1
+        server.wait(servicer.until(lambda: servicer.sessions["a"].pending == window))
+        answers.close()
+        assert session.next_seq == 2 * window
+        server.call(servicer.release)
+        assert session.step(1.0)["count"][0] == session.next_seq == 2 * window + 1
+
+
 def test_a_stream_ends_with_an_error_after_the_answers_before(client: sync.Client, servicer: FakeServicer) -> None:
     """Every answer that came is given before the error is raised."""
     with client.open_session("level", id="a") as session:
