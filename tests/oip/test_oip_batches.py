@@ -89,6 +89,7 @@ async def test_single_and_several_are_the_same_sequences(triton: Triton, client:
     assert applied(both) == [1, 2]
 
 
+@pytest.mark.own_server
 @pytest.mark.parametrize("way", ["sync", "aio_stream"])
 async def test_a_sequence_that_fails_harms_no_other(triton: Triton, client: Client, way: Way) -> None:
     """Its error is in its place, with outputs that are no numbers; the request and the others succeed."""

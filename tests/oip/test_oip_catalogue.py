@@ -75,6 +75,7 @@ async def test_a_request_made_from_the_configuration_is_answered(triton: Triton)
         assert {output: array.shape for output, array in answer.outputs.items()} == shapes
 
 
+@pytest.mark.own_server
 @BOTH
 async def test_statistics_grow(triton: Triton, way: HowToCall) -> None:
     """Steps, launches, failures and times; versions are numbers."""

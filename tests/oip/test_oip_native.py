@@ -112,6 +112,7 @@ async def test_a_held_session_is_its_holders(triton: Triton, client: Client, way
     np.testing.assert_array_equal([first["next"], second["next"]], [each["next"] for each in expected])
 
 
+@pytest.mark.own_server
 async def test_what_was_replaced_is_counted(triton: Triton, bound: Bound) -> None:
     """A start on a live id ends the old session for a reason of its own."""
     await triton.infer("sync", [REQUESTS[0], REQUESTS[1], REQUESTS[0]])

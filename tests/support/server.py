@@ -1,4 +1,4 @@
-"""A whole server in this process, on ports of its own."""
+"""A whole server in this process, on ports of its own: for one test, or for the tests of a module one after the other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from stepstream import Client
 from stepstream_server.app import Bound, serve
 from stepstream_server.config import Settings
 
@@ -24,3 +25,10 @@ async def serving(models: Path, **settings: object) -> AsyncIterator[Bound]:
     stop.set()
     if await server != 0:
         raise RuntimeError("the server did not end well: its log tells")
+
+
+async def close_sessions(address: str) -> None:
+    """Closes what a test has left open on a server that the next one finds as if nobody had been there."""
+    async with Client(address) as client:
+        async for session in client.list_sessions():
+            await client.close_session(session.model, session.id, version=session.version)
