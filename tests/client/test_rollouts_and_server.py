@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,40 @@ from stepstream_server.spec import HeadSpec
 from support.background import in_background
 from support.models import random_model
 from support.proxy import Mischief, proxied
-from support.server import serving
+from support.server import close_sessions, serving
 
 WORDS = ("the", "cat", "sat", "on", "a", "mat", ".", ",")
 QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.02)
 DRAWS: dict[str, Any] = {"max_steps": 300, "seed": 9, "temperature": 0.9}
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`letters` and `words` are of text, `tokens` of ids below 11; `walk` predicts its one number as quantiles."""
+    folder = tmp_path_factory.mktemp("models")
     spec, weights = random_model("lstm", 8, 16, 1, 256, seed=3, tokens=256, name="letters")
-    write(tmp_path / "letters", dataclasses.replace(spec, text="bytes"), weights)
+    write(folder / "letters", dataclasses.replace(spec, text="bytes"), weights)
     heads = [HeadSpec("next", "next_token", len(WORDS), labels=WORDS)]
     spec, weights = random_model("gru", 4, 16, seed=4, tokens=len(WORDS), heads=heads, name="words")
-    write(tmp_path / "words", dataclasses.replace(spec, text="words"), weights)
-    write(tmp_path / "tokens", *random_model("lstm", 3, 16, 1, 11, seed=5, tokens=11, name="tokens"))
+    write(folder / "words", dataclasses.replace(spec, text="words"), weights)
+    write(folder / "tokens", *random_model("lstm", 3, 16, 1, 11, seed=5, tokens=11, name="tokens"))
     quantiles = [HeadSpec("next", "quantiles", 3, levels=(0.1, 0.5, 0.9), predicts="x")]
-    write(tmp_path / "walk", *random_model("lstm", 1, 16, seed=6, heads=quantiles, name="walk"))
-    return tmp_path
+    write(folder / "walk", *random_model("lstm", 1, 16, seed=6, heads=quantiles, name="walk"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(models: Path) -> Iterator[Bound]:
+    """A whole server for all tests, whose sessions' windows are small."""
+    with in_background(serving(models, engine={"window_steps": 8})) as background:
+        yield background.value
 
 
 @pytest.fixture
-async def bound(models: Path) -> AsyncIterator[Bound]:
-    """A whole server, whose sessions' windows are small."""
-    async with serving(models, engine={"window_steps": 8}) as bound:
-        yield bound
+async def bound(shared: Bound) -> AsyncIterator[Bound]:
+    """Where it is, without sessions."""
+    yield shared
+    await close_sessions(shared.listen)
 
 
 @pytest.fixture

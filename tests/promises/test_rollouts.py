@@ -7,7 +7,7 @@ what they say is no matter, a small one of bytes with random weights.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from stepstream_proto.v1.session_pb2 import CloseSessionRequest, ExportSessionRe
 from stepstream_server import snapshots
 from stepstream_server.bundles import write
 from stepstream_server.spec import HeadSpec
+from support.background import in_background
 from support.generating import FOREVER, Told, request, tokens, whole
 from support.models import random_model
-from support.process import server_process
+from support.process import ServerProcess, server_process
+from support.server import close_sessions
 from support.wire import WireStream, block, steps_of
 from support.workers import scraped
 
@@ -100,11 +102,19 @@ class Server:
         return seen
 
 
-@pytest_asyncio.fixture
-async def server(models: Path) -> AsyncIterator[Server]:
+@pytest.fixture(scope="module")
+def shared(models: Path) -> Iterator[ServerProcess]:
     """A process that serves them."""
-    async with server_process(models, "--workers", "0") as process, grpc.aio.insecure_channel(process.listen) as channel:
-        yield Server(channel, process.metrics)
+    with in_background(server_process(models, "--workers", "0")) as background:
+        yield background.value
+
+
+@pytest_asyncio.fixture
+async def server(shared: ServerProcess) -> AsyncIterator[Server]:
+    """A connection to it; there are no sessions."""
+    async with grpc.aio.insecure_channel(shared.listen) as channel:
+        yield Server(channel, shared.metrics)
+    await close_sessions(shared.listen)
 
 
 @pytest_asyncio.fixture
