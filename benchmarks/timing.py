@@ -89,7 +89,7 @@ SMOKE = Effort(  # only whether it works: no figures
     paced_rounds=1,
     soak_steps=100_000,
     analyzer_rounds=1,
-    analyzer_window_ms=150,
+    analyzer_window_ms=100,
     workers=(),
     rollouts=(1, 4),
 )

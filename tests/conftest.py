@@ -1,18 +1,31 @@
-"""Options of the whole test run, and the signals that it and the programs that it starts begin with."""
+"""Options of the whole test run, and how it and the programs that it starts begin."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the proof of exactly once goes on."""
-    parser.addoption("--examples", type=int, default=2000, help="random histories that exactly once is proved on")
+    """Whether promises are tried on as many random cases as a release deserves, or on as many as every change can wait for."""
+    parser.addoption("--long", action="store_true", help="try several times as many random cases; takes three times as long")
+
+
+@pytest.fixture
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """The flag `--long`."""
+    return bool(request.config.getoption("--long"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Sets what programs inherit: they may keep byte code, since some hundreds are started, and they heed signals."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    _heed_signals(config)
+
+
+def _heed_signals(config: pytest.Config) -> None:
     """Undoes what a job runner, `nohup` or a shell's `&` may have left: signals that are ignored, here and in all children.
 
     Tests press Ctrl-C, here and in programs that they start; a program that begins with a signal ignored is meant to go on

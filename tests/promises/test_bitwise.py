@@ -23,7 +23,8 @@ from support.server import serving
 from support.wire import WireStream, block, steps_of
 
 SESSIONS, STEPS, INPUTS = 1000, 100, 3
-CUTS = 3  # random ways of cutting the steps into chunks
+# Random ways of cutting the steps into chunks. Each makes twelve thousand chunks, so that one will do for a change.
+CUTS, MANY_CUTS = 1, 6
 # name -> (cell, hidden, layers, outputs): every cell, one and two layers, one-output heads among them.
 MODELS = {
     "lstm-1": ("lstm", 24, 1, 1),
@@ -49,7 +50,7 @@ async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("model", MODELS)
-async def test_outputs_are_bitwise_those_of_the_session_alone(model: str, address: str) -> None:
+async def test_outputs_are_bitwise_those_of_the_session_alone(model: str, address: str, long_run: bool) -> None:
     """However the steps are cut, merged, interleaved and spread over streams."""
     rng = np.random.default_rng(11)
     readings = rng.normal(size=(SESSIONS, STEPS, INPUTS)).astype(np.float32)
@@ -57,7 +58,7 @@ async def test_outputs_are_bitwise_those_of_the_session_alone(model: str, addres
         alone = await serve_alone(channel, model, readings)
         assert np.abs(alone - float64_reference(model, readings)).max() < 1e-5
         for streams in (1, 200):
-            for _ in range(CUTS):
+            for _ in range(MANY_CUTS if long_run else CUTS):
                 together = await serve_together(channel, model, readings, streams, rng)
                 np.testing.assert_array_equal(together.view(np.uint32), alone.view(np.uint32))
 

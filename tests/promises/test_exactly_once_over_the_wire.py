@@ -1,7 +1,7 @@
 """Exactly once, over real gRPC: random histories of everything that callers and connections do, against the reference.
 
 Every answer, every refusal's reason and expected number, every count that the server names and, at the end, every session's
-state is compared. `--examples N` tries more histories.
+state is compared.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from support.world import POISON, Served, World
 
 _HANG_SECONDS = 30  # an outcome that never comes is a failure, not a wait for ever
 _MOST_SESSIONS = 6
+# For every change, and with `--long`. The rules alone, without gRPC, are tried on more histories by tests/engine.
+_HISTORIES, _MANY_HISTORIES = 500, 20_000
 Found = TypeVar("Found")
 Rows = list[list[float]]
 
@@ -251,7 +253,7 @@ class Servers:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)  # the more examples, the longer; each rule has its own limit
-def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(request: pytest.FixtureRequest) -> None:
+def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(long_run: bool) -> None:
     """Drop, duplicate, reorder, straddle, pipeline, take over, fork, reset, move, close, expire and fail midway, at random."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         ExactlyOnce.servers = Servers(runner.get_loop())
@@ -259,7 +261,7 @@ def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(request: 
             run_state_machine_as_test(
                 ExactlyOnce,
                 settings=settings(
-                    max_examples=request.config.getoption("--examples"),
+                    max_examples=_MANY_HISTORIES if long_run else _HISTORIES,
                     stateful_step_count=12,
                     deadline=None,
                     print_blob=True,
