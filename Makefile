@@ -17,10 +17,10 @@ help: ## this list
 demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, forecast it, and have text written
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/.dev ## run every test
+test: $(VENV)/.dev ## run every test, on all cores (LONG=--long: promises on many more random cases)
 	scripts/apt-packages
 	-$(BIN)/python -m benchmarks.fetch_perf_analyzer  # without it some tests are skipped and say so
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(LONG)
 
 serve: $(VENV)/.demo ## serve the shipped models on 127.0.0.1:8101, metrics on 127.0.0.1:8102 (MODELS=DIR for others)
 	$(BIN)/stepstream-server serve --models $(MODELS) --listen 127.0.0.1:8101 --metrics 127.0.0.1:8102
