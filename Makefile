@@ -56,10 +56,12 @@ $(BIN)/python:
 # What a user of the demo needs: no torch, so that trying it out does not download gigabytes.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[cli,server,examples]'
+	$(BIN)/stepstream-server compile
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[cli,server,torch,examples,dev]'
+	$(BIN)/stepstream-server compile
 	touch $@ $(VENV)/.demo
 
 $(BUF): package.json package-lock.json

@@ -131,8 +131,8 @@ class Streams(Feeder):
 
     def open(self) -> list[Command]:
         streams, sessions, _ = self._shape
-        tags = np.arange(sessions, dtype=np.uint32)
-        return [Open(stream, stream, [""] * sessions, tags) for stream in range(streams)]
+        handles = np.arange(sessions, dtype=np.uint32)
+        return [Open(stream, stream, [""] * sessions, handles) for stream in range(streams)]
 
     def next(self) -> list[Command]:
         """Blocks of different streams as one, as a front door gathers them."""

@@ -20,8 +20,10 @@ import structlog
 from stepstream_server import backends, bundles
 from stepstream_server.bundles import Bundle
 from stepstream_server.config import Settings, join_address, split_address
+from stepstream_server.engine.compiled import cache_folder
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
+from stepstream_server.engine.steps.rehearsal import is_prepared
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.fronts import Front, Inside, Workers
 from stepstream_server.spec import ModelSpec
@@ -97,6 +99,8 @@ def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -
     backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch)
     observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
     engine = Engine(spec, backend, settings.engine, observer, inbox=inbox)
+    if not is_prepared():
+        log.info("compiling_rules", seconds_at_most=20, folder=str(cache_folder()))
     engine.warm_up()
     log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
     return engine

@@ -51,5 +51,5 @@ def test_every_package_has_a_version() -> None:
 
 
 def test_versions_are_those_installed() -> None:
-    """The tests run on the versions that the file promises (a wheel's own build tag, as in 2.13.0+cpu, aside)."""
+    """The tests run on the versions that the file promises (a wheel's own build handle, as in 2.13.0+cpu, aside)."""
     assert {name: re.sub(r"\+.*", "", importlib.metadata.version(name)) for name in pins()} == pins()

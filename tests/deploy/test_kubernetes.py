@@ -65,7 +65,7 @@ def test_every_file_is_listed() -> None:
 
 
 def test_rendered_base_is_valid() -> None:
-    """What `kubectl apply -k` would send obeys the schema, and the image has a tag."""
+    """What `kubectl apply -k` would send obeys the schema, and the image has a handle."""
     rendered = subprocess.run([kubectl(), "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout
     manifests: list[Manifest] = list(yaml.safe_load_all(rendered))
     for each in manifests:

@@ -15,11 +15,11 @@ from support.reference import Outcome, ReferenceSession
 WINDOW = 6
 
 
-def flatten(outcomes: list[Answer | Refusal], tag: int) -> list[Outcome]:
+def flatten(outcomes: list[Answer | Refusal], handle: int) -> list[Outcome]:
     """A session's outcomes step by step, however they were grouped."""
     steps: list[Outcome] = []
     for outcome in outcomes:
-        if outcome.tag != tag:
+        if outcome.handle != handle:
             continue
         seqs = range(outcome.first, outcome.first + outcome.length)
         if isinstance(outcome, Refusal):
@@ -55,30 +55,30 @@ def test_every_history_has_the_outcomes_of_the_reference(history: list[tuple[str
     for action, given_ in history:
         match action, given_:
             case "block", rows:
-                for tag, (offset, numbers, keep) in rows.items():
-                    first = max(0, references[tag].next_seq + offset)
-                    expected[tag] += references[tag].send(first, numbers, keep)
-                    h.send([sessions[tag]], [first], [numbers], stream=streams[tag], tags=[tag], keep=keep)
-            case "reset", (tag, offset):
-                seq = max(0, references[tag].next_seq + offset)
-                expected[tag] += references[tag].reset(seq)
-                h.reset(sessions[tag], seq, stream=streams[tag], tag=tag)
-            case "acknowledge", (tag, offset):
+                for handle, (offset, numbers, keep) in rows.items():
+                    first = max(0, references[handle].next_seq + offset)
+                    expected[handle] += references[handle].send(first, numbers, keep)
+                    h.send([sessions[handle]], [first], [numbers], stream=streams[handle], handles=[handle], keep=keep)
+            case "reset", (handle, offset):
+                seq = max(0, references[handle].next_seq + offset)
+                expected[handle] += references[handle].reset(seq)
+                h.reset(sessions[handle], seq, stream=streams[handle], handle=handle)
+            case "acknowledge", (handle, offset):
                 outcomes += h.settle()  # a client acknowledges what it has received
-                count = references[tag].acked + offset
-                references[tag].acknowledge(count)
-                h.acknowledge(sessions[tag], count, stream=streams[tag], tag=tag)
-            case "attach", tag:
+                count = references[handle].acked + offset
+                references[handle].acknowledge(count)
+                h.acknowledge(sessions[handle], count, stream=streams[handle], handle=handle)
+            case "attach", handle:
                 outcomes += h.settle()  # else what is still queued would be dropped
-                streams[tag] += 1
-                h.attach(sessions[tag], stream=streams[tag], tag=tag, acked=references[tag].acked)
-                expected[tag] += references[tag].resend()
+                streams[handle] += 1
+                h.attach(sessions[handle], stream=streams[handle], handle=handle, acked=references[handle].acked)
+                expected[handle] += references[handle].resend()
             case _:
                 outcomes += h.turn()
     outcomes += h.settle()
-    for tag in range(3):
-        assert flatten(outcomes, tag) == expected[tag]
-        info = h.get(sessions[tag].id)
-        assert (info.next_seq, info.acked) == (references[tag].next_seq, references[tag].acked)
-        assert h.backend.states[tag, 0] == references[tag].sum
+    for handle in range(3):
+        assert flatten(outcomes, handle) == expected[handle]
+        info = h.get(sessions[handle].id)
+        assert (info.next_seq, info.acked) == (references[handle].next_seq, references[handle].acked)
+        assert h.backend.states[handle, 0] == references[handle].sum
     assert h.engine.stats().pending_steps == 0

@@ -1,4 +1,4 @@
-"""Momentary calls of many rows: who may step, in which order, and that no row harms another."""
+"""One-shot calls of many rows: who may step, in which order, and that no row harms another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from support.engine import Answer, Harness, Refusal
 
 
 def test_rows_of_different_sessions_share_a_call_and_a_launch() -> None:
-    """One call advances many sessions, each outcome under its row's tag."""
+    """One call advances many sessions, each outcome under its row's handle."""
     h = Harness()
     ids = [h.open_as(name).id for name in ("a", "b", "c")]
-    h.call_many(ids, [NO_SEQ, 0, NO_SEQ], [[1.0], [2.0], [3.0, 4.0]], stream=9, tags=[5, 6, 7])
+    h.call_many(ids, [NO_SEQ, 0, NO_SEQ], [[1.0], [2.0], [3.0, 4.0]], stream=9, handles=[5, 6, 7])
     outcomes = h.settle()
     assert outcomes[:2] == [Answer(9, 5, 0, 1, (1.0,)), Answer(9, 6, 0, 1, (2.0,))]
-    assert [(each.tag, each.first, each.sums) for each in outcomes[2:] if isinstance(each, Answer)] == [
+    assert [(each.handle, each.first, each.sums) for each in outcomes[2:] if isinstance(each, Answer)] == [
         (7, 0, (3.0,)),
         (7, 1, (7.0,)),
     ]
@@ -39,7 +39,7 @@ def test_unnumbered_steps_of_one_session_take_consecutive_numbers() -> None:
     h = Harness()
     h.open_as("a")
     for value in (1.0, 2.0, 3.0):
-        h.call_many(["a"], [NO_SEQ], [[value]], stream=7, tags=[int(value)])
+        h.call_many(["a"], [NO_SEQ], [[value]], stream=7, handles=[int(value)])
     assert h.settle() == [Answer(7, 1, 0, 1, (1.0,)), Answer(7, 2, 1, 1, (3.0,)), Answer(7, 3, 2, 1, (6.0,))]
 
 
@@ -48,10 +48,10 @@ def test_steps_sent_ahead_mix_with_repeats_and_other_sessions() -> None:
     h = Harness()
     h.open_as("a")
     h.open_as("b")
-    h.call_many(["a", "b"], [0, 0], [[1.0], [10.0]], stream=7, tags=[1, 2])
-    h.call_many(["a", "b"], [1, 5], [[2.0], [20.0]], stream=7, tags=[3, 4])
-    h.call_many(["a", "b"], [1, 1], [[2.0], [30.0]], stream=7, tags=[5, 6])
-    outcomes = sorted(h.settle(), key=lambda each: each.tag)
+    h.call_many(["a", "b"], [0, 0], [[1.0], [10.0]], stream=7, handles=[1, 2])
+    h.call_many(["a", "b"], [1, 5], [[2.0], [20.0]], stream=7, handles=[3, 4])
+    h.call_many(["a", "b"], [1, 1], [[2.0], [30.0]], stream=7, handles=[5, 6])
+    outcomes = sorted(h.settle(), key=lambda each: each.handle)
     assert outcomes == [
         Answer(7, 1, 0, 1, (1.0,)),
         Answer(7, 2, 0, 1, (10.0,)),
@@ -72,9 +72,9 @@ def test_what_is_wrong_with_one_row_harms_no_other() -> None:
     secrets = [b"", b"", b"", b"", b"not its secret!!", b""]
     values = [[1.0], [1.0], [1.0], [float("nan")], [1.0], [1.0]]
     h.call_many(ids, [NO_SEQ] * 6, values, stream=9, secrets=secrets)
-    outcomes = {each.tag: each for each in h.settle()}
+    outcomes = {each.handle: each for each in h.settle()}
     assert outcomes.pop(0) == Answer(9, 0, 0, 1, (1.0,))
-    assert {tag: each.reason for tag, each in outcomes.items() if isinstance(each, Refusal)} == {
+    assert {handle: each.reason for handle, each in outcomes.items() if isinstance(each, Refusal)} == {
         1: Reason.SESSION_NOT_FOUND,
         2: Reason.SESSION_IN_USE,
         3: Reason.NON_FINITE_INPUT,
@@ -96,7 +96,7 @@ def test_the_secret_opens_an_attached_session_to_its_row_alone() -> None:
     h = Harness()
     a, b = h.open(2)
     h.call_many([a.id, b.id], [NO_SEQ] * 2, [[1.0], [2.0]], stream=9, secrets=[b"", b.secret])
-    outcomes = sorted(h.settle(), key=lambda each: each.tag)
+    outcomes = sorted(h.settle(), key=lambda each: each.handle)
     assert outcomes == [Refusal(9, 0, 0, 1, Reason.SESSION_IN_USE, 0), Answer(9, 1, 0, 1, (2.0,))]
 
 
@@ -110,7 +110,7 @@ def test_a_numbered_row_acknowledges_below_its_number_and_an_unnumbered_one_keep
         h.settle()
     assert (h.get("a").acked, h.get("b").acked) == (2, 3)
     h.call_many(["a", "b"], [2, 2], [[1.0], [1.0]], stream=9)
-    outcomes = {each.tag: each for each in h.settle()}
+    outcomes = {each.handle: each for each in h.settle()}
     assert outcomes == {0: Answer(9, 0, 2, 1, (3.0,)), 1: Refusal(9, 1, 2, 1, Reason.ANSWER_DISCARDED, 3)}
 
 

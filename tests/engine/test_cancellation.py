@@ -69,9 +69,9 @@ def at_stage(stage: str, h: Harness, doing: Callable[[], None]) -> None:
         h.ear.before_hearing = once(doing)
 
 
-def sums(outcomes: list[Answer | Refusal], stream: int, tag: int) -> list[float]:
+def sums(outcomes: list[Answer | Refusal], stream: int, handle: int) -> list[float]:
     """What a handle was answered, none of it refused, and each step once and in order."""
-    mine = [each for each in outcomes if (each.stream, each.tag) == (stream, tag)]
+    mine = [each for each in outcomes if (each.stream, each.handle) == (stream, handle)]
     assert [each.first for each in mine] == list(itertools.accumulate([0, *(each.length for each in mine[:-1])]))[: len(mine)]
     assert all(isinstance(each, Answer) for each in mine)
     return [value for each in mine if isinstance(each, Answer) for value in each.sums]
@@ -80,8 +80,8 @@ def sums(outcomes: list[Answer | Refusal], stream: int, tag: int) -> list[float]
 def take_over(scene: Scene) -> None:
     """Another stream attaches the session."""
     victim, request = scene.victim, scene.h.request()
-    tag, acked = np.array([0], np.uint32), np.array([0])
-    scene.h.door.submit(Attach(ELSEWHERE, request, tag, [victim.id], [victim.secret], acked))
+    handle, acked = np.array([0], np.uint32), np.array([0])
+    scene.h.door.submit(Attach(ELSEWHERE, request, handle, [victim.id], [victim.secret], acked))
 
 
 STAGES = ["queued", "cut", "computing", "settling"]
@@ -99,11 +99,11 @@ CLOSING: dict[str, Callable[[Scene], None]] = {
 def check_nothing_leaks(scene: Scene, sessions: list[Opened], streams: int) -> None:
     """With everything acknowledged the engine holds what its open sessions need, and nothing else."""
     h = scene.h
-    for tag, session in enumerate(sessions):
-        h.attach(session, stream=9, tag=tag, acked=STEPS)
+    for handle, session in enumerate(sessions):
+        h.attach(session, stream=9, handle=handle, acked=STEPS)
     h.settle()
-    for tag in range(len(sessions)):
-        h.detach(sessions[tag], stream=9, tag=tag)
+    for handle in range(len(sessions)):
+        h.detach(sessions[handle], stream=9, handle=handle)
     h.settle()
     stats = h.engine.stats()
     assert (stats.sessions, stats.streams, stats.pending_steps, h.engine.busy) == (len(sessions), streams, 0, False)
@@ -119,15 +119,15 @@ def test_whoever_goes_leaves_the_others_and_finds_what_was_cut(stage: str, leave
     scene.send()
     at_stage(stage, scene.h, lambda: leave(scene))
     outcomes = scene.h.settle()
-    for tag in range(MATES):
-        assert sums(outcomes, TOGETHER, tag) == MATE_SUMS
+    for handle in range(MATES):
+        assert sums(outcomes, TOGETHER, handle) == MATE_SUMS
     applied = 0 if stage == "queued" else scene.cut
     told = sums(outcomes, ALONE, 0)
     assert told == VICTIM_SUMS[:applied]
-    attached = scene.h.attach(scene.victim, stream=ELSEWHERE, tag=5)
+    attached = scene.h.attach(scene.victim, stream=ELSEWHERE, handle=5)
     assert (attached.next_seq, attached.acked) == (applied, 0)
     assert sums(scene.h.settle(), ELSEWHERE, 5) == VICTIM_SUMS[:applied]
-    scene.h.send([scene.victim], [0], [VICTIM], stream=ELSEWHERE, tags=[5])
+    scene.h.send([scene.victim], [0], [VICTIM], stream=ELSEWHERE, handles=[5])
     assert sums(scene.h.settle(), ELSEWHERE, 5) == VICTIM_SUMS
     check_nothing_leaks(scene, [scene.victim, *scene.mates], streams=0)
 
@@ -140,8 +140,8 @@ def test_a_session_closed_under_its_steps_gives_its_slot_back(stage: str, close:
     scene.send()
     at_stage(stage, scene.h, lambda: close(scene))
     outcomes = scene.h.settle()
-    for tag in range(MATES):
-        assert sums(outcomes, TOGETHER, tag) == MATE_SUMS
+    for handle in range(MATES):
+        assert sums(outcomes, TOGETHER, handle) == MATE_SUMS
     assert sums(outcomes, ALONE, 0) == VICTIM_SUMS[: 0 if stage == "queued" else scene.cut]
     ended = scene.h.get(scene.victim.id)
     assert isinstance(ended, CallerError)
@@ -161,8 +161,8 @@ def test_a_front_door_that_dies_takes_its_streams_with_it(stage: str) -> None:
     applied = 0 if stage == "queued" else scene.cut
     everybody = [scene.victim, *scene.mates]
     assert scene.h.engine.stats().streams == 0
-    secrets, tags = [each.secret for each in everybody], np.arange(len(everybody), dtype=np.uint32)
-    other.submit(Attach(7, 1, tags, [each.id for each in everybody], secrets, np.zeros(len(everybody), np.int64)))
+    secrets, handles = [each.secret for each in everybody], np.arange(len(everybody), dtype=np.uint32)
+    other.submit(Attach(7, 1, handles, [each.id for each in everybody], secrets, np.zeros(len(everybody), np.int64)))
     scene.h.settle()
     assert [each.next_seq for each in ear.replies[1]] == [applied] * len(everybody)
     assert sums(ear.outcomes, 7, 0) == VICTIM_SUMS[:applied]
@@ -171,7 +171,7 @@ def test_a_front_door_that_dies_takes_its_streams_with_it(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_momentary_call_that_is_given_up_can_be_made_again(stage: str) -> None:
+def test_a_one_shot_call_that_is_given_up_can_be_made_again(stage: str) -> None:
     """With a seq the repeat finds the answer of what was cut, and runs what was not."""
     scene = Scene()
     h = scene.h
@@ -181,8 +181,8 @@ def test_a_momentary_call_that_is_given_up_can_be_made_again(stage: str) -> None
     scene.send_mates()
     at_stage(stage, h, lambda: h.hang_up(CALLING))
     outcomes = h.settle()
-    for tag in range(MATES):
-        assert sums(outcomes, TOGETHER, tag) == MATE_SUMS
+    for handle in range(MATES):
+        assert sums(outcomes, TOGETHER, handle) == MATE_SUMS
     assert h.get(scene.victim.id).next_seq == (0 if stage == "queued" else scene.cut)
     h.call(scene.victim, 0, VICTIM, stream=CALLING + 1)
     assert sums(h.settle(), CALLING + 1, 0) == VICTIM_SUMS
@@ -200,8 +200,8 @@ def test_a_deadline_stops_what_has_not_begun(stage: str) -> None:
     scene.send_mates()
     at_stage(stage, h, lambda: h.clock.advance(2))
     outcomes = h.settle()
-    for tag in range(MATES):
-        assert sums(outcomes, TOGETHER, tag) == MATE_SUMS
+    for handle in range(MATES):
+        assert sums(outcomes, TOGETHER, handle) == MATE_SUMS
     applied = 0 if stage == "queued" else scene.cut
     mine = [each for each in outcomes if each.stream == CALLING]
     assert mine[-1] == Refusal(CALLING, 0, applied, STEPS - applied, Reason.DEADLINE_EXCEEDED, applied)

@@ -50,9 +50,9 @@ def test_forks_go_on_from_where_the_original_stands() -> None:
     assert h.ear.replies[request].next_seq == 2
     assert [(each.next_seq, each.acked) for each in forks] == [(2, 2)] * 3
     assert len({each.secret for each in [a, *forks]}) == 4
-    for tag, fork in enumerate(forks, start=1):
-        h.attach(fork, stream=2, tag=tag, acked=2)
-        h.send([fork], [2], [[10.0 * tag]], stream=2, tags=[tag])
+    for handle, fork in enumerate(forks, start=1):
+        h.attach(fork, stream=2, handle=handle, acked=2)
+        h.send([fork], [2], [[10.0 * handle]], stream=2, handles=[handle])
     h.send([a], [2], [[100.0]])
     assert {answer.sums for answer in h.settle() if isinstance(answer, Answer)} == {(13.0,), (23.0,), (33.0,), (103.0,)}
     assert h.reports.opened[Origin.FORKED] == 3
@@ -112,12 +112,12 @@ def test_a_fork_hears_when_its_step_will_not_be_applied() -> None:
     failing = h.fork(a, 2)
     h.settle()
     assert refused(h, failing).reason == Reason.SEQUENCE_MISMATCH
-    h.send([b], [0], [[1.0, 1.0]], tags=[1])
+    h.send([b], [0], [[1.0, 1.0]], handles=[1])
     dropped = h.fork(b, 2)
-    h.detach(b, tag=1)
-    h.send([c], [0], [[1.0]], tags=[2])
+    h.detach(b, handle=1)
+    h.send([c], [0], [[1.0]], handles=[2])
     ended = h.fork(c, 1)
-    h.detach(c, tag=2, close=True)
+    h.detach(c, handle=2, close=True)
     h.settle()
     assert (refused(h, dropped).reason, refused(h, dropped).expected_seq) == (Reason.SEQUENCE_MISMATCH, 0)
     assert refused(h, ended).reason == Reason.SESSION_CLOSED

@@ -166,12 +166,12 @@ def test_attaching_takes_over_and_sends_kept_answers_again() -> None:
     h.send([a], [0], [[1.0, 1.0]])
     h.settle()
     h.send([a], [2], [[100.0]])  # arrives in the same turn as the attach, in front of it
-    attached = h.attach(a, stream=2, tag=9, acked=1)
+    attached = h.attach(a, stream=2, handle=9, acked=1)
     assert isinstance(attached, Opened)
     assert (attached.next_seq, attached.acked) == (2, 1)
     assert h.settle() == [Answer(2, 9, 1, 1, (2.0,))]
     assert h.ear.detached == [(1, 0, Ending.TAKEN)]
-    h.send([a], [2], [[1.0]], stream=2, tags=[9])
+    h.send([a], [2], [[1.0]], stream=2, handles=[9])
     h.send([a], [3], [[1.0]], stream=1)
     assert h.settle() == [Answer(2, 9, 2, 1, (3.0,)), Refusal(1, 0, 3, 1, Reason.HANDLE_UNKNOWN, 0)]
 
@@ -186,7 +186,7 @@ def test_a_wrong_secret_attaches_nothing() -> None:
     assert h.ear.detached == []
 
 
-def test_momentary_calls_never_take_over() -> None:
+def test_one_shot_calls_never_take_over() -> None:
     """On an attached session a call needs the secret; without a number it takes the next one and keeps no answer."""
     h = Harness()
     (a,) = h.open()
@@ -200,7 +200,7 @@ def test_momentary_calls_never_take_over() -> None:
     assert (info.next_seq, info.acked, info.attached) == (2, 2, True)
 
 
-def test_a_momentary_call_with_a_number_can_be_repeated() -> None:
+def test_a_one_shot_call_with_a_number_can_be_repeated() -> None:
     """It acknowledges what is below, and its own answer is kept."""
     h = Harness()
     (a,) = h.open()
@@ -266,7 +266,7 @@ def test_a_session_has_one_row_per_block() -> None:
     """A second row of the same session in one block is refused, behind the outcome of the first."""
     h = Harness()
     a, b = h.open(2)
-    h.send([a, b, a], [0, 0, 1], [[1.0], [2.0], [3.0]], tags=[0, 1, 0])
+    h.send([a, b, a], [0, 0, 1], [[1.0], [2.0], [3.0]], handles=[0, 1, 0])
     assert h.settle() == [
         Answer(1, 0, 0, 1, (1.0,)),
         Answer(1, 1, 0, 1, (2.0,)),
@@ -291,10 +291,10 @@ def test_a_former_handle_of_the_same_stream_is_void() -> None:
     """Attached again under another handle, the session no longer answers to the old one."""
     h = Harness()
     (a,) = h.open()
-    h.attach(a, stream=1, tag=5)
+    h.attach(a, stream=1, handle=5)
     assert h.ear.detached == [(1, 0, Ending.TAKEN)]
-    h.send([a], [0], [[1.0]], tags=[0])
-    h.detach(a, tag=0)
+    h.send([a], [0], [[1.0]], handles=[0])
+    h.detach(a, handle=0)
     assert h.settle() == [Refusal(1, 0, 0, 1, Reason.HANDLE_UNKNOWN, 0)]
     assert h.get(a.id).attached
 

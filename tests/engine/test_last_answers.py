@@ -18,7 +18,7 @@ def test_a_repeat_of_a_numbered_end_is_answered_though_the_session_is_gone(keep:
     step(h, [1.0, 2.0], seq=0, start=True, end=True, keep=keep)
     h.settle()
     for _ in range(2):
-        step(h, [1.0, 2.0], seq=0, end=True, keep=keep, tag=4)
+        step(h, [1.0, 2.0], seq=0, end=True, keep=keep, handle=4)
         assert h.turn() == [Answer(CALLER, 4, 0, 2, sums)]
     assert sum(report.duplicates for report in h.reports.turns) == 4
     assert h.engine.stats().steps == 2
@@ -46,9 +46,9 @@ def test_a_repeat_of_the_end_that_is_queued_behind_it_is_answered() -> None:
     h = Harness()
     step(h, 1.0, start=True)
     h.turn()
-    step(h, 2.0, seq=1, end=True, tag=1)
-    step(h, 2.0, seq=1, end=True, tag=2, stream=8)
-    step(h, 3.0, seq=2, tag=3)
+    step(h, 2.0, seq=1, end=True, handle=1)
+    step(h, 2.0, seq=1, end=True, handle=2, stream=8)
+    step(h, 3.0, seq=2, handle=3)
     assert h.settle() == [
         Answer(CALLER, 1, 1, 1, (3.0,)),
         Answer(8, 2, 1, 1, (3.0,)),
@@ -61,19 +61,19 @@ def test_a_repeat_that_ends_ends_the_session() -> None:
     h = Harness()
     step(h, 1.0, seq=0, start=True)
     h.turn()
-    step(h, 1.0, seq=0, end=True, tag=1)
-    step(h, [2.0, 2.0], seq=0, tag=2)
-    step(h, 2.0, tag=3)
+    step(h, 1.0, seq=0, end=True, handle=1)
+    step(h, [2.0, 2.0], seq=0, handle=2)
+    step(h, 2.0, handle=3)
     assert h.turn() == [
         Answer(CALLER, 1, 0, 1, (1.0,)),
-        *[Refusal(CALLER, tag, seq, 1, Reason.SESSION_CLOSED, 0) for tag, seq in ((2, 0), (2, 1), (3, 2))],
+        *[Refusal(CALLER, handle, seq, 1, Reason.SESSION_CLOSED, 0) for handle, seq in ((2, 0), (2, 1), (3, 2))],
     ]
     assert closed(h) == {Ending.CLOSED: 1}
     step(h, 1.0, seq=0, start=True)
     h.turn()
-    for tag in range(2):
-        step(h, 1.0, seq=0, end=True, tag=tag)
-        assert h.turn() == [Answer(CALLER, tag, 0, 1, (1.0,))]
+    for handle in range(2):
+        step(h, 1.0, seq=0, end=True, handle=handle)
+        assert h.turn() == [Answer(CALLER, handle, 0, 1, (1.0,))]
     assert closed(h) == {Ending.CLOSED: 2}
 
 
@@ -82,8 +82,8 @@ def test_a_new_step_behind_a_repeat_that_ends_is_not_applied() -> None:
     h = Harness()
     step(h, 1.0, seq=0, start=True)
     h.turn()
-    step(h, 1.0, seq=0, end=True, tag=1)
-    step(h, 2.0, tag=2)
+    step(h, 1.0, seq=0, end=True, handle=1)
+    step(h, 2.0, handle=2)
     assert h.turn() == [Answer(CALLER, 1, 0, 1, (1.0,)), Refusal(CALLER, 2, 1, 1, Reason.SESSION_CLOSED, 0)]
     assert h.engine.stats().steps == 1
 
@@ -93,9 +93,9 @@ def test_a_queued_repeat_of_the_end_is_answered_whatever_is_acknowledged_behind_
     h = Harness()
     step(h, 1.0, seq=0, start=True)
     h.turn()
-    for tag in (1, 2):
-        step(h, 1.0, seq=0, end=True, tag=tag)
-    step(h, 2.0, tag=3)
+    for handle in (1, 2):
+        step(h, 1.0, seq=0, end=True, handle=handle)
+    step(h, 2.0, handle=3)
     assert h.turn() == [
         Answer(CALLER, 1, 0, 1, (1.0,)),
         Answer(CALLER, 2, 0, 1, (1.0,)),
@@ -123,7 +123,7 @@ def test_the_last_answer_is_forgotten_with_its_session() -> None:
     step(h, 5.0, seq=0, start=True, end=True)
     h.turn()
     step(h, 2.0, start=True)
-    step(h, 5.0, seq=0, end=True, tag=1)
+    step(h, 5.0, seq=0, end=True, handle=1)
     assert h.settle() == [Answer(CALLER, 0, 0, 1, (2.0,)), Refusal(CALLER, 1, 0, 1, Reason.ANSWER_DISCARDED, 1)]
     step(h, 2.0, end=True)
     h.turn()
@@ -134,11 +134,11 @@ def test_the_last_answer_is_forgotten_with_its_session() -> None:
 def test_a_queued_repeat_of_a_replaced_sessions_end_is_its_own() -> None:
     """Two sequences of one id end in one turn with the same numbers: each repeat hears of its own."""
     h = Harness()
-    step(h, 1.0, seq=0, start=True, end=True, tag=1)
-    step(h, 1.0, seq=0, end=True, tag=2)
-    step(h, 10.0, seq=0, start=True, end=True, tag=3)
-    step(h, 10.0, seq=0, end=True, tag=4)
-    sums = {each.tag: each.sums for each in h.settle() if isinstance(each, Answer)}
+    step(h, 1.0, seq=0, start=True, end=True, handle=1)
+    step(h, 1.0, seq=0, end=True, handle=2)
+    step(h, 10.0, seq=0, start=True, end=True, handle=3)
+    step(h, 10.0, seq=0, end=True, handle=4)
+    sums = {each.handle: each.sums for each in h.settle() if isinstance(each, Answer)}
     assert sums == {1: (1.0,), 2: (1.0,), 3: (10.0,), 4: (10.0,)}
     step(h, 10.0, seq=0, end=True)
     assert h.turn() == [Answer(CALLER, 0, 0, 1, (10.0,))]

@@ -64,9 +64,9 @@ def test_a_window_of_answers_takes_the_place_of_another() -> None:
         pytest.param(lambda h, s: h.send([s], [0], [[1.0]]), id="a repeat"),
         pytest.param(lambda h, s: h.send([s], [1], [[1.0]], keep=Keep.LAST), id="not all kept"),
         pytest.param(lambda h, s: h.send([s], [1], [[np.nan]]), id="no number"),
-        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], tags=[9]), id="another handle"),
+        pytest.param(lambda h, s: h.send([s], [1], [[1.0]], handles=[9]), id="another handle"),
         pytest.param(lambda h, s: h.send([s], [1], [[1.0]], stream=9), id="another stream"),
-        pytest.param(lambda h, s: h.send([s, s], [1, 1], [[1.0], [1.0]], tags=[0, 0]), id="twice in a message"),
+        pytest.param(lambda h, s: h.send([s, s], [1, 1], [[1.0], [1.0]], handles=[0, 0]), id="twice in a message"),
         pytest.param(lambda h, s: h.send([s], [1], [[1.0]], deadline=h.clock()), id="too late"),
         pytest.param(lambda h, s: h.send([s], [1], [[1.0] * 9]), id="beyond the window"),
     ],
@@ -88,9 +88,9 @@ def test_nothing_overtakes_what_is_pending() -> None:
     a, b = h.open(2)
     h.send([a], [0], [[1.0]])
     h.refuse(a, 1, 1, "no")
-    h.send([b], [0], [[1.0]], tags=[1])
+    h.send([b], [0], [[1.0]], handles=[1])
     outcomes = h.settle()
-    assert [type(each) for each in outcomes if each.tag == 0] == [Answer, Refusal]
+    assert [type(each) for each in outcomes if each.handle == 0] == [Answer, Refusal]
 
 
 def test_a_session_that_would_not_be_finite_is_quarantined_and_no_other() -> None:
@@ -100,12 +100,12 @@ def test_a_session_that_would_not_be_finite_is_quarantined_and_no_other() -> Non
     h.backend.poison = 7.0
     h.send([a, b, c], [0, 0, 0], [[1.0], [7.0], [3.0]])
     outcomes = h.settle()
-    assert {each.tag: each.sums for each in outcomes if isinstance(each, Answer)} == {0: (1.0,), 2: (3.0,)}
-    assert [(each.tag, each.reason, each.expected) for each in outcomes if isinstance(each, Refusal)] == [
+    assert {each.handle: each.sums for each in outcomes if isinstance(each, Answer)} == {0: (1.0,), 2: (3.0,)}
+    assert [(each.handle, each.reason, each.expected) for each in outcomes if isinstance(each, Refusal)] == [
         (1, Reason.NON_FINITE_STATE, 0)
     ]
     assert h.get(b.id).quarantined
-    h.send([b], [0], [[1.0]], tags=[1])
+    h.send([b], [0], [[1.0]], handles=[1])
     assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [Reason.SESSION_QUARANTINED]
 
 
@@ -160,18 +160,18 @@ def test_sequences_begin_and_end_in_the_launch_of_others() -> None:
     assert [(answer.first, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [(1, (4.0,)), (1, (6.0,))]
     assert h.get("a").reason is Reason.SESSION_CLOSED
     assert (h.get("b").next_seq, h.get("b").acked) == (2, 2)
-    h.call_many(["a", "b"], none, [[1.0], [1.0]], stream=1, starts=[True, False], tags=[7, 8])
-    assert [(answer.tag, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [(7, (1.0,)), (8, (7.0,))]
+    h.call_many(["a", "b"], none, [[1.0], [1.0]], stream=1, starts=[True, False], handles=[7, 8])
+    assert [(answer.handle, answer.sums) for answer in h.turn() if isinstance(answer, Answer)] == [(7, (1.0,)), (8, (7.0,))]
 
 
-def test_a_momentary_step_that_would_not_be_finite_harms_no_other() -> None:
+def test_a_one_shot_step_that_would_not_be_finite_harms_no_other() -> None:
     """Its session is quarantined, and not ended though it was to be."""
     h = Harness()
     h.backend.poison = 7.0
     h.call_many(["a", "b"], [NO_SEQ] * 2, [[7.0], [2.0]], stream=1, starts=[True, True], ends=[True, False])
     outcomes = h.settle()
-    assert [(each.tag, each.sums) for each in outcomes if isinstance(each, Answer)] == [(1, (2.0,))]
-    assert [(each.tag, each.reason) for each in outcomes if isinstance(each, Refusal)] == [(0, Reason.NON_FINITE_STATE)]
+    assert [(each.handle, each.sums) for each in outcomes if isinstance(each, Answer)] == [(1, (2.0,))]
+    assert [(each.handle, each.reason) for each in outcomes if isinstance(each, Refusal)] == [(0, Reason.NON_FINITE_STATE)]
     assert h.get("a").quarantined
 
 
@@ -215,10 +215,10 @@ def test_a_session_does_not_expire_while_a_step_of_it_is_left_to_the_next_turn()
     a, b = h.open(2)
     h.clock.advance(9.0)
     h.backend.before_collect = lambda: h.clock.advance(2.0)
-    h.send([b], [0], [[1.0]], tags=[1])
-    h.send([b], [1], [[1.0]], tags=[1])
+    h.send([b], [0], [[1.0]], handles=[1])
+    h.send([b], [1], [[1.0]], handles=[1])
     h.send([a], [0], [[1.0]])
-    assert [(each.tag, type(each)) for each in h.settle() if each.tag == 0] == [(0, Answer)]
+    assert [(each.handle, type(each)) for each in h.settle() if each.handle == 0] == [(0, Answer)]
 
 
 def test_a_waiting_copy_is_not_jumped_over() -> None:

@@ -25,16 +25,16 @@ def test_a_start_replaces_the_session_that_has_its_id() -> None:
 def test_what_is_pending_of_a_replaced_session_is_still_answered() -> None:
     """First in, first out: both sessions' steps of one turn, each with its own state."""
     h = Harness(max_batch=1)
-    step(h, [1.0, 1.0, 1.0], start=True, tag=1)
-    step(h, 2.0, tag=2)
-    step(h, 10.0, start=True, tag=3)
-    step(h, 10.0, tag=4)
+    step(h, [1.0, 1.0, 1.0], start=True, handle=1)
+    step(h, 2.0, handle=2)
+    step(h, 10.0, start=True, handle=3)
+    step(h, 10.0, handle=4)
     outcomes = h.turn()
     assert listed(h) == ["a"]
     outcomes += h.settle()
     sums = {
-        tag: [value for each in outcomes if each.tag == tag and isinstance(each, Answer) for value in each.sums]
-        for tag in range(1, 5)
+        handle: [value for each in outcomes if each.handle == handle and isinstance(each, Answer) for value in each.sums]
+        for handle in range(1, 5)
     }
     assert sums == {1: [1.0, 2.0, 3.0], 2: [5.0], 3: [10.0], 4: [20.0]}
     assert (closed(h), replaced(h)) == ({Ending.REPLACED: 1}, ["a"])
@@ -44,8 +44,8 @@ def test_what_is_pending_of_a_replaced_session_is_still_answered() -> None:
 def test_two_starts_of_one_turn_leave_the_second() -> None:
     """The first one's step is answered all the same."""
     h = Harness()
-    step(h, 1.0, start=True, tag=1)
-    step(h, 2.0, start=True, tag=2)
+    step(h, 1.0, start=True, handle=1)
+    step(h, 2.0, start=True, handle=2)
     assert h.turn() == [Answer(CALLER, 1, 0, 1, (1.0,)), Answer(CALLER, 2, 0, 1, (2.0,))]
     step(h, 3.0)
     assert h.turn() == [Answer(CALLER, 0, 1, 1, (5.0,))]
@@ -55,13 +55,13 @@ def test_two_starts_of_one_turn_leave_the_second() -> None:
 def test_an_end_and_a_start_sent_ahead_are_two_sequences() -> None:
     """The former one was closed by its end, and is not called replaced."""
     h = Harness()
-    step(h, 1.0, start=True, tag=1)
-    step(h, 2.0, end=True, tag=2)
-    step(h, 10.0, start=True, tag=3)
-    step(h, 20.0, end=True, tag=4)
-    step(h, 100.0, start=True, tag=5)
-    outcomes = {each.tag: each for each in h.settle()}
-    assert [outcomes[tag] for tag in range(1, 6)] == [
+    step(h, 1.0, start=True, handle=1)
+    step(h, 2.0, end=True, handle=2)
+    step(h, 10.0, start=True, handle=3)
+    step(h, 20.0, end=True, handle=4)
+    step(h, 100.0, start=True, handle=5)
+    outcomes = {each.handle: each for each in h.settle()}
+    assert [outcomes[handle] for handle in range(1, 6)] == [
         Answer(CALLER, 1, 0, 1, (1.0,)),
         Answer(CALLER, 2, 1, 1, (3.0,)),
         Answer(CALLER, 3, 0, 1, (10.0,)),
@@ -87,8 +87,8 @@ def test_a_replaced_session_whose_callers_have_gone_ends() -> None:
 def test_a_replaced_session_counts_until_it_has_ended() -> None:
     """Where there is no second slot, its successor is refused and it lives on."""
     h = Harness(FakeBackend(slots=1))
-    step(h, [1.0, 1.0], start=True, tag=1)
-    step(h, 10.0, start=True, tag=2)
+    step(h, [1.0, 1.0], start=True, handle=1)
+    step(h, 10.0, start=True, handle=2)
     outcomes = h.settle()
     assert Refusal(CALLER, 2, 0, 1, Reason.SESSION_CAPACITY, 0) in outcomes
     assert (h.get("a").next_seq, closed(h), h.reports.refused) == (2, {}, {Reason.SESSION_CAPACITY: 1})

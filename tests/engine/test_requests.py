@@ -24,7 +24,7 @@ def test_a_repeated_open_finds_the_sessions_of_the_first() -> None:
 def test_a_repeated_open_tries_again_what_was_refused() -> None:
     """Where there was no room, there may be now."""
     h = Harness(backend=FakeBackend(slots=2))
-    (other,) = h.open(1, first_tag=9)
+    (other,) = h.open(1, first_handle=9)
     first = h.open(2, request_id="two")
     assert [isinstance(one, Opened) for one in first] == [True, False]
     h.close(other, other.secret)
@@ -134,9 +134,11 @@ def test_steps_sent_ahead_are_admitted_as_one_by_one() -> None:
     a, b = h.open(2)
     for seq in range(60):
         h.send([a], [seq], [[1.0]])
-        h.send([b], [2 * seq], [[1.0, 1.0]], tags=[1])
+        h.send([b], [2 * seq], [[1.0, 1.0]], handles=[1])
     outcomes = h.settle()
-    answered = {tag: sum(each.length for each in outcomes if each.tag == tag and isinstance(each, Answer)) for tag in (0, 1)}
+    answered = {
+        handle: sum(each.length for each in outcomes if each.handle == handle and isinstance(each, Answer)) for handle in (0, 1)
+    }
     assert answered == {0: 60, 1: 100}
     refused = [each for each in outcomes if isinstance(each, Refusal)]
     assert refused[0] == Refusal(1, 1, 100, 2, Reason.WINDOW_FULL, 100)
@@ -149,7 +151,7 @@ def test_refused_rows_take_no_room_from_others() -> None:
     h = Harness(max_pending_steps=100, window_steps=1000)
     a, b, c = h.open(3)
     h.send([a], [7], [[1.0] * 90])
-    h.send([b], [0], [[1.0] * 200], tags=[1])
-    h.send([c], [0], [[1.0] * 90], tags=[2])
-    reasons = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    h.send([b], [0], [[1.0] * 200], handles=[1])
+    h.send([c], [0], [[1.0] * 90], handles=[2])
+    reasons = {each.handle: each.reason for each in h.settle() if isinstance(each, Refusal)}
     assert reasons == {0: Reason.SEQUENCE_MISMATCH, 1: Reason.QUEUE_FULL}

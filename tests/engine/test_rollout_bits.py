@@ -45,13 +45,13 @@ class Real(Harness):
 
     def pushed(self, values: list[Any], *, cuts: int) -> tuple[dict[str, bytes], list[float]]:
         """The state, and the first number of each output, of a new session that is sent the values, so many at once."""
-        (session,) = self.open(first_tag=99)
+        (session,) = self.open(first_handle=99)
         answers: list[float] = []
         for first in range(0, len(values), cuts):
-            self.send([session], [first], [values[first : first + cuts]], tags=[99])
+            self.send([session], [first], [values[first : first + cuts]], handles=[99])
             answers += [number for each in self.settle() if isinstance(each, Answer) for number in each.sums]
         state = self.state(session)
-        self.detach(session, tag=99, close=True)
+        self.detach(session, handle=99, close=True)
         self.turn()
         return state, answers
 
@@ -67,7 +67,7 @@ def test_commits_and_steps_of_a_caller_give_the_same_bits(seconds: float) -> Non
     h.generate(None, 40, [5, 6], stream=504, seed=1, temperature=1.3)
     step = 0
     while h.engine.busy or not step:
-        h.send([busy], [step], [[step % TOKENS]], tags=[3], acked=[step])
+        h.send([busy], [step], [[step % TOKENS]], handles=[3], acked=[step])
         h.turn()
         step += 1
     assert h.ending(501) is h.ending(502) is h.ending(503) is RolloutEnding.LENGTH

@@ -52,7 +52,7 @@ def test_nobody_waits_for_a_reader_that_takes_nothing() -> None:
     a, b = h.open(2)
     h.generate(a, 1000, [1])
     h.settle()
-    h.send([b], [0], [[1, 2, 3]], tags=[1])
+    h.send([b], [0], [[1, 2, 3]], handles=[1])
     assert sum(each.length for each in h.settle() if isinstance(each, Answer)) == 3
     assert h.roll(b, 100, stream=501) == text([1, 2, 3], 100)
     h.hang_up(CALLER)
@@ -147,7 +147,7 @@ def test_rollouts_beyond_the_paths_there_are_are_refused(commit: Commit) -> None
     a, b, c = h.open(3)
     h.generate(a, 1000, [1], stream=501)
     h.generate(b, 3, [1], stream=502, commit=Commit.EACH)
-    h.send([c], [0], [[1, 2]], tags=[2])
+    h.send([c], [0], [[1, 2]], handles=[2])
     h.turn()
     h.turn()
     request = h.generate(c, 3, [4], seq=2, commit=commit)
@@ -269,7 +269,7 @@ def test_a_long_prompt_does_not_hold_single_steps_up(commit: Commit) -> None:
     prompt = [number % 7 for number in range(40)]
     h.generate(a, 3, prompt, commit=commit)
     for step in range(10):
-        h.send([b, c], [step, step], [[1], [1]], tags=[1, 2])
+        h.send([b, c], [step, step], [[1], [1]], handles=[1, 2])
         answers = h.turn()
         assert len(answers) == 2
     assert max(length for _, length in h.backend.launches) <= 2
@@ -310,7 +310,7 @@ def test_a_step_that_would_not_be_finite(commit: Commit, in_prompt: bool) -> Non
     h.speak(a, [1])
     h.generate(b, 20, [0], stream=501)
     h.generate(a, 9, [1, 4, 1] if in_prompt else [], commit=commit)  # else 1, 2, 4: the third draw
-    h.send([b], [50], [[1]], tags=[1])  # refused, and no matter
+    h.send([b], [50], [[1]], handles=[1])  # refused, and no matter
     outcomes = [each for each in h.settle() if each.stream == CALLER]
     fed = [1, 1] if in_prompt else [1, 1, 2]
     stands = fed if commit is Commit.EACH else [1]

@@ -48,7 +48,7 @@ def finish(h: Rolling, steps: int = 40) -> None:
 
 @COMMITTING
 def test_steps_are_refused_and_harm_nothing(commit: Commit) -> None:
-    """Those of streams and of momentary callers, and resets: each hears that the session is in use, and where it stands."""
+    """Those of streams and of one-shot callers, and resets: each hears that the session is in use, and where it stands."""
     h, a = under_way(commit)
     point = stands(h, a)
     ahead = point + (commit is Commit.EACH)  # at the end of the next turn
@@ -184,7 +184,7 @@ def check_told(h: Rolling, reason: Reason, drawn: int) -> None:
     outcomes = [each for each in h.settle() if each.stream == CALLER]
     assert len(outcomes) == 1
     assert isinstance(outcomes[0], Refusal)
-    assert (outcomes[0].reason, outcomes[0].tag) == (reason, 0)
+    assert (outcomes[0].reason, outcomes[0].handle) == (reason, 0)
     assert h.ending() is None
     assert h.drawn() == told == text(FED, drawn)
     stats = h.engine.stats()

@@ -307,7 +307,7 @@ def test_a_rollout_whose_number_never_comes_is_refused() -> None:
     error = h.refused(request)
     assert (error.reason, error.field) == (Reason.SEQUENCE_MISMATCH, "seq")
     assert error.expected_seq == h.get(a.id).next_seq < 4
-    h.send([b], [0], [[1, 6]], tags=[1])
+    h.send([b], [0], [[1, 6]], handles=[1])
     sick = h.generate(b, 2, [5])
     h.settle()
     assert h.refused(sick).reason in (Reason.SEQUENCE_MISMATCH, Reason.SESSION_QUARANTINED)

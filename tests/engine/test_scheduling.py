@@ -36,7 +36,7 @@ def test_waiting_sessions_share_one_launch() -> None:
     h = Harness()
     sessions = h.open(10)
     for index, session in enumerate(sessions):
-        h.send([session], [0], [[1.0]], tags=[index])
+        h.send([session], [0], [[1.0]], handles=[index])
     h.turn()
     assert h.backend.launches == [(10, 1)]
 
@@ -45,8 +45,8 @@ def test_single_steps_come_before_chunks_and_chunks_take_part() -> None:
     """The first launch has every waiting session's next step; chunk steps follow in the same turn."""
     h = Harness()
     a, b = h.open(2)
-    h.send([a], [0], [[1.0] * 9], tags=[0])
-    h.send([b], [0], [[1.0]], tags=[1])
+    h.send([a], [0], [[1.0] * 9], handles=[0])
+    h.send([b], [0], [[1.0]], handles=[1])
     outcomes = h.turn(seconds=0.002)
     assert h.backend.launches[0] == (2, 1)
     assert h.backend.launches[1][0] == 1
@@ -101,7 +101,7 @@ def test_more_sessions_than_a_batch_are_all_served_in_one_turn() -> None:
     sessions = h.open(10)
     for seq in range(3):
         h.send(sessions, [seq] * 10, [[1.0]] * 10)
-    assert [outcome.tag for outcome in h.turn(seconds=0.002)] == list(range(10)) * 3
+    assert [outcome.handle for outcome in h.turn(seconds=0.002)] == list(range(10)) * 3
     assert h.backend.launches == [(4, 1), (4, 1), (2, 1)] * 3
 
 
@@ -109,8 +109,8 @@ def test_a_full_queue_refuses_with_a_reason() -> None:
     """Pending steps over all sessions are bounded; what fits is served."""
     h = Harness(max_pending_steps=5)
     a, b = h.open(2)
-    h.send([a], [0], [[1.0] * 5], tags=[0])
-    h.send([b], [0], [[1.0]], tags=[1])
+    h.send([a], [0], [[1.0] * 5], handles=[0])
+    h.send([b], [0], [[1.0]], handles=[1])
     assert Refusal(1, 1, 0, 1, Reason.QUEUE_FULL, 0) in h.settle()
 
 
@@ -118,6 +118,6 @@ def test_idle_sessions_cost_no_launch() -> None:
     """Only those who wait are computed."""
     h = Harness()
     sessions = h.open(50)
-    h.send([sessions[7]], [0], [[1.0]], tags=[7])
+    h.send([sessions[7]], [0], [[1.0]], handles=[7])
     h.settle()
     assert h.backend.launches == [(1, 1)]

@@ -27,17 +27,17 @@ class World:
     def __init__(self) -> None:
         self.h = Harness(FakeBackend(slots=64), window_steps=WINDOW, idle_ttl_seconds=IDLE, max_batch=2)
         self.reference = ReferenceTable(WINDOW)
-        self.expected: dict[tuple[int, int], list[Outcome]] = {}  # by (stream, tag)
+        self.expected: dict[tuple[int, int], list[Outcome]] = {}  # by (stream, handle)
         self.told: dict[tuple[int, int], list[Outcome]] = {}
         self.opened: dict[str, Opened] = {}
         self.handles: dict[str, tuple[int, int]] = {}  # of the stream that holds it
-        self.tags = itertools.count()
+        self.numbers = itertools.count()
 
     def listen(self, *, settle: bool) -> None:
         """Notes what is told."""
         for each in self.h.settle() if settle else self.h.turn():
             outcomes = list(each.sums) if isinstance(each, Answer) else [each.reason] * each.length
-            self.told.setdefault((each.stream, each.tag), []).extend(outcomes)
+            self.told.setdefault((each.stream, each.handle), []).extend(outcomes)
 
     def call(self, stream: int, rows: list[Row]) -> None:
         """One command of rows of different ids."""
@@ -47,16 +47,16 @@ class World:
             self.listen(settle=True)  # which answers have been acknowledged by then is a matter of turns
             for name, sequence in self.reference.live.items():
                 sequence.acked = self.h.get(name).acked
-        tags = list(itertools.islice(self.tags, len(rows)))
+        handles = list(itertools.islice(self.numbers, len(rows)))
         held = any(row.end and row.id in self.reference.live and self.reference.live[row.id].held for row in rows)
-        for tag, row in zip(tags, rows, strict=True):
-            self.expected[stream, tag] = self.reference.call(row)
+        for handle, row in zip(handles, rows, strict=True):
+            self.expected[stream, handle] = self.reference.call(row)
         self.h.call_many(
             [row.id for row in rows],
             [NO_SEQ if row.seq is None else row.seq for row in rows],
             [row.values for row in rows],
             stream=stream,
-            tags=tags,
+            handles=handles,
             secrets=[row.secret for row in rows],
             starts=[row.start for row in rows],
             ends=[row.end for row in rows],
@@ -128,9 +128,9 @@ def _attach(world: World, random: Random) -> None:
     if sequence is None or not sequence.secret:
         return
     world.listen(settle=True)
-    world.handles[name] = 100 + next(world.tags), 0
-    stream, tag = world.handles[name]
-    attached = world.h.attach(world.opened[name], stream=stream, tag=tag, acked=len(sequence.sums))
+    world.handles[name] = 100 + next(world.numbers), 0
+    stream, handle = world.handles[name]
+    attached = world.h.attach(world.opened[name], stream=stream, handle=handle, acked=len(sequence.sums))
     assert isinstance(attached, Opened)
     sequence.held, sequence.acked = True, len(sequence.sums)
 
@@ -140,9 +140,9 @@ def _block(world: World, random: Random) -> None:
     if sequence is None or not sequence.held:
         return
     world.listen(settle=True)
-    (stream, tag), seq, value = world.handles[name], len(sequence.sums), float(random.randint(-8, 8))
-    world.expected.setdefault((stream, tag), []).append(sequence.step(value, keep=True))
-    world.h.send([world.opened[name]], [seq], [[value]], stream=stream, tags=[tag], acked=[seq])
+    (stream, handle), seq, value = world.handles[name], len(sequence.sums), float(random.randint(-8, 8))
+    world.expected.setdefault((stream, handle), []).append(sequence.step(value, keep=True))
+    world.h.send([world.opened[name]], [seq], [[value]], stream=stream, handles=[handle], acked=[seq])
     sequence.acked = max(sequence.acked, seq)
 
 
@@ -150,8 +150,8 @@ def _detach(world: World, random: Random) -> None:
     name, sequence = _some(world, random)
     if sequence is not None and sequence.held:
         world.listen(settle=True)
-        stream, tag = world.handles[name]
-        world.h.detach(world.opened[name], stream=stream, tag=tag)
+        stream, handle = world.handles[name]
+        world.h.detach(world.opened[name], stream=stream, handle=handle)
         sequence.held = False
 
 

@@ -1,4 +1,4 @@
-"""Sequences: sessions that a momentary step begins and another one ends."""
+"""Sequences: sessions that a one-shot step begins and another one ends."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_a_step_after_the_end_is_refused_as_closed() -> None:
     """Sent ahead, or later."""
     h = Harness()
     step(h, 1.0, start=True)
-    step(h, 2.0, end=True, tag=1)
-    step(h, 3.0, tag=2)
+    step(h, 2.0, end=True, handle=1)
+    step(h, 3.0, handle=2)
     outcomes = h.settle()
     assert outcomes[:2] == [Answer(CALLER, 0, 0, 1, (1.0,)), Answer(CALLER, 1, 1, 1, (3.0,))]
     assert outcomes[2:] == [Refusal(CALLER, 2, 2, 1, Reason.SESSION_CLOSED, 0)]
-    step(h, 3.0, tag=3)
+    step(h, 3.0, handle=3)
     assert h.settle() == [Refusal(CALLER, 3, 0, 1, Reason.SESSION_CLOSED, 0)]
 
 
@@ -81,7 +81,7 @@ def test_an_end_whose_time_was_over_ends_nothing() -> None:
     """A retry of it does."""
     h = Harness()
     step(h, 1.0, start=True)
-    step(h, 2.0, end=True, deadline=h.clock() - 1, tag=1)
+    step(h, 2.0, end=True, deadline=h.clock() - 1, handle=1)
     assert h.settle()[1:] == [Refusal(CALLER, 1, 1, 1, Reason.DEADLINE_EXCEEDED, 1)]
     step(h, 2.0, end=True)
     assert h.settle() == [Answer(CALLER, 0, 1, 1, (3.0,))]
@@ -106,8 +106,8 @@ def test_a_quarantined_session_is_not_ended_by_a_refused_step_but_replaced_by_a_
     """The way out for a caller who knows no reset."""
     h = Harness(FakeBackend(poison=POISON))
     step(h, 1.0, start=True)
-    step(h, POISON, tag=1)
-    step(h, 1.0, end=True, tag=2)
+    step(h, POISON, handle=1)
+    step(h, 1.0, end=True, handle=2)
     assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [
         Reason.NON_FINITE_STATE,
         Reason.SEQUENCE_MISMATCH,
@@ -162,7 +162,7 @@ def test_a_copy_that_waits_for_steps_behind_the_end_is_refused() -> None:
     h = Harness()
     a = h.open_as("a")
     step(h, 1.0, end=True)
-    step(h, 2.0, tag=1)
+    step(h, 2.0, handle=1)
     there, beyond = h.fork(a, 1), h.fork(a, 2)
     h.turn()
     assert h.ear.replies[there].next_seq == 1
@@ -224,7 +224,7 @@ def test_callers_are_told_what_became_of_an_id() -> None:
 
 
 def test_attaching_a_sequence_needs_a_secret_that_nobody_was_told() -> None:
-    """A session started by a momentary step has no writer but momentary ones."""
+    """A session started by a one-shot step has no writer but one-shot ones."""
     h = Harness()
     step(h, 1.0, start=True)
     h.turn()
@@ -237,7 +237,7 @@ def test_an_attached_stream_hears_of_the_end() -> None:
     h = Harness()
     a = h.open_as("a")
     step(h, [1.0, 1.0], end=True)
-    h.attach(a, stream=2, tag=3)
+    h.attach(a, stream=2, handle=3)
     h.settle()
     assert h.ear.detached == [(2, 3, Ending.CLOSED)]
 

@@ -22,8 +22,8 @@ def test_capacity_refuses_with_a_retry_delay_and_room_returns() -> None:
     h.send([opened[0]], [0], [[9.0]])
     h.settle()
     assert h.close(opened[0], opened[0].secret) == 1
-    (again,) = h.open(first_tag=7)
-    h.send([again], [0], [[1.0]], tags=[7])
+    (again,) = h.open(first_handle=7)
+    h.send([again], [0], [[1.0]], handles=[7])
     assert h.settle() == [Answer(1, 7, 0, 1, (1.0,))]
 
 
@@ -84,7 +84,7 @@ def test_an_opener_may_ask_for_a_shorter_life_but_not_for_a_longer_one() -> None
     """The server's idle time-to-live is the maximum."""
     h = Harness(idle_ttl_seconds=10)
     (short,) = h.open(idle_ttl=3)
-    (long,) = h.open(first_tag=1, idle_ttl=500)
+    (long,) = h.open(first_handle=1, idle_ttl=500)
     h.clock.advance(4)
     h.turn()
     assert isinstance(h.get(short.id), StepStreamError)
@@ -134,8 +134,8 @@ def test_detach_can_close() -> None:
     """The confirmation says which it was."""
     h = Harness()
     a, b = h.open(2)
-    h.detach(a, tag=0)
-    h.detach(b, tag=1, close=True)
+    h.detach(a, handle=0)
+    h.detach(b, handle=1, close=True)
     h.turn()
     assert h.ear.detached == [(1, 0, Ending.REQUESTED), (1, 1, Ending.CLOSED)]
     assert h.engine.stats().sessions == 1
@@ -161,7 +161,7 @@ def test_draining_refuses_new_steps_and_sessions_and_finishes_the_others() -> No
     (a,) = h.open()
     h.send([a], [0], [[1.0] * 100])
     request = h.drain()
-    (error,) = h.open(first_tag=1)
+    (error,) = h.open(first_handle=1)
     assert isinstance(error, StepStreamError)
     assert error.reason == Reason.SERVER_DRAINING
     h.send([a], [100], [[1.0]])

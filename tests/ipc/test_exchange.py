@@ -41,7 +41,7 @@ def hire(running: Station) -> Iterator[Callable[[], Desk]]:
 
 
 def test_parcels_and_deliveries(hire: Callable[[], Desk]) -> None:
-    """A session is opened, stepped and asked about; every parcel is counted as heard."""
+    """A session is opened, stepped and asked about; every envelope is counted as heard."""
     desk = hire()
     session = desk.open("a")
     desk.submit(step(session, 0, 2.0), step(session, 1, 3.0))
@@ -59,8 +59,8 @@ def test_each_worker_hears_what_concerns_it(hire: Callable[[], Desk]) -> None:
         desk.submit(step(session, 0, float(number)))
     for number, desk in enumerate(desks):
         assert desk.outcomes(1) == [Answer(1, 0, 0, 1, (float(number),))]
-    moved = desks[0].attach(sessions[4], tag=1)
-    desks[0].submit(step(moved, 1, 10.0, tag=1))
+    moved = desks[0].attach(sessions[4], handle=1)
+    desks[0].submit(step(moved, 1, 10.0, handle=1))
     assert desks[0].outcomes(3)[1:] == [Answer(1, 1, 0, 1, (4.0,)), Answer(1, 1, 1, 1, (14.0,))]
     desks[4].receive()
     assert desks[4].ear.detached == [(1, 0, Ending.TAKEN)]
@@ -96,8 +96,8 @@ def test_a_worker_that_vanishes_lets_its_streams_go(running: Station, hire: Call
     info = honest.get("theirs")
     assert info.pending_steps == 0
     assert running.engine.stats().streams == 1
-    again = honest.attach(session, tag=1, acked=info.next_seq)
-    honest.submit(step(own, 1), step(again, info.next_seq, 0.5, tag=1))
+    again = honest.attach(session, handle=1, acked=info.next_seq)
+    honest.submit(step(own, 1), step(again, info.next_seq, 0.5, handle=1))
     assert honest.outcomes(3)[1:] == [Answer(1, 0, 1, 1, (2.0,)), Answer(1, 1, info.next_seq, 1, (info.next_seq + 0.5,))]
 
 

@@ -17,7 +17,7 @@ from stepstream_server.ipc.remote import RemoteEngine
 from support.engine import Answer, Ear
 from support.station import Desk, Station, station, step
 
-MANY = 5000  # parcels, which fill a socket several times
+MANY = 5000  # envelopes, which fill a socket several times
 
 
 class Hearer(Ear):
@@ -82,16 +82,16 @@ def delivery(number: int) -> Delivery:
 
 
 async def received(frames: Frames, count: int) -> list[tuple[Get, ...]]:
-    """Reads so many parcels from the engine's end, letting the loop run in between."""
-    parcels: list[tuple[Get, ...]] = []
-    while len(parcels) < count:
+    """Reads so many envelopes from the engine's end, letting the loop run in between."""
+    envelopes: list[tuple[Get, ...]] = []
+    while len(envelopes) < count:
         await asyncio.sleep(0)
-        parcels += [tuple(decode(frame)) for frame in frames.receive()]
-    return parcels
+        envelopes += [tuple(decode(frame)) for frame in frames.receive()]
+    return envelopes
 
 
 async def test_two_workers_and_an_engine(running: Station) -> None:
-    """Parcels go in, deliveries come back, each to its own worker."""
+    """Envelopes go in, deliveries come back, each to its own worker."""
     line = running.line()
     worker, desk = worker_on(running.line()), Desk(line)
     session = desk.open("a")
@@ -194,7 +194,7 @@ async def test_a_delivery_in_pieces(alone: tuple[Worker, Frames]) -> None:
 
 
 async def test_a_command_that_cannot_be_said_harms_no_other(alone: tuple[Worker, Frames]) -> None:
-    """Who asked it is told; the rest of the parcel arrives, and as one parcel, which is counted."""
+    """Who asked it is told; the rest of the envelope arrives, and as one envelope, which is counted."""
     worker, frames = alone
     odd = Get(7, "\ud800")
     worker.engine.submit(Get(1, "a"), odd, Get(2, "b"))

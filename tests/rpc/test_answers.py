@@ -30,7 +30,7 @@ SPEC = counter_spec()  # two outputs of one float32 each
 class Row:
     """One answered row with its outputs: [kept] each."""
 
-    tag: int
+    handle: int
     first: int
     length: int
     sums: tuple[float, ...]
@@ -67,7 +67,7 @@ def as_turn(by_stream: list[list[Row]]) -> Turn:
     return encode_turn(
         Answers(
             streams=np.array([stream for stream, _ in flat], np.int64),
-            tags=np.array([row.tag for _, row in flat], np.uint32),
+            handles=np.array([row.handle for _, row in flat], np.uint32),
             first_seqs=np.array([row.first for _, row in flat], np.int64),
             lengths=np.array([row.length for _, row in flat], np.int64),
             kept=np.array([len(row.sums) for _, row in flat], np.int64),
@@ -104,7 +104,7 @@ def answers_of(parts: list[Part]) -> inference_pb2.Answers:
 def steps_of(row: Row) -> list[tuple[int, int, tuple[float, float] | None]]:
     """Handle, number and outputs of each step of a row."""
     outputs = [None] * (row.length - len(row.sums)) + list(zip(row.sums, row.counts, strict=True))
-    return [(row.tag, row.first + place, values) for place, values in enumerate(outputs)]
+    return [(row.handle, row.first + place, values) for place, values in enumerate(outputs)]
 
 
 @given(turns)

@@ -1,4 +1,4 @@
-"""Momentary callers at a model's door: one that goes, or whose other model fails, costs nobody else an answer."""
+"""One-shot callers at a model's door: one that goes, or whose other model fails, costs nobody else an answer."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def one_step(name: str) -> Steps:
 
 
 def answers(*rows: tuple[int, int]) -> Delivery:
-    """A turn that answers rows of (stream, tag)."""
+    """A turn that answers rows of (stream, handle)."""
     ones, outputs = np.ones(len(rows), np.int64), (np.zeros((len(rows), 1), np.float32),) * 2
-    streams, tags = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    return Delivery([], Answers(streams, tags, np.zeros(len(rows), np.int64), ones, ones, outputs), RowErrors(), Detached())
+    streams, handles = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    return Delivery([], Answers(streams, handles, np.zeros(len(rows), np.int64), ones, ones, outputs), RowErrors(), Detached())
 
 
 async def test_a_caller_that_leaves_when_it_hears_costs_others_no_answer() -> None:
@@ -72,7 +72,7 @@ async def test_a_model_that_fails_takes_no_other_models_rows_along() -> None:
     ill.fail(ServerFault(Reason.ENGINE_FAILED, "failed"))
     await asyncio.wait_for(of_ill.heard.wait(), 60)
     assert not of_well.heard.is_set()
-    well.deliver(answers((1, 1), (2, 0)))  # tags count over models
+    well.deliver(answers((1, 1), (2, 0)))  # handles count over models
     await asyncio.wait_for(asyncio.gather(of_well.heard.wait(), of_other.heard.wait()), 60)
     assert (of_ill.outcomes[0].error is None, of_well.outcomes[0].error) == (False, None)
 

@@ -138,7 +138,7 @@ async def test_a_session_closed_under_its_steps_leaves_nothing_behind(scene: Sce
 
 
 def step(session_id: str) -> inference_pb2.StepRequest:
-    """The victim's steps as a momentary call that can be repeated."""
+    """The victim's steps as a one-shot call that can be repeated."""
     inputs = {"x": inference_pb2.Values(numbers=[1.0] * STEPS)}
     return inference_pb2.StepRequest(model="counter", session_id=session_id, seq=0, inputs=inputs)
 

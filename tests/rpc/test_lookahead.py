@@ -20,16 +20,16 @@ def open_door() -> ModelDoor:
 
 
 async def say(door: ModelDoor, lookahead: Lookahead, messages: int) -> None:
-    """So many messages of one stream, each in a parcel of its own."""
+    """So many messages of one stream, each in an envelope of its own."""
     for _ in range(messages):
         door.submit(StreamEnded(1))
         lookahead.sent(door)
         await asyncio.sleep(0)
 
 
-def heard(parcels: int) -> Delivery:
+def heard(envelopes: int) -> Delivery:
     """A turn that says no more than how much was taken in."""
-    return Delivery([], None, RowErrors(), Detached(), parcels)
+    return Delivery([], None, RowErrors(), Detached(), envelopes)
 
 
 async def test_a_stream_waits_until_what_it_said_sixteen_messages_ago_was_heard() -> None:
@@ -51,7 +51,7 @@ async def test_a_stream_waits_until_what_it_said_sixteen_messages_ago_was_heard(
 
 
 async def test_messages_of_one_round_are_heard_together() -> None:
-    """They are one parcel, however many they are."""
+    """They are one envelope, however many they are."""
     door, lookahead = open_door(), Lookahead()
     for _ in range(20):
         door.submit(StreamEnded(1))

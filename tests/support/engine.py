@@ -59,7 +59,7 @@ class Answer:
     """One answered row: sums [kept]."""
 
     stream: int
-    tag: int
+    handle: int
     first: int
     length: int
     sums: tuple[float, ...]
@@ -70,7 +70,7 @@ class Refusal:
     """One refused row."""
 
     stream: int
-    tag: int
+    handle: int
     first: int
     length: int
     reason: Reason
@@ -108,22 +108,28 @@ class Ear:
             answers, start = delivery.answers, 0
             for row in range(len(answers.streams)):
                 end = start + int(answers.kept[row])
-                columns = (answers.streams, answers.tags, answers.first_seqs, answers.lengths)
-                stream, tag, first, length = (int(column[row]) for column in columns)
-                self.outcomes.append(Answer(stream, tag, first, length, tuple(answers.outputs[0][start:end, 0].tolist())))
+                columns = (answers.streams, answers.handles, answers.first_seqs, answers.lengths)
+                stream, handle, first, length = (int(column[row]) for column in columns)
+                self.outcomes.append(Answer(stream, handle, first, length, tuple(answers.outputs[0][start:end, 0].tolist())))
                 start = end
         errors = delivery.errors
         self.messages += errors.messages
         self.outcomes += [
             Refusal(*row)
             for row in zip(
-                errors.streams, errors.tags, errors.first_seqs, errors.lengths, errors.reasons, errors.expected_seqs, strict=True
+                errors.streams,
+                errors.handles,
+                errors.first_seqs,
+                errors.lengths,
+                errors.reasons,
+                errors.expected_seqs,
+                strict=True,
             )
         ]
         if delivery.rolled is not None:
             self._roll(delivery.rolled)
         gone = delivery.detached
-        self.detached += list(zip(gone.streams, gone.tags, gone.endings, strict=True))
+        self.detached += list(zip(gone.streams, gone.handles, gone.endings, strict=True))
 
     def _roll(self, rolled: Rolled) -> None:
         value, kept = 0, 0
@@ -162,11 +168,11 @@ class Harness:
         seconds: that a turn has for launches; by default the first is the only one.
         """
         for _ in range(times):
-            parcels = []
+            envelopes = []
             with contextlib.suppress(queue.Empty):
                 while True:
-                    parcels.append(self.engine.inbox.get_nowait())
-            self.engine.turn([parcel for parcel in parcels if parcel is not None], self.clock() + seconds)
+                    envelopes.append(self.engine.inbox.get_nowait())
+            self.engine.turn([envelope for envelope in envelopes if envelope is not None], self.clock() + seconds)
             if self.lands:
                 self.engine.land()
         outcomes, self.ear.outcomes = self.ear.outcomes, []
@@ -191,20 +197,20 @@ class Harness:
         return self._request
 
     def open(
-        self, count: int = 1, *, stream: int = 1, first_tag: int = 0, idle_ttl: float | None = None, request_id: str = ""
+        self, count: int = 1, *, stream: int = 1, first_handle: int = 0, idle_ttl: float | None = None, request_id: str = ""
     ) -> list[Opened]:
-        tags = np.arange(first_tag, first_tag + count, dtype=np.uint32)
-        opened: list[Opened] = self.ask(Open(stream, self.request(), [""] * count, tags, idle_ttl, request_id))
+        handles = np.arange(first_handle, first_handle + count, dtype=np.uint32)
+        opened: list[Opened] = self.ask(Open(stream, self.request(), [""] * count, handles, idle_ttl, request_id))
         return opened
 
     def open_as(self, session_id: str) -> Any:
         """Opens one session of that id, attached to no stream: an Opened, or the error."""
         return self.ask(Open(NO_STREAM, self.request(), [session_id]))[0]
 
-    def attach(self, session: Opened, *, stream: int, tag: int = 0, acked: int = 0, secret: bytes | None = None) -> Any:
+    def attach(self, session: Opened, *, stream: int, handle: int = 0, acked: int = 0, secret: bytes | None = None) -> Any:
         secrets = [session.secret if secret is None else secret]
-        tags = np.array([tag], np.uint32)
-        return self.ask(Attach(stream, self.request(), tags, [session.id], secrets, np.array([acked])))[0]
+        handles = np.array([handle], np.uint32)
+        return self.ask(Attach(stream, self.request(), handles, [session.id], secrets, np.array([acked])))[0]
 
     def send(
         self,
@@ -213,7 +219,7 @@ class Harness:
         values: Sequence[Sequence[float]],
         *,
         stream: int = 1,
-        tags: Sequence[int] | None = None,
+        handles: Sequence[int] | None = None,
         keep: Keep = Keep.ALL,
         acked: Sequence[int] | None = None,
         deadline: float = float("inf"),
@@ -221,7 +227,7 @@ class Harness:
         """Submits one block: a row per session with its values."""
         flat = [value for row in values for value in row]
         rows = np.zeros(len(sessions), ROW)
-        rows["stream"], rows["handle"] = stream, range(len(sessions)) if tags is None else tags
+        rows["stream"], rows["handle"] = stream, range(len(sessions)) if handles is None else handles
         rows["session"] = [session.session for session in sessions]
         rows["generation"] = [session.generation for session in sessions]
         rows["first"], rows["length"] = first_seqs, [len(row) for row in values]
@@ -229,15 +235,15 @@ class Harness:
         rows["arrival"], rows["deadline"] = self.clock(), deadline
         self.door.submit(Block(rows, self._inputs(flat)))
 
-    def acknowledge(self, session: Opened, count: int, *, stream: int = 1, tag: int = 0) -> None:
-        self.door.submit(Acknowledge(stream, *_column(session), np.array([tag], np.uint32), np.array([count], np.int64)))
+    def acknowledge(self, session: Opened, count: int, *, stream: int = 1, handle: int = 0) -> None:
+        self.door.submit(Acknowledge(stream, *_column(session), np.array([handle], np.uint32), np.array([count], np.int64)))
 
-    def reset(self, session: Opened, seq: int, *, stream: int = 1, tag: int = 0) -> None:
-        tags = np.array([tag], np.uint32)
-        self.door.submit(Reset(stream, *_column(session), tags, np.array([seq], np.int64), self.clock()))
+    def reset(self, session: Opened, seq: int, *, stream: int = 1, handle: int = 0) -> None:
+        handles = np.array([handle], np.uint32)
+        self.door.submit(Reset(stream, *_column(session), handles, np.array([seq], np.int64), self.clock()))
 
-    def detach(self, session: Opened, *, stream: int = 1, tag: int = 0, close: bool = False) -> None:
-        self.door.submit(Detach(stream, *_column(session), np.array([tag], np.uint32), close))
+    def detach(self, session: Opened, *, stream: int = 1, handle: int = 0, close: bool = False) -> None:
+        self.door.submit(Detach(stream, *_column(session), np.array([handle], np.uint32), close))
 
     def call(
         self,
@@ -249,9 +255,9 @@ class Harness:
         secret: bytes = b"",
         deadline: float = float("inf"),
     ) -> None:
-        """Submits a momentary step or chunk of one session."""
+        """Submits a one-shot step or chunk of one session."""
         secrets = [secret] if secret else []
-        self.call_many([session.id], [seq], [values], stream=stream, tags=[0], secrets=secrets, deadline=deadline)
+        self.call_many([session.id], [seq], [values], stream=stream, handles=[0], secrets=secrets, deadline=deadline)
 
     def call_many(
         self,
@@ -260,27 +266,27 @@ class Harness:
         values: Sequence[Sequence[float]],
         *,
         stream: int,
-        tags: Sequence[int] | None = None,
+        handles: Sequence[int] | None = None,
         secrets: Sequence[bytes] = (),
         keep: Keep = Keep.ALL,
         deadline: float = float("inf"),
         starts: Sequence[bool] | None = None,
         ends: Sequence[bool] | None = None,
     ) -> None:
-        """Submits momentary steps or chunks in one command: a row per id with its values."""
+        """Submits one-shot steps or chunks in one command: a row per id with its values."""
         flat = [value for row in values for value in row]
         rows = np.zeros(len(ids), ROW)
-        rows["stream"], rows["handle"] = stream, range(len(ids)) if tags is None else tags
+        rows["stream"], rows["handle"] = stream, range(len(ids)) if handles is None else handles
         rows["first"], rows["unkept"], rows["keep"] = seqs, np.array(seqs) == NO_SEQ, keep
         rows["length"], rows["ends"] = [len(row) for row in values], False if ends is None else ends
         rows["arrival"], rows["deadline"] = self.clock(), deadline
         started = np.zeros(len(ids), np.bool_) if starts is None else np.array(starts, np.bool_)
         self.door.submit(Call(rows, ids, secrets, started, self._inputs(flat)))
 
-    def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, tag: int = 0) -> None:
+    def refuse(self, session: Opened, first: int, length: int, message: str, *, stream: int = 1, handle: int = 0) -> None:
         """Submits a row that a door found unfit."""
-        tags, column = np.array([tag], np.uint32), (np.array([first]), np.array([length]))
-        self.door.submit(Refuse(stream, *_column(session), tags, *column, Reason.INVALID_ARGUMENT, message))
+        handles, column = np.array([handle], np.uint32), (np.array([first]), np.array([length]))
+        self.door.submit(Refuse(stream, *_column(session), handles, *column, Reason.INVALID_ARGUMENT, message))
 
     def fork(
         self, session: Opened, at_seq: int = NO_SEQ, *, count: int = 1, secret: bytes | None = None, request_id: str = ""

@@ -22,14 +22,14 @@ class World(Harness):
 
     def __init__(self, depth: int = 1, **settings: float) -> None:
         super().__init__(FakeBackend(slots=SESSIONS, depth=depth), idle_ttl_seconds=10, max_pending_steps=20, **settings)
-        self.sessions: dict[int, tuple[Opened, int, int]] = {}  # by index: the session, its stream, its tag
-        self.asked: dict[tuple[int, int], list[int]] = {}  # by (stream, tag): numbers of steps sent
+        self.sessions: dict[int, tuple[Opened, int, int]] = {}  # by index: the session, its stream, its handle
+        self.asked: dict[tuple[int, int], list[int]] = {}  # by (stream, handle): numbers of steps sent
         self.told: dict[tuple[int, int], list[int]] = {}
         self.left: set[tuple[int, int]] = set()  # streams and handles that may not hear of everything
         self.sums: dict[tuple[int, int, int], float] = {}  # by (session, generation, seq): what was answered first
-        self.owners: dict[tuple[int, int], tuple[int, int]] = {}  # (session, generation) of each (stream, tag)
-        self.tags, self.calls = itertools.count(1), itertools.count(100)
-        self.lengths: dict[int, int] = {}  # steps of each momentary call, by its stream
+        self.owners: dict[tuple[int, int], tuple[int, int]] = {}  # (session, generation) of each (stream, handle)
+        self.handles, self.calls = itertools.count(1), itertools.count(100)
+        self.lengths: dict[int, int] = {}  # steps of each one-shot call, by its stream
 
     def play(self, history: Any) -> None:
         """Does all that the history says after the beginning, and lets the engine finish."""
@@ -44,19 +44,19 @@ class World(Harness):
         session, table = self.sessions[index][0], self.engine.books.table
         return int(table.admitted[session.session]) if table.generation[session.session] == session.generation else 0
 
-    def ask_for(self, stream: int, tag: int, first: int, length: int) -> None:
-        self.asked.setdefault((stream, tag), []).extend(range(first, first + length))
+    def ask_for(self, stream: int, handle: int, first: int, length: int) -> None:
+        self.asked.setdefault((stream, handle), []).extend(range(first, first + length))
 
     def listen(self) -> None:
         """Takes one turn, notes what was told, and checks the books, slots and streams."""
         for outcome in self.turn():
-            key = outcome.stream, outcome.tag
+            key = outcome.stream, outcome.handle
             self.told.setdefault(key, []).extend(range(outcome.first, outcome.first + outcome.length))
             if isinstance(outcome, Answer):
                 seqs = range(outcome.first + outcome.length - len(outcome.sums), outcome.first + outcome.length)
                 for seq, value in zip(seqs, outcome.sums, strict=True):
                     assert self.sums.setdefault((*self.owners[key], seq), value) == value
-        self.left |= {(stream, tag) for stream, tag, _ in self.ear.detached}
+        self.left |= {(stream, handle) for stream, handle, _ in self.ear.detached}
         self.engine.books.check()
         table, free = self.engine.books.table, self.backend.free
         assert sorted([*free, *table.slot[np.flatnonzero(table.status)].tolist()]) == list(range(SESSIONS))
@@ -101,7 +101,7 @@ def _block(world: World, given_rows: dict[int, Any], keep: Keep, acknowledges: b
             firsts,
             [known[index][1] for index in mine],
             stream=stream,
-            tags=[world.sessions[index][2] for index in mine],
+            handles=[world.sessions[index][2] for index in mine],
             keep=keep,
             acked=[max(0, first - 2) for first in firsts] if acknowledges else None,
             deadline=world.clock() + (0 if late else 1e9),
@@ -110,36 +110,36 @@ def _block(world: World, given_rows: dict[int, Any], keep: Keep, acknowledges: b
 
 def _reset(world: World, index: int, offset: int) -> None:
     if index in world.sessions:
-        session, stream, tag = world.sessions[index]
+        session, stream, handle = world.sessions[index]
         seq = max(0, world.point(index) + offset)
-        world.ask_for(stream, tag, seq, 1)
-        world.reset(session, seq, stream=stream, tag=tag)
+        world.ask_for(stream, handle, seq, 1)
+        world.reset(session, seq, stream=stream, handle=handle)
 
 
 def _acknowledge(world: World, index: int, offset: int) -> None:
     if index in world.sessions:
-        session, stream, tag = world.sessions[index]
-        world.acknowledge(session, int(world.engine.books.table.acked[session.session]) + offset, stream=stream, tag=tag)
+        session, stream, handle = world.sessions[index]
+        world.acknowledge(session, int(world.engine.books.table.acked[session.session]) + offset, stream=stream, handle=handle)
 
 
 def _attach(world: World, index: int, stream: int, acked: int) -> None:
     if index not in world.sessions:
         return
     session, *former = world.sessions[index]
-    tag = next(world.tags)
+    handle = next(world.handles)
     world.left.add((former[0], former[1]))
-    world.owners[stream, tag] = session.session, session.generation
-    attached = world.attach(session, stream=stream, tag=tag, acked=acked)
+    world.owners[stream, handle] = session.session, session.generation
+    attached = world.attach(session, stream=stream, handle=handle, acked=acked)
     if isinstance(attached, Opened):
-        world.sessions[index] = session, stream, tag
-        world.ask_for(stream, tag, attached.acked, attached.next_seq - attached.acked)
+        world.sessions[index] = session, stream, handle
+        world.ask_for(stream, handle, attached.acked, attached.next_seq - attached.acked)
 
 
 def _detach(world: World, index: int, close: bool) -> None:
     if index in world.sessions:
-        session, stream, tag = world.sessions[index]
-        world.left.add((stream, tag))
-        world.detach(session, stream=stream, tag=tag, close=close)
+        session, stream, handle = world.sessions[index]
+        world.left.add((stream, handle))
+        world.detach(session, stream=stream, handle=handle, close=close)
 
 
 def _end_stream(world: World, stream: int) -> None:
@@ -159,7 +159,7 @@ def _call(world: World, index: int, offset: int | None, values: list[float], sec
 
 
 def _sequence(world: World, index: int, seq: int | None, values: list[float], start: bool, end: bool) -> None:
-    """A momentary step, under an id of momentary callers or of streams, that may begin or end its session."""
+    """A one-shot step, under an id of one-shot callers or of streams, that may begin or end its session."""
     stream = next(world.calls)
     name = world.sessions[index][0].id if index in world.sessions and len(values) > 4 else f"sequence-{index}"
     seqs = [NO_SEQ if seq is None else seq]
@@ -171,7 +171,7 @@ def _sequence(world: World, index: int, seq: int | None, values: list[float], st
 
 
 def _caller_gone(world: World) -> None:
-    """The newest momentary caller stops listening."""
+    """The newest one-shot caller stops listening."""
     if world.lengths:
         stream, _ = world.lengths.popitem()
         world.hang_up(stream)
@@ -181,11 +181,11 @@ def _open(world: World, index: int, stream: int) -> None:
     if index in world.sessions and isinstance(world.get(world.sessions[index][0].id), Refusal | Exception):
         del world.sessions[index]
     if index not in world.sessions:
-        tag = next(world.tags)
-        (opened,) = world.open(1, stream=stream, first_tag=tag)
+        handle = next(world.handles)
+        (opened,) = world.open(1, stream=stream, first_handle=handle)
         if isinstance(opened, Opened):
-            world.sessions[index] = opened, stream, tag
-            world.owners[stream, tag] = opened.session, opened.generation
+            world.sessions[index] = opened, stream, handle
+            world.owners[stream, handle] = opened.session, opened.generation
 
 
 ACTIONS: dict[str, Any] = {

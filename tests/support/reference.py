@@ -49,7 +49,7 @@ class ReferenceSession:
     def send(
         self, first: int, values: Sequence[float], keep: Keep, *, cached: bool = True, failed_from: int | None = None
     ) -> Iterator[Outcome]:
-        """One row of a block, or a momentary step (`cached` unless it had no seq).
+        """One row of a block, or a one-shot step (`cached` unless it had no seq).
 
         Where a chunk is cut into launches is the server's choice: `failed_from` is the first step of the launch that the
         poison was in, by default the poisoned step itself.

@@ -39,7 +39,7 @@ class Rolling(Harness):
             self.engine.warm_up()
 
     def speak(self, session: Opened, tokens: Sequence[int], seq: int = NO_SEQ) -> list[Answer | Refusal]:
-        """Steps a session as a momentary caller, and waits for the outcomes."""
+        """Steps a session as a one-shot caller, and waits for the outcomes."""
         self.call(session, seq, [*map(float, tokens)], stream=400, secret=session.secret)
         return self.settle()
 

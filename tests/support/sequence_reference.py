@@ -15,7 +15,7 @@ Outcome = float | Reason  # of one step: the sum after it, or why it was refused
 
 @dataclass(frozen=True)
 class Row:
-    """A momentary row. `seq` None: not numbered."""
+    """A one-shot row. `seq` None: not numbered."""
 
     id: str
     seq: int | None
@@ -75,7 +75,7 @@ class ReferenceTable:
         self.closed[ending] += 1
 
     def call(self, row: Row) -> list[Outcome]:
-        """What a momentary row is told, step by step."""
+        """What a one-shot row is told, step by step."""
         refusal = self._refusal(row)
         if refusal is None and row.start:
             if row.id in self.live:

@@ -20,14 +20,16 @@ def step(
     seq: int = NO_SEQ,
     start: bool = False,
     end: bool = False,
-    tag: int = 0,
+    handle: int = 0,
     stream: int = CALLER,
     keep: Keep = Keep.ALL,
     deadline: float = float("inf"),
 ) -> None:
     """Submits one row."""
     values = [value] if isinstance(value, float) else value
-    h.call_many([name], [seq], [values], stream=stream, tags=[tag], keep=keep, deadline=deadline, starts=[start], ends=[end])
+    h.call_many(
+        [name], [seq], [values], stream=stream, handles=[handle], keep=keep, deadline=deadline, starts=[start], ends=[end]
+    )
 
 
 def closed(h: Harness) -> dict[Ending, int]:

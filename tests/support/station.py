@@ -74,7 +74,7 @@ class Desk:
     def __init__(self, line: socket.socket) -> None:
         self.frames = Frames(line)
         self.ear = Ear()
-        self.heard = 0  # parcels that the engine has taken in
+        self.heard = 0  # envelopes that the engine has taken in
         self._read: deque[Any] = deque()
         self._requests = 0
 
@@ -84,7 +84,7 @@ class Desk:
         return self._requests
 
     def submit(self, *commands: Command) -> None:
-        """Says a parcel; what there is no room for goes with a later one, or with `flush`."""
+        """Says an envelope; what there is no room for goes with a later one, or with `flush`."""
         self.frames.send(encode(commands))
 
     def flush(self) -> None:
@@ -116,16 +116,16 @@ class Desk:
             self.receive()
         return self.ear.replies[self._requests]
 
-    def open(self, session_id: str = "", *, stream: int = 1, tag: int = 0) -> Opened:
+    def open(self, session_id: str = "", *, stream: int = 1, handle: int = 0) -> Opened:
         """Opens a session on a stream."""
-        (opened,) = self.ask(Open(stream, self.request(), [session_id], np.array([tag], np.uint32)))
+        (opened,) = self.ask(Open(stream, self.request(), [session_id], np.array([handle], np.uint32)))
         assert isinstance(opened, Opened), opened
         return opened
 
-    def attach(self, session: Opened, *, stream: int = 1, tag: int = 0, acked: int = 0) -> Opened:
+    def attach(self, session: Opened, *, stream: int = 1, handle: int = 0, acked: int = 0) -> Opened:
         """Attaches a session to a stream."""
-        tags, counts = np.array([tag], np.uint32), np.array([acked])
-        (opened,) = self.ask(Attach(stream, self.request(), tags, [session.id], [session.secret], counts))
+        handles, counts = np.array([handle], np.uint32), np.array([acked])
+        (opened,) = self.ask(Attach(stream, self.request(), handles, [session.id], [session.secret], counts))
         assert isinstance(opened, Opened), opened
         return opened
 
@@ -150,10 +150,10 @@ class Desk:
         self.frames.close()
 
 
-def step(session: Opened, seq: int, value: float = 1.0, *, stream: int = 1, tag: int = 0) -> Block:
+def step(session: Opened, seq: int, value: float = 1.0, *, stream: int = 1, handle: int = 0) -> Block:
     """One step of a session on a stream."""
     rows = np.zeros(1, ROW)
-    rows["stream"], rows["session"], rows["generation"], rows["handle"] = stream, session.session, session.generation, tag
+    rows["stream"], rows["session"], rows["generation"], rows["handle"] = stream, session.session, session.generation, handle
     rows["first"], rows["length"], rows["keep"] = seq, 1, Keep.ALL
     rows["arrival"], rows["deadline"] = time.monotonic(), np.inf
     return Block(rows, (np.full((1, 1), value, np.float32),))

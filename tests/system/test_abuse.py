@@ -178,7 +178,7 @@ async def test_a_flood_of_acknowledgements_waits_for_the_engine(too_far_ahead: a
         request = StreamRequest(acknowledge=Acknowledge(handles=u32([0]), counts=u64([0])))
         flood = asyncio.create_task(send_all(stream, [request] * 5000))
         await too_far_ahead.wait()
-        assert model.engine.inbox.qsize() <= 16  # parcels
+        assert model.engine.inbox.qsize() <= 16  # envelopes
         model.gate.open()
         await flood
         await stream.step([0], [0], [7])

@@ -266,7 +266,7 @@ class Engine:
                 raise TypeError(f"not a command: {command!r}")
 
     def _acknowledge(self, stream: int, command: Acknowledge, now: float) -> None:
-        held = self.books.table.held_as(command.sessions, command.generations, stream, command.tags)
+        held = self.books.table.held_as(command.sessions, command.generations, stream, command.handles)
         self.books.acknowledge(command.sessions[held], command.counts[held], now)
 
     def _leave(self, door: int, command: CallersLeft | StreamEnded | DoorLost, now: float, report: TurnReport) -> None:

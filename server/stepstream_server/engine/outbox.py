@@ -114,14 +114,14 @@ class Outbox:
         """hold_seconds: how long what rollouts draw may wait for what they draw next."""
         self._specs = outputs
         self._letters: dict[int, Delivery] = {}  # by door, without answers
-        self._heard: Counter[int] = Counter()  # parcels, by door
+        self._heard: Counter[int] = Counter()  # envelopes, by door
         self._rows: list[Ints] = []  # each [5, n]: stream, handle, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
         self._grouped = True  # whether rows of equal streams are adjacent in the only part
         self.pieces = Pieces(outputs, hold_seconds)  # of rollouts
 
     def heard(self, door: int) -> None:
-        """A parcel of the door has been taken in."""
+        """A envelope of the door has been taken in."""
         self._heard[door] += 1
         self._of(door)
 
@@ -135,33 +135,35 @@ class Outbox:
         self._rows.append(columns)
         self._outputs.append(outputs)
 
-    def answer_one(self, stream: int, tag: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None) -> None:
+    def answer_one(
+        self, stream: int, handle: int, first_seq: int, length: int, kept: int, outputs: Sequence[Tensor] | None
+    ) -> None:
         """Adds one answered row; outputs [kept, *shape] each."""
-        columns = np.array([[stream], [tag], [first_seq], [length], [kept]], np.int64)
+        columns = np.array([[stream], [handle], [first_seq], [length], [kept]], np.int64)
         self.answer(columns, outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
 
-    def refuse(self, stream: int, tag: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
+    def refuse(self, stream: int, handle: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
         """Adds one row's refusal or failure."""
         letter = self._of(door_of(stream))
         if letter.errors is _NO_ERRORS:
             letter.errors = RowErrors()
         errors = letter.errors
         errors.streams.append(_local(stream))
-        errors.tags.append(tag)
+        errors.handles.append(handle)
         errors.first_seqs.append(first_seq)
         errors.lengths.append(length)
         errors.reasons.append(reason)
         errors.expected_seqs.append(expected)
         errors.messages.append(message)
 
-    def detached(self, stream: int, tag: int, ending: Ending) -> None:
+    def detached(self, stream: int, handle: int, ending: Ending) -> None:
         """Says that a handle no longer stands for a session."""
         letter = self._of(door_of(stream))
         if letter.detached is _NOBODY_DETACHED:
             letter.detached = Detached()
         detached = letter.detached
         detached.streams.append(_local(stream))
-        detached.tags.append(tag)
+        detached.handles.append(handle)
         detached.endings.append(ending)
 
     def empty(self, now: float, *, idle: bool) -> dict[int, Delivery]:

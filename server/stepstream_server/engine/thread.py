@@ -13,7 +13,7 @@ from stepstream_server.errors import Reason, ServerFault
 # What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
 # has four times over, and about 50 ms of the costliest commands.
 _ROWS_PER_TURN = 4096
-_CALL_ROWS = 4  # rows of a block that a momentary caller's row stands for: each costs about 10 us
+_CALL_ROWS = 4  # rows of a block that a one-shot caller's row stands for: each costs about 10 us
 _COMMAND_ROWS = 8  # the same of any other command
 
 
@@ -69,7 +69,7 @@ class EngineThread:
         return envelopes
 
     def _receive(self, until: float) -> Envelope | None:
-        """Takes a envelope from the inbox, waiting no longer than until (monotonic seconds). None if none came."""
+        """Takes an envelope from the inbox, waiting no longer than until (monotonic seconds). None if none came."""
         seconds = until - self._engine.clock()
         try:
             if seconds <= 0:

@@ -24,10 +24,10 @@ _LAST_WORD_SECONDS = 1.0  # that workers have to take in that the engine has end
 
 
 class Exchange:
-    """An engine's inbox, as a queue of parcels. All but `put` and `attach` is for the engine's thread."""
+    """An engine's inbox, as a queue of envelopes. All but `put` and `attach` is for the engine's thread."""
 
     def __init__(self) -> None:
-        self._parcels: deque[Envelope | None] = deque()
+        self._envelopes: deque[Envelope | None] = deque()
         self._joining: deque[socket.socket] = deque()
         self._selector = selectors.DefaultSelector()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -44,26 +44,26 @@ class Exchange:
         self._joining.append(line)
         self._wake()
 
-    def put(self, parcel: Envelope | None) -> None:
-        """Adds a parcel, or wakes who waits. From any thread."""
-        self._parcels.append(parcel)
+    def put(self, envelope: Envelope | None) -> None:
+        """Adds an envelope, or wakes who waits. From any thread."""
+        self._envelopes.append(envelope)
         self._wake()
 
     def get(self, *, timeout: float) -> Envelope | None:
-        """The next parcel, waited for no longer than so many seconds. Raises queue.Empty."""
-        if not self._parcels:
+        """The next envelope, waited for no longer than so many seconds. Raises queue.Empty."""
+        if not self._envelopes:
             self._listen(min(timeout, _LONGEST_WAIT_SECONDS))
         return self._take()
 
     def get_nowait(self) -> Envelope | None:
         """The same without waiting."""
-        if not self._parcels:
+        if not self._envelopes:
             self._listen(0.0)
         return self._take()
 
     def qsize(self) -> int:
-        """Parcels that have been read."""
-        return len(self._parcels)
+        """Envelopes that have been read."""
+        return len(self._envelopes)
 
     def watch(self, link: Link, events: int) -> None:
         """What of a link is waited for from now on."""
@@ -82,14 +82,14 @@ class Exchange:
 
     def _take(self) -> Envelope | None:
         try:
-            return self._parcels.popleft()
+            return self._envelopes.popleft()
         except IndexError:
             raise queue.Empty from None
 
     def _listen(self, seconds: float) -> None:
         """Reads what has arrived."""
         self._asleep = True
-        ready = self._selector.select(0.0 if self._parcels or self._joining else seconds)
+        ready = self._selector.select(0.0 if self._envelopes or self._joining else seconds)
         self._asleep = False
         for key, events in ready:
             if isinstance(key.data, Link):

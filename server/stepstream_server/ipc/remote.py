@@ -41,16 +41,16 @@ class RemoteEngine:
         self._loop.add_reader(self._frames, self._read)
 
     def submit(self, *commands: Command) -> None:
-        """Sends a parcel. Never waits: what the engine has no room for goes later. Raises ServerFault once it has ended."""
+        """Sends an envelope. Never waits: what the engine has no room for goes later. Raises ServerFault once it has ended."""
         if self._over:
             raise _ended()
         try:
-            parcel = encode(commands)
+            envelope = encode(commands)
         except (TypeError, ValueError, OverflowError):
-            parcel = encode([command for command in commands if self._can_be_said(command)])
+            envelope = encode([command for command in commands if self._can_be_said(command)])
         blocked = self._frames.blocked
         with suppress(OSError):  # the engine's process has ended: reading will tell
-            self._frames.send(parcel)
+            self._frames.send(envelope)
             if self._frames.blocked and not blocked:
                 self._loop.add_writer(self._frames, self._write)
 

@@ -73,14 +73,14 @@ class Turn:
         """Tag, first number, length and steps with outputs of each row, for who looks at them one by one; made once."""
         if self._rows is None:
             answers = self.answers
-            columns = (answers.tags, answers.first_seqs, answers.lengths, answers.kept)
+            columns = (answers.handles, answers.first_seqs, answers.lengths, answers.kept)
             self._rows = list(zip(*[column.tolist() for column in columns], strict=True))
         return self._rows
 
     def message(self, layout: Layout, row: int) -> bytes:
         """One row as a message."""
         if not self._messages:
-            rows = len(self.answers.tags)
+            rows = len(self.answers.handles)
             messages = np.empty((rows, len(layout.template)), np.uint8)
             messages[:] = layout.template
             columns = zip(
@@ -140,7 +140,7 @@ def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
     complete = bool(kept[0] == lengths[0] if len(lengths) == 1 else (kept == lengths).all())
     return Turn(
         answers=answers,
-        handles=answers.tags.astype(U32, copy=False).tobytes(),
+        handles=answers.handles.astype(U32, copy=False).tobytes(),
         first_seqs=answers.first_seqs.astype(I64, copy=False).tobytes(),
         lengths=lengths.astype(U32).tobytes(),
         kept=kept.astype(U32).tobytes(),
@@ -195,7 +195,7 @@ def split_rows(piece: Piece, spec: ModelSpec, limit: int) -> Piece:
     kept_here = np.minimum(most, kept[row] - place * most)
     split = Answers(
         streams=answers.streams[rows][row],
-        tags=answers.tags[rows][row],
+        handles=answers.handles[rows][row],
         first_seqs=answers.first_seqs[rows][row] + np.where(place > 0, bare[row], 0) + place * most,
         lengths=kept_here + np.where(place == 0, bare[row], 0),
         kept=kept_here,

@@ -1,4 +1,4 @@
-"""Momentary calls: steps of sessions addressed by id, asked under a number at the engines' doors, and their outcomes.
+"""One-shot calls: steps of sessions addressed by id, asked under a number at the engines' doors, and their outcomes.
 
 One `Caller` stands for one call of the contract, or for a stream of requests. It holds no session and promises no order; what
 is still queued when it leaves is dropped.
@@ -16,7 +16,7 @@ from stepstream_server.rpc.convert.streams import decode_row_error
 from stepstream_server.rpc.door import ModelDoor
 from stepstream_server.rpc.gathering import Steps
 
-_TAGS = 1 << 32  # as many as there are
+_HANDLES = 1 << 32  # as many as there are
 
 
 class Outcome:
@@ -74,29 +74,29 @@ class Asked:
 
 
 class Caller:
-    """On the event loop's thread. A `Listener` of every model that it asks; its tags count the rows it has asked for.
+    """On the event loop's thread. A `Listener` of every model that it asks; its handles count the rows it has asked for.
 
     An outcome may make its request leave, so that nothing is known of the rows behind it.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._rows: dict[ModelDoor, dict[int, tuple[Asked, int]]] = {}  # by tag: rows without all of their outcomes
-        self._next_tag = 0
+        self._rows: dict[ModelDoor, dict[int, tuple[Asked, int]]] = {}  # by handle: rows without all of their outcomes
+        self._next_handle = 0
 
     def ask(self, door: ModelDoor, steps: Steps, asked: Asked) -> None:
         """Asks for steps under this caller's number. Raises StepStreamError."""
         if door not in self._rows:
             door.listen(self.number, self)
             self._rows[door] = {}
-        rows, tag = len(steps.ids), self._next_tag
-        if tag + rows > _TAGS:
-            tag = 0  # those requests have been answered long ago
-        door.call(self.number, tag, steps)
-        self._next_tag = tag + rows
+        rows, handle = len(steps.ids), self._next_handle
+        if handle + rows > _HANDLES:
+            handle = 0  # those requests have been answered long ago
+        door.call(self.number, handle, steps)
+        self._next_handle = handle + rows
         waiting = self._rows[door]
         for row in range(rows):
-            waiting[tag + row] = (asked, row)
+            waiting[handle + row] = (asked, row)
 
     def leave(self) -> None:
         """Nothing more is wanted: what is still queued is dropped."""
@@ -109,25 +109,25 @@ class Caller:
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
         turn, start = piece.turn, piece.kept_first
-        for tag, first_seq, length, kept in turn.rows()[piece.first : piece.last]:
+        for handle, first_seq, length, kept in turn.rows()[piece.first : piece.last]:
             waiting = self._rows.get(door)
             if waiting is None:
                 return
             end = start + kept
             outputs = tuple([data[size * start : size * end] for data, size in zip(turn.outputs, turn.step_bytes, strict=True)])
             start = end
-            asked, row = waiting[tag]
+            asked, row = waiting[handle]
             if asked.answered(row, first_seq, length, outputs):
-                del waiting[tag]
+                del waiting[handle]
 
     def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
         waiting = self._rows.get(door)
         if waiting is None:
             return
-        tag = errors.tags[row]
-        asked, place = waiting[tag]
+        handle = errors.handles[row]
+        asked, place = waiting[handle]
         if asked.refused(place, errors.lengths[row], decode_row_error(errors, row)):
-            del waiting[tag]
+            del waiting[handle]
 
     def rolled(self, drawn: Drawn) -> None:
         """Never: it has no rollout."""

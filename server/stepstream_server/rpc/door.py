@@ -1,6 +1,6 @@
 """The front door's end of the engine port: one `ModelDoor` per model takes deliveries from the engine's thread to the event loop.
 
-It knows who waits for what: streams and momentary callers by number, questions by request number. What is said to the engine in
+It knows who waits for what: streams and one-shot callers by number, questions by request number. What is said to the engine in
 one round of the loop is passed in at its end.
 """
 
@@ -23,7 +23,7 @@ from stepstream_server.spec import ModelSpec
 
 
 class Listener(Protocol):
-    """Who a stream number belongs to: a stream or a momentary call. Called on the event loop; must not raise."""
+    """Who a stream number belongs to: a stream or a one-shot call. Called on the event loop; must not raise."""
 
     def answered(self, door: ModelDoor, piece: Piece) -> None:
         """Rows were answered."""
@@ -61,7 +61,7 @@ class ModelDoor:
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
-        self._parcels = 0  # passed in so far
+        self._envelopes = 0  # passed in so far
         self._heard = 0  # of them taken in by the engine
         self._unheard: list[tuple[int, asyncio.Future[None]]] = []  # who waits until so many are
         # Since the loop began its round:
@@ -92,10 +92,10 @@ class ModelDoor:
             self._close_blocks()
         self._blocks.add(stream, rows, inputs)
 
-    def call(self, stream: int, first_tag: int, steps: Steps) -> None:
-        """The same for momentary steps of a caller, whose rows have tags from `first_tag` on."""
+    def call(self, stream: int, first_handle: int, steps: Steps) -> None:
+        """The same for one-shot steps of a caller, whose rows have handles from `first_handle` on."""
         self._pass_in_soon()
-        self._calls.add(stream, first_tag, steps)
+        self._calls.add(stream, first_handle, steps)
 
     def listen(self, stream: int, listener: Listener) -> None:
         """From now on outcomes for this stream go to the listener."""
@@ -111,30 +111,30 @@ class ModelDoor:
                 self._pass_in()  # at once: what it drops shall not run meanwhile
 
     def hang_up(self, caller: int) -> None:
-        """The same for a momentary caller."""
+        """The same for a one-shot caller."""
         if self._listeners.pop(caller, None) is not None:
             with contextlib.suppress(StepStreamError):
                 self._pass_in_soon()
                 self._hung_up.append(caller)
 
     def forget(self, stream: int) -> None:
-        """A momentary call has all its outcomes."""
+        """A one-shot call has all its outcomes."""
         self._listeners.pop(stream, None)
 
     @property
-    def parcel(self) -> int:
-        """The number of the parcel in which what is said now is passed in."""
-        return self._parcels + 1
+    def envelope(self) -> int:
+        """The number of the envelope in which what is said now is passed in."""
+        return self._envelopes + 1
 
-    def has_heard(self, parcel: int) -> bool:
-        """Whether the engine has taken a parcel in, or never will."""
-        return parcel <= self._heard or self._failure is not None
+    def has_heard(self, envelope: int) -> bool:
+        """Whether the engine has taken an envelope in, or never will."""
+        return envelope <= self._heard or self._failure is not None
 
-    async def until_heard(self, parcel: int) -> None:
+    async def until_heard(self, envelope: int) -> None:
         """Waits for it."""
-        if not self.has_heard(parcel):
+        if not self.has_heard(envelope):
             future: asyncio.Future[None] = self._loop.create_future()
-            self._unheard.append((parcel, future))
+            self._unheard.append((envelope, future))
             await future
 
     def question(self, answer: Callable[[Any], None]) -> int:
@@ -190,7 +190,7 @@ class ModelDoor:
             self._hung_up = []
         if self._said:
             said, self._said = self._said, []
-            self._parcels += 1
+            self._envelopes += 1
             with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
                 self._door.submit(*said)
 
@@ -233,9 +233,9 @@ class ModelDoor:
 
     def _let_speak(self) -> None:
         waiting, self._unheard = self._unheard, []
-        for parcel, future in waiting:
-            if not self.has_heard(parcel):
-                self._unheard.append((parcel, future))
+        for envelope, future in waiting:
+            if not self.has_heard(envelope):
+                self._unheard.append((envelope, future))
             elif not future.done():
                 future.set_result(None)
 

@@ -67,7 +67,7 @@ class Blocks:
 
 
 class Calls:
-    """Momentary steps."""
+    """One-shot steps."""
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._specs = inputs
@@ -76,15 +76,15 @@ class Calls:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def add(self, stream: int, first_tag: int, steps: Steps) -> None:
-        """Adds rows of a caller's, with tags from `first_tag` on."""
+    def add(self, stream: int, first_handle: int, steps: Steps) -> None:
+        """Adds rows of a caller's, with handles from `first_handle` on."""
         place, rows = len(self._ids), len(steps.ids)
         seqs, ends = steps.seqs or [NO_SEQ] * rows, steps.ends or [False] * rows
         length, arrival, deadline = steps.length, steps.arrival, steps.deadline
         self._ids += steps.ids
         self._rows += [
-            _PACK(stream, 0, seq, tag, steps.keep, 0, seq == NO_SEQ, end, 0, length, 0, arrival, deadline)
-            for tag, seq, end in zip(range(first_tag, first_tag + rows), seqs, ends, strict=True)
+            _PACK(stream, 0, seq, handle, steps.keep, 0, seq == NO_SEQ, end, 0, length, 0, arrival, deadline)
+            for handle, seq, end in zip(range(first_handle, first_handle + rows), seqs, ends, strict=True)
         ]
         for parts, data in zip(self._inputs, steps.inputs, strict=True):
             parts.append(data)

@@ -31,7 +31,7 @@ from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.membership import Membership
 from stepstream_server.rpc.outgoing import Outgoing
 
-Tags = NDArray[np.uint32]
+HandleColumn = NDArray[np.uint32]
 
 _PACK = struct.Struct(ROW_FORMAT).pack
 _FOREVER = float("inf")
@@ -238,12 +238,12 @@ class Intake:
         if len(rows.handles):
             self._answer(rows.handles, rows.first_seqs, rows.lengths, _unknown_handles(rows.handles))
 
-    def _refuse_unread(self, handles: Tags, error: StepStreamError) -> None:
+    def _refuse_unread(self, handles: HandleColumn, error: StepStreamError) -> None:
         """Rows of which nothing but the handle is known."""
         nothing = np.zeros(len(handles), np.int64)
         self._answer(handles, nothing, nothing, error)
 
-    def _answer(self, handles: Tags, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
+    def _answer(self, handles: HandleColumn, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
         """Refuses rows that no engine hears of."""
         self._credits.take(len(handles))
         self._outgoing.errors(None, encode_refused(handles, first_seqs, lengths, error), len(handles))
@@ -254,6 +254,6 @@ def _mixed_models(doors: list[ModelDoor]) -> StepStreamError:
     return CallerError(Reason.MIXED_MODELS, f"handles: a block is for one model, got sessions of {names}", field="handles")
 
 
-def _unknown_handles(handles: Tags) -> StepStreamError:
+def _unknown_handles(handles: HandleColumn) -> StepStreamError:
     shown = ", ".join(map(str, handles[:5].tolist())) + (", ..." if len(handles) > 5 else "")
     return CallerError(Reason.HANDLE_UNKNOWN, f"handles: no session on this stream has {shown}", field="handles")

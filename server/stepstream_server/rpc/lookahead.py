@@ -18,21 +18,21 @@ class Lookahead:
     """The last messages of one stream."""
 
     def __init__(self) -> None:
-        self._sent: deque[tuple[ModelDoor, int]] = deque(maxlen=_MESSAGES)  # whom each was for, and in which parcel
+        self._sent: deque[tuple[ModelDoor, int]] = deque(maxlen=_MESSAGES)  # whom each was for, and in which envelope
 
     def sent(self, door: ModelDoor) -> None:
         """A message's part for one engine was said to its door."""
-        self._sent.append((door, door.parcel))
+        self._sent.append((door, door.envelope))
 
     @property
     def used_up(self) -> bool:
         """Whether the stream must wait."""
         if len(self._sent) < _MESSAGES:
             return False
-        door, parcel = self._sent[0]
-        return not door.has_heard(parcel)
+        door, envelope = self._sent[0]
+        return not door.has_heard(envelope)
 
     async def room(self) -> None:
         """Waits until something may be read again."""
-        door, parcel = self._sent[0]
-        await door.until_heard(parcel)
+        door, envelope = self._sent[0]
+        await door.until_heard(envelope)

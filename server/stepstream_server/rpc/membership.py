@@ -87,12 +87,12 @@ class Membership:
         if request_id and len(wanted) < len(asked):
             self._give_up(wanted)
         wanted = [each for each in wanted if each.error is None]
-        tags = np.array([each.handle for each in wanted], np.uint32)
+        handles = np.array([each.handle for each in wanted], np.uint32)
         ids = [each.id for each in wanted]
         self._ask(
             door,
             asked,
-            lambda request: ports.Open(self._number, request, ids, tags, idle_ttl, request_id, *self._place),
+            lambda request: ports.Open(self._number, request, ids, handles, idle_ttl, request_id, *self._place),
             new=not request_id,
         )
 
@@ -108,11 +108,14 @@ class Membership:
             self._refuse(message, asked, error)
             return
         wanted = self._reserve(asked)
-        tags = np.array([each.handle for each in wanted], np.uint32)
+        handles = np.array([each.handle for each in wanted], np.uint32)
         acked = np.array([each.acked for each in wanted], np.int64)
         ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
         self._ask(
-            door, asked, lambda request: ports.Attach(self._number, request, tags, ids, secrets, acked, *self._place), new=False
+            door,
+            asked,
+            lambda request: ports.Attach(self._number, request, handles, ids, secrets, acked, *self._place),
+            new=False,
         )
 
     def door(self, owner: int) -> ModelDoor:

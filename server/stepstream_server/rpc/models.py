@@ -60,7 +60,7 @@ class Models:
         return door
 
     def next_stream(self) -> int:
-        """A number for a stream or a momentary call; never given twice, whichever engine it is used with."""
+        """A number for a stream or a one-shot call; never given twice, whichever engine it is used with."""
         return next(self._numbers)
 
     def _require_published(self) -> None:

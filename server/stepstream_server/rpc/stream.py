@@ -95,20 +95,20 @@ class Stream:
     def answered(self, door: ModelDoor, piece: Piece) -> None:
         steps = piece.steps
         if piece.last - piece.first == 1:
-            tag, _, length, _ = piece.turn.rows()[piece.first]
-            sent_again = steps - self._handles.settle_one(tag, length)
+            handle, _, length, _ = piece.turn.rows()[piece.first]
+            sent_again = steps - self._handles.settle_one(handle, length)
         else:
             rows, answers = slice(piece.first, piece.last), piece.turn.answers
-            sent_again = steps - self._handles.settle(answers.tags[rows], answers.lengths[rows])
+            sent_again = steps - self._handles.settle(answers.handles[rows], answers.lengths[rows])
         if sent_again:
             self._credits.take(sent_again * door.step_credits)  # nobody has paid for them
         self._outgoing.answers(door, piece, steps * door.step_credits)
         self._grown()
 
     def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
-        if errors.reasons[row] is Reason.HANDLE_UNKNOWN and self._handles.stands(errors.tags[row]):
+        if errors.reasons[row] is Reason.HANDLE_UNKNOWN and self._handles.stands(errors.handles[row]):
             return  # meant the session that the handle stood for before
-        steps = self._handles.settle_one(errors.tags[row], errors.lengths[row])
+        steps = self._handles.settle_one(errors.handles[row], errors.lengths[row])
         self._outgoing.errors(door, [encode_row_error(errors, row)], steps * door.step_credits)
         self._grown()
 
@@ -116,7 +116,7 @@ class Stream:
         """Never: it has no rollout."""
 
     def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
-        handle = detached.tags[row]
+        handle = detached.handles[row]
         if self._handles.stands(handle):  # else an earlier ending crossed the request to detach
             steps = self._handles.free(handle)
             self._outgoing.detached(handle, detached.endings[row], steps * door.step_credits)

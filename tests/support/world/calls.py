@@ -1,4 +1,4 @@
-"""Momentary calls of a history: steps and closings by id, queued behind what streams have sent."""
+"""One-shot calls of a history: steps and closings by id, queued behind what streams have sent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Calls(Inputs):
     """What is asked without a stream."""
 
     async def step(self, live: Live, seq: int, values: Sequence[float], keep: Keep, secret: Secret) -> None:
-        """A momentary step behind whatever is queued."""
+        """A one-shot step behind whatever is queued."""
         if live.stream is not None:
             await live.stream.barrier()
         if live.in_doubt or live.freed_late or (seq != NO_SEQ and live.log):  # what is freed late fills the window until then
@@ -91,7 +91,7 @@ def _response(answer: Any) -> Any:
 
 
 def _of_outcomes(first: int, outcomes: Sequence[Outcome]) -> Any:
-    """What a momentary step is answered whose steps come to this."""
+    """What a one-shot step is answered whose steps come to this."""
     for each in outcomes:
         if len(each) == 3:
             return each[1], each[2]

@@ -12,7 +12,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Tensor = NDArray[Any]  # float32 or int64, C order
 
-NO_SEQ = -1  # a momentary call that takes the next free number
+NO_SEQ = -1  # a one-shot call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
 TAKEN_AT_ONCE = 32  # draws after which a rollout's caller says that it has taken them; saying so costs about as much as a step
 

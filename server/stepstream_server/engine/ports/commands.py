@@ -1,8 +1,8 @@
 """The engine port, inwards: what front doors tell the engine.
 
-A front door says what it has gathered as a parcel, some commands at once, and hears how many of its parcels the engine has taken
+A front door says what it has gathered as an envelope, some commands at once, and hears how many of them the engine has taken
 in. `stream` is the door's own number for a stream, >= 0, never used twice by a door. `request` is its own number for a question;
-the Reply repeats it. `sessions` and `generations` are what the Reply to Open or Attach named, `tags` the handles they were
+the Reply repeats it. `sessions` and `generations` are what the Reply to Open or Attach named, `handles` the handles they were
 given; the door keeps them per handle.
 """
 
@@ -22,7 +22,7 @@ from stepstream_server.snapshots import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Opens `len(ids)` sessions; an empty id asks for one made by the engine. With a stream they are attached to it under `tags`.
+    """Opens `len(ids)` sessions; an empty id asks for one made by the engine. A stream holds them at once, under `handles`.
 
     A repeat of the same `request_id` finds the sessions that it has opened before, and takes them over for the stream.
     Reply: `list[Opened | StepStreamError]`, in order.
@@ -31,7 +31,7 @@ class Open:
     stream: int
     request: int
     ids: Sequence[str]
-    tags: NDArray[np.uint32] | None = None  # handles; None without a stream
+    handles: NDArray[np.uint32] | None = None  # handles; None without a stream
     idle_ttl: float | None = None  # seconds; None: the engine's setting, which is also the maximum
     request_id: str = ""  # empty: a repeat opens more
     client: str = ""  # whose stream it is, if its client numbers its streams: of those the newest alone gets sessions
@@ -47,7 +47,7 @@ class Attach:
 
     stream: int
     request: int
-    tags: NDArray[np.uint32]
+    handles: NDArray[np.uint32]
     ids: Sequence[str]
     secrets: Sequence[bytes]
     acked: Ints
@@ -73,7 +73,7 @@ class Refuse:
     stream: int
     sessions: Ints
     generations: Ints
-    tags: NDArray[np.uint32]
+    handles: NDArray[np.uint32]
     first_seqs: Ints
     lengths: Ints  # each >= 1
     reason: Reason
@@ -87,7 +87,7 @@ class Acknowledge:
     stream: int
     sessions: Ints
     generations: Ints
-    tags: NDArray[np.uint32]
+    handles: NDArray[np.uint32]
     counts: Ints
 
 
@@ -98,7 +98,7 @@ class Reset:
     stream: int
     sessions: Ints
     generations: Ints
-    tags: NDArray[np.uint32]
+    handles: NDArray[np.uint32]
     seqs: Ints
     arrival: float
 
@@ -110,13 +110,13 @@ class Detach:
     stream: int
     sessions: Ints
     generations: Ints
-    tags: NDArray[np.uint32]
+    handles: NDArray[np.uint32]
     close: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Momentary steps (or chunks) of sessions addressed by id; never takes over. Rows of one session are taken in their order.
+    """One-shot steps (or chunks) of sessions addressed by id; never takes over. Rows of one session are taken in their order.
 
     A row's stream is its caller's number, its handle the caller's own: its outcome comes under both. What is
     wrong with one row harms no other.
@@ -216,10 +216,10 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A rollout: a session stepped on its own outputs. A momentary caller's: `stream` is its number, and it has but this one.
+    """A rollout: a session stepped on its own outputs. A one-shot caller's: `stream` is its number, and it has but this one.
 
     It begins where its session stands after the steps that are pending now. Reply: `Begun | StepStreamError`, when it begins;
-    what it draws follows in `Rolled`, and if it fails, in RowErrors under tag 0. While it commits, its session takes no steps.
+    what it draws follows in `Rolled`, and if it fails, in RowErrors under handle 0. While it commits, its session takes no steps.
     """
 
     stream: int

@@ -106,7 +106,7 @@ class Answers:
     """Answered rows, grouped by stream: equal streams are adjacent. Within a session, in input order."""
 
     streams: Ints
-    tags: Ints
+    handles: Ints
     first_seqs: Ints
     lengths: Ints
     kept: Ints  # how many of each row's last steps have outputs here
@@ -118,7 +118,7 @@ class RowErrors:
     """Refused or failed rows as columns, in input order per session. They follow the same turn's Answers."""
 
     streams: list[int] = field(default_factory=list)
-    tags: list[int] = field(default_factory=list)
+    handles: list[int] = field(default_factory=list)
     first_seqs: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
@@ -140,19 +140,19 @@ class Detached:
     """Handles that no longer stand for a session, as columns."""
 
     streams: list[int] = field(default_factory=list)
-    tags: list[int] = field(default_factory=list)
+    handles: list[int] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
 
 
 @dataclass(slots=True)  # not frozen, as Answers are not
 class Delivery:
-    """All that one turn has for one front door, which is at least that a parcel was heard. To be passed on in this order."""
+    """All that one turn has for one front door, which is at least that an envelope was heard. To be passed on in this order."""
 
     replies: list[Reply]
     answers: Answers | None
     errors: RowErrors
     detached: Detached
-    heard: int = 0  # parcels of this door that the engine has taken in, ever
+    heard: int = 0  # envelopes of this door that the engine has taken in, ever
     rolled: Rolled | None = None
 
 
@@ -170,17 +170,17 @@ class Door(Protocol):
     """A front door's mouth: what `Engine.connect(sink)` returns. Safe to call from any thread."""
 
     def submit(self, *commands: Command) -> None:
-        """Queues a parcel of commands. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
+        """Queues an envelope of commands. Never waits. Raises ServerFault(ENGINE_FAILED) once the engine has stopped."""
 
 
 Envelope = tuple[int, Sequence[Command]]  # the number of a door, and what it said at once
 
 
 class Inbox(Protocol):
-    """What front doors have said and their engine has not heard: a queue of parcels, each with the number of its door."""
+    """What front doors have said and their engine has not heard: a queue of envelopes, each with the number of its door."""
 
     def put(self, item: Envelope | None) -> None:
-        """Adds a parcel; None only wakes who waits. From any thread."""
+        """Adds an envelope; None only wakes who waits. From any thread."""
 
     def get(self, *, timeout: float) -> Envelope | None:
         """The next one, waited for no longer than so many seconds. Raises queue.Empty."""

@@ -63,7 +63,7 @@ class Commands:
     def detach(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
         """Sessions that this stream holds no longer were already reported as detached, with the reason."""
         stream = global_stream(door, command.stream)
-        held = self._table.held_as(command.sessions, command.generations, stream, command.tags)
+        held = self._table.held_as(command.sessions, command.generations, stream, command.handles)
         sessions = np.unique(command.sessions[held])
         if command.close:
             self._lifecycle.end(sessions, Ending.CLOSED, now, report)
@@ -109,10 +109,10 @@ class Commands:
                 for each, before in zip(results, made, strict=True)
             ]
             self._requests.remember(command.request_id, _OPENING, made, now)
-        if command.tags is not None:
+        if command.handles is not None:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)
-            self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
+            self._hand_over(sessions, global_stream(door, command.stream), command.handles[here])
         return self._lifecycle.describe(results, with_secret=True)
 
     def _attach(self, door: int, command: Attach, now: float) -> list[Opened | StepStreamError]:
@@ -126,7 +126,7 @@ class Commands:
         sessions, here = np.array(list(places), np.int64), list(places.values())
         self._lifecycle.let_go(sessions, Ending.TAKEN)
         self._books.acknowledge(sessions, command.acked[here], now)
-        self._hand_over(sessions, global_stream(door, command.stream), command.tags[here])
+        self._hand_over(sessions, global_stream(door, command.stream), command.handles[here])
         attached: list[int | StepStreamError] = [
             one if isinstance(one, int) and places[one] == place else _not_attached(one, session_id)
             for place, (one, session_id) in enumerate(zip(found, command.ids, strict=True))
@@ -140,11 +140,11 @@ class Commands:
         except CallerError as error:
             return error
 
-    def _hand_over(self, sessions: Ints, stream: int, tags: NDArray[np.uint32]) -> None:
+    def _hand_over(self, sessions: Ints, stream: int, handles: NDArray[np.uint32]) -> None:
         """Attaches distinct sessions to a stream, which is told again what it may not have heard."""
         self._lifecycle.let_go(sessions, Ending.TAKEN)
-        for session, tag in zip(sessions.tolist(), tags.tolist(), strict=True):
-            self._lifecycle.hold(session, stream, tag)
+        for session, handle in zip(sessions.tolist(), handles.tolist(), strict=True):
+            self._lifecycle.hold(session, stream, handle)
         self._resend(sessions)
 
     def _get(self, command: Get, now: float) -> SessionInfo:

@@ -53,13 +53,13 @@ class Admission:
 
     def reset(self, door: int, reset: Reset, now: float) -> None:
         """Admits resets: like steps without inputs and outputs."""
-        rows = _rows(reset.stream, reset.sessions, reset.generations, reset.tags, reset.seqs)
+        rows = _rows(reset.stream, reset.sessions, reset.generations, reset.handles, reset.seqs)
         rows["length"], rows["kind"], rows["keep"], rows["arrival"] = 1, Kind.RESET, Keep.NONE, reset.arrival
         self._admit(rows, (), self._all_valid(len(rows)), _BY_HANDLE, door, now)
 
     def refuse(self, door: int, refuse: Refuse, now: float) -> None:
         """Takes in rows that the door found unfit: they are refused when it is their turn."""
-        rows = _rows(refuse.stream, refuse.sessions, refuse.generations, refuse.tags, refuse.first_seqs)
+        rows = _rows(refuse.stream, refuse.sessions, refuse.generations, refuse.handles, refuse.first_seqs)
         rows["length"], rows["kind"], rows["keep"] = refuse.lengths, Kind.REFUSE, Keep.NONE
         self._admit(rows, refuse.message, self._all_valid(len(rows)), _BY_HANDLE, door, now, int(refuse.reason))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.books import Books, ledger, queue, resolution
 from stepstream_server.engine.books.answer_cache import place_for, place_of
-from stepstream_server.engine.books.records import NONE, Arrays, Records, opened
+from stepstream_server.engine.books.records import NONE, Arrays, Record, Records, opened
 from stepstream_server.engine.books.status import Event, move
 from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.outbox import Outbox, explain
@@ -22,6 +22,7 @@ _ALL_FINITE = np.zeros(0, np.bool_)
 
 # Columns of an answered row, as the outbox takes them.
 _STREAM, _HANDLE, _FIRST, _LENGTH, _KEPT = range(5)
+_SHOWN, _PLACE, _KEPT_STEP = range(3)  # rows of `steps`, see `settle`
 
 
 class Settlement:
@@ -45,9 +46,10 @@ class Settlement:
         rows, shown, kept, grouped = settle(self._books.arrays, batch.rows, length, finite, begun, now, columns, seconds, steps)
         flat = [values.reshape(-1, *values.shape[2:]) for values in computed.outputs]  # [n * length, *shape]
         whole = shown == n * length
-        answered = flat if whole else [values[steps[0, :shown]] for values in flat]
+        answered = flat if whole else [values[steps[_SHOWN, :shown]] for values in flat]
         if kept:
-            self._books.cache.put(steps[1, :kept], flat if kept == n * length else [values[steps[2, :kept]] for values in flat])
+            values = flat if kept == n * length else [each[steps[_KEPT_STEP, :kept]] for each in flat]
+            self._books.cache.put(steps[_PLACE, :kept], values)
         if rows:
             if rows < n:
                 columns, seconds = columns[:, :rows], seconds[:, :rows]
@@ -137,18 +139,12 @@ def settle(
             queue.come_back(records, number)
             continue
         finishes = row["length"] == length
-        wanted = 0
-        if row["keep"] == Keep.ALL:
-            wanted = length
-        elif row["keep"] == Keep.LAST and finishes:
-            wanted = 1
+        wanted = _wanted(row, length, finishes)
         for step in range(length - wanted, length):
-            steps[0, shown] = place * length + step
+            steps[_SHOWN, shown] = place * length + step
             shown += 1
-            if not row["unkept"]:
-                steps[1, kept] = place_for(records.pages, number, row["first"] + step)
-                steps[2, kept] = place * length + step
-                kept += 1
+        if not row["unkept"]:
+            kept = _keep(records, row, place * length, length - wanted, length, steps, kept)
         columns[_STREAM, rows], columns[_HANDLE, rows], columns[_FIRST, rows] = row["stream"], row["handle"], row["first"]
         columns[_LENGTH, rows], columns[_KEPT, rows] = length, wanted
         seconds[0, rows], seconds[1, rows] = begun - row["arrival"], now - row["arrival"]
@@ -163,6 +159,27 @@ def settle(
             queue.remove(records, number, numbers[place], NONE)
         queue.come_back(records, number)
     return rows, shown, kept, grouped
+
+
+@compiled
+def _wanted(row: Record, length: int, finishes: bool) -> int:
+    """How many of the last of `length` steps of a row come back with outputs."""
+    if row["keep"] == Keep.ALL:
+        return length
+    return 1 if row["keep"] == Keep.LAST and finishes else 0
+
+
+@compiled
+def _keep(records: Records, row: Record, offset: int, first: int, end: int, steps: Ints, kept: int) -> int:
+    """Takes places in the cache for a row's steps of a launch from `first` up to `end`. Returns how many are kept now.
+
+    offset: of the row's first step in the launch.
+    """
+    for step in range(first, end):
+        steps[_PLACE, kept] = place_for(records.pages, row["session"], row["first"] + step)
+        steps[_KEPT_STEP, kept] = offset + step
+        kept += 1
+    return kept
 
 
 @compiled

@@ -58,7 +58,7 @@ def encode_refused(
 def encode_row_error(errors: RowErrors, row: int) -> inference_pb2.RowError:
     """One row of an engine's refusals."""
     return inference_pb2.RowError(
-        handle=errors.tags[row],
+        handle=errors.handles[row],
         first_seq=errors.first_seqs[row],
         length=errors.lengths[row],
         error=row_error(errors.reasons[row], errors.messages[row]),

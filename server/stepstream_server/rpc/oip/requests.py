@@ -1,4 +1,4 @@
-"""A ModelInferRequest as it was understood: the momentary steps that it asks for."""
+"""A ModelInferRequest as it was understood: the one-shot steps that it asks for."""
 
 from __future__ import annotations
 
