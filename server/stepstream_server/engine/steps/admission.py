@@ -47,8 +47,9 @@ class Admission:
         valid = self.valid(block.inputs, block.rows["length"])
         self._admit(block.rows, block.inputs, valid, _BY_HANDLE, door, now)
 
-    def one_shot(self, door: int, call: Call, sessions: Ints, valid: Mask, now: float) -> None:
+    def one_shot(self, door: int, call: Call, sessions: Ints, now: float) -> None:
         """Admits a call's rows, whose sessions have been found."""
+        valid = self.valid(call.inputs, call.rows["length"])
         self._admit(call.rows, call.inputs, valid, _BY_ID, door, now, sessions=sessions)
 
     def reset(self, door: int, reset: Reset, now: float) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import NONE
+from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.outbox import Outbox, explain, global_stream
 from stepstream_server.engine.ports import NO_STREAM, Call, Ending, Ints, Origin, TurnReport
 from stepstream_server.engine.sessions.idempotency import answer_repeat
@@ -35,34 +36,31 @@ class OneShot:
 
     def admit(self, door: int, call: Call, now: float, report: TurnReport) -> None:
         """Admits a call's rows, those of one session in their order."""
-        if call.starts.any() and len(set(call.ids)) < len(call.ids):
-            for places in _rounds(call.ids):
-                self._admit(door, _part(call, places), now, report)
+        if not call.starts.any():
+            self._admit(door, call, self._find(door, call, now, report), now)
+        elif len(set(call.ids)) == len(call.ids):
+            self._start(door, call, now, report)
         else:
-            self._admit(door, call, now, report)
+            for places in _rounds(call.ids):
+                self._start(door, _part(call, places), now, report)
 
-    def _admit(self, door: int, arrivals: Call, now: float, report: TurnReport) -> None:
-        """Admits rows, whose ids are different if any of them starts."""
-        valid = self._admission.valid(arrivals.inputs, arrivals.rows["length"])
-        found = self._find(door, arrivals, now, report)
-        if arrivals.starts.any():
-            found = self._start(door, arrivals, found, valid, now, report)
-        here = found != NONE
-        if not here.all():
-            arrivals, found, valid = _part(arrivals, here), found[here], valid[here]
+    def _admit(self, door: int, call: Call, found: Ints, now: float) -> None:
+        """Admits rows whose sessions were found, which are NONE where there is none."""
+        if len(found) and found.min() == NONE:
+            here = found != NONE
+            call, found = _part(call, here), found[here]
         if len(found):
-            self._admission.one_shot(door, arrivals, found, valid, now)
+            self._admission.one_shot(door, call, found, now)
 
     def _find(self, door: int, arrivals: Call, now: float, report: TurnReport) -> Ints:
         """The sessions of rows: [n]; NONE for those that start one, and for those that are settled, because nobody else may step
         there now."""
-        table, starts = self._books.table, arrivals.starts
-        found = table.numbers(arrivals.ids)
-        doubtful = (found == NONE) | (table.stream[found] != NO_STREAM)
-        if arrivals.secrets:
-            doubtful |= [secret != b"" for secret in arrivals.secrets]
-        if doubtful.any():
-            for place in np.flatnonzero(doubtful & ~starts).tolist():
+        found = self._books.table.numbers(arrivals.ids)
+        if arrivals.secrets or not all_free(self._books.table.sessions, found):
+            held = (found == NONE) | (self._books.table.stream[found] != NO_STREAM)
+            if arrivals.secrets:
+                held |= [secret != b"" for secret in arrivals.secrets]
+            for place in np.flatnonzero(held & ~arrivals.starts).tolist():
                 found[place] = self._claim(door, arrivals, place, now, report)
         return found
 
@@ -77,18 +75,19 @@ class OneShot:
                 self._refuse(stream, row, error)
             return NONE
 
-    def _start(self, door: int, arrivals: Call, found: Ints, valid: Mask, now: float, report: TurnReport) -> Ints:
-        """The sessions of rows, with new ones for those that start: [n]; NONE for those that are refused."""
-        starts = np.flatnonzero(arrivals.starts)
-        beside = int(arrivals.rows["length"][~arrivals.starts].sum())
-        rows = arrivals.rows[starts]
+    def _start(self, door: int, call: Call, now: float, report: TurnReport) -> None:
+        """Admits rows of different ids, and opens sessions for those that start."""
+        found, starts = self._find(door, call, now, report), np.flatnonzero(call.starts)
+        valid = self._admission.valid(call.inputs, call.rows["length"])[starts]
+        beside = int(call.rows["length"][~call.starts].sum())
+        rows = call.rows[starts]
         rows["first"] = np.where(rows["unkept"], 0, rows["first"])
-        opened = self._open([arrivals.ids[place] for place in starts.tolist()], rows, valid[starts], beside, now, report)
+        opened = self._open([call.ids[place] for place in starts.tolist()], rows, valid, beside, now, report)
         for place, row, session in zip(starts.tolist(), rows, opened, strict=True):
             found[place] = session if isinstance(session, int) else NONE
             if not isinstance(session, int):
                 self._refuse(global_stream(door, int(row["stream"])), row, session)
-        return found
+        self._admit(door, call, found, now)
 
     def _open(
         self, ids: Sequence[str], rows: NDArray[Any], valid: Mask, beside: int, now: float, report: TurnReport
@@ -149,6 +148,15 @@ class OneShot:
     def _refuse(self, stream: int, row: Any, error: StepStreamError) -> None:
         first, length = max(int(row["first"]), 0), int(row["length"])
         self._outbox.refuse(stream, int(row["handle"]), first, length, error.reason, error.expected_seq, error.message)
+
+
+@compiled
+def all_free(sessions: NDArray[Any], found: Ints) -> bool:
+    """Whether all sessions are there, and held by no stream."""
+    others = 0
+    for number in found:
+        others += number == NONE or sessions[number]["stream"] != NO_STREAM
+    return others == 0
 
 
 def _part(call: Call, places: Ints | Mask) -> Call:

@@ -13,7 +13,7 @@ from stepstream_server.engine.books import Books, answer_cache, ledger, resoluti
 from stepstream_server.engine.books.records import CANDIDATE
 from stepstream_server.engine.compiled import lies_on_disk
 from stepstream_server.engine.ports import ROW
-from stepstream_server.engine.steps import admission, scheduler, settlement
+from stepstream_server.engine.steps import admission, one_shot, scheduler, settlement
 from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
 _SPEC = ModelSpec(
@@ -68,6 +68,7 @@ def _rehearse_steps(books: Books) -> None:
     admission.admit(books.arrays, rows, 0, valid, 0, intake, 0, 0, 0.0)
     admission.why_not_first(books.records, rows, valid, 0, 0.0, _NOBODY)
     scheduler.cut(books.arrays, candidates, candidates[:0], plan, 0.0, _NOBODY, _NOBODY)
+    one_shot.all_free(books.table.sessions, _NOBODY)
     columns, seconds, steps = np.zeros((5, 0), np.int64), np.zeros((2, 0)), np.zeros((3, 0), np.int64)
     settlement.settle(books.arrays, _NOBODY, 1, valid, 0.0, 0.0, columns, seconds, steps)
     settlement.kept_answers(books.records, _NOBODY, columns, _NOBODY)
