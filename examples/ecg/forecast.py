@@ -20,8 +20,8 @@ from stepstream_server.backends import build
 from stepstream_server.bundles import Bundle
 from stepstream_server.bundles import load as load_bundle
 from stepstream_server.config import BackendSettings
-from stepstream_server.engine.rollouts.sampling import Draws
 from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Commit, Generate, Ints
+from stepstream_server.engine.rollouts.sampling import Draws
 
 PATHS = 100
 STEPS = max(HORIZONS.values())

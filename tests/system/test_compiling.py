@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,13 +34,20 @@ def rehearsed(folder: Path, **options: object) -> tuple[bool, int, str]:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with compiled rules, as `stepstream-server compile` fills it."""
-    folder = tmp_path_factory.mktemp("compiled")
+def filled() -> Iterator[Path]:
+    """A folder with compiled rules, as `stepstream-server compile` fills it, that everybody may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield compiled_into(Path(folder))
+
+
+def compiled_into(folder: Path) -> Path:
+    """Fills a folder."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
     command = [sys.executable, "-m", "stepstream_server", "compile"]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert run.stdout == f"compiled into {folder}/stepstream\n"
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     return folder
 
 
@@ -52,12 +61,9 @@ def test_what_was_compiled_is_found_by_the_next_process(filled: Path) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody who may not write here")
 def test_a_folder_that_cannot_be_written_to_is_read(filled: Path) -> None:
     """By a user without a home, as on a file system that is mounted read-only."""
-    for path in (filled, *filled.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    filled.parent.chmod(0o755)
-    for parent in filled.parents:
+    for parent in Path(sys.executable).parents:
         if not parent.stat().st_mode & 0o001:
-            pytest.skip(f"others may not enter {parent}")
+            pytest.skip(f"others may not enter {parent}, where the interpreter is")
     assert rehearsed(filled, user=UNPRIVILEGED, cwd="/") == (True, 1, f"{filled}/stepstream")
 
 

@@ -297,9 +297,10 @@ class Engine:
     # Compute ---------------------------------------------------------------------------------------------------------
 
     def _compute(self, until: float, report: TurnReport) -> None:
-        """Launch after launch, as many at once as the backend can have in flight; at least one, and none that begins too late."""
+        """Launch after launch, as many at once as the backend can have in flight; at least one, and none that begins too late, or
+        before the first or last draw of a rollout has been told."""
         launched = False
-        while not (launched and self.clock() >= until):
+        while not (launched and (self.clock() >= until or self._outbox.pieces.urgent)):
             batch = self._next_batch(report)
             if batch is not None:
                 self._launch(batch)

@@ -87,7 +87,7 @@ class Pieces:
         self._hold_seconds = hold_seconds
         self._parts: list[Rolled] = []
         self._taken_at = float("-inf")  # monotonic seconds
-        self._urgent = False
+        self.urgent = False  # whether what there is must not wait
 
     def add(self, pieces: NDArray[Any], values: Tensor, outputs: Sequence[Tensor] | None) -> None:
         """Adds some; all as in `ports.Rolled`, outputs None if no piece has any."""
@@ -96,14 +96,14 @@ class Pieces:
 
     def hurry(self) -> None:
         """What there is must not wait."""
-        self._urgent = True
+        self.urgent = True
 
     def take(self, now: float, *, idle: bool) -> Rolled | None:
         """What is to be told now, a piece for each rollout; None if there is nothing, or it may wait. idle: nothing follows."""
-        if not self._parts or not (idle or self._urgent or now - self._taken_at >= self._hold_seconds):
+        if not self._parts or not (idle or self.urgent or now - self._taken_at >= self._hold_seconds):
             return None
         parts, self._parts = self._parts, []
-        self._taken_at, self._urgent = now, False
+        self._taken_at, self.urgent = now, False
         return parts[0] if len(parts) == 1 else _joined(parts)
 
 
