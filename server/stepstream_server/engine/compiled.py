@@ -53,7 +53,7 @@ def _digest() -> str:
 
 
 def lies_on_disk(function: Callable[..., Any]) -> bool:
-    """Whether a compiled function lies there, for this processor and these sources."""
+    """Tells whether a compiled function lies there, for this processor and these sources."""
     dispatcher: Any = function
     return bool(_config.DISABLE_JIT or dispatcher._cache.has_one_for(dispatcher.targetctx.codegen()))
 
@@ -87,7 +87,7 @@ class _Cache(FunctionCache):
     _impl_class = _Files
 
     def has_one_for(self, codegen: Any) -> bool:
-        """Whether something was kept for that processor."""
+        """Tells whether something was kept for that processor."""
         processor = codegen.magic_tuple()
         return any(processor in key for key in self._cache_file._load_index())  # type: ignore[no-untyped-call]
 

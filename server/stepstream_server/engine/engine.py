@@ -175,7 +175,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether another turn has something to do already."""
+        """Tells whether another turn has something to do already."""
         return bool(self.books.counters.queued[0]) or len(self._flights) > 0 or self._rollouts.busy
 
     @property
@@ -374,7 +374,7 @@ class Engine:
 
 
 def _part(computed: Computed, start: int, end: int | None) -> Computed:
-    """What a launch gave some of its rows."""
+    """Takes the part of a launch that some of its rows have."""
     if start == 0 and end == len(computed.outputs[0]):
         return computed
     finite = None if computed.finite is None else computed.finite[start:end]
@@ -382,7 +382,7 @@ def _part(computed: Computed, start: int, end: int | None) -> Computed:
 
 
 def _limits(settings: EngineSettings, backend: Backend) -> Limits:
-    """What these settings and this backend allow together."""
+    """Says what these settings and this backend allow together."""
     return Limits(
         window_steps=settings.window_steps,
         window_bytes=settings.window_bytes,

@@ -14,7 +14,7 @@ from stepstream_server.errors import Reason, ServerFault
 # has four times over, and about 50 ms of the costliest commands.
 _ROWS_PER_TURN = 4096
 _CALL_ROWS = 4  # rows of a block that a one-shot caller's row stands for: each costs about 10 us
-_COMMAND_ROWS = 8  # the same of any other command
+_COMMAND_ROWS = 8  # rows of a block that any other command stands for
 
 
 class EngineThread:
@@ -56,7 +56,8 @@ class EngineThread:
         return ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has {how}")
 
     def _envelopes(self, work_left: bool) -> list[Envelope]:
-        """What has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has no work left."""
+        """Takes what has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has no work
+        left."""
         envelopes: list[Envelope] = []
         rows = 0
         until = float("-inf") if work_left else self._engine.next_deadline
@@ -80,7 +81,7 @@ class EngineThread:
 
 
 def _rows_of(command: Command) -> int:
-    """What taking a command in costs, in rows of a block."""
+    """Estimates what taking a command in costs, in rows of a block."""
     if isinstance(command, Block):
         return len(command.rows)
     return _CALL_ROWS * len(command.ids) if isinstance(command, Call) else _COMMAND_ROWS

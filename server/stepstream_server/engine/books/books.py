@@ -66,7 +66,7 @@ class Books:
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new is taken, because the server is about to stop."""
+        """Tells whether nothing new is taken, because the server is about to stop."""
         return bool(self.counters.draining[0])
 
     def drain(self) -> None:
@@ -75,7 +75,7 @@ class Books:
 
     @property
     def cache_is_full(self) -> bool:
-        """Whether no more answers are kept until some have been acknowledged."""
+        """Tells whether no more answers are kept until some have been acknowledged."""
         return bool(pages_used(self.cache.pages) >= self.counters.most_pages[0])
 
     @property

@@ -2,7 +2,7 @@
 
 `acked <= next_seq <= admitted`: answers below `acked` are not wanted any more, steps below `next_seq` are applied, those up to
 `admitted` are pending in the queue, without a gap. `kept` counts the outputs that the cache holds or will hold for the pending
-ones. `released`, up to which answers are gone, is `acked`, but for sessions with a repeat waiting: it was sent before what
+ones. `released`, up to which answers are gone, is `acked`, except for sessions with a repeat waiting: it was sent before what
 acknowledged its answer, and is still answered.
 """
 

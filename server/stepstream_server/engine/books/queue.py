@@ -231,5 +231,5 @@ def come_back(records: Records, session: int) -> None:
 
 @compiled
 def is_pending(row: Record) -> bool:
-    """Whether a row was admitted and is not applied yet."""
+    """Tells whether a row was admitted and is not applied yet."""
     return bool(row["kind"] == Kind.APPLY or row["kind"] == Kind.RESET)

@@ -197,7 +197,7 @@ class SessionTable:
         return quarantined
 
     def alive(self, session: int, generation: int) -> bool:
-        """Whether the session of that generation is open."""
+        """Tells whether the session of that generation is open."""
         return bool(self.generation[session] == generation and self.status[session] != Status.FREE)
 
     def page(self, start: int, most: int) -> tuple[Ints, int | None]:

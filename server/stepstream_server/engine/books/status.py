@@ -70,5 +70,5 @@ def move(session: Record, event: int) -> None:
 
 @compiled
 def is_quarantined(status: int) -> bool:
-    """Whether a session must be reset, or is about to be."""
+    """Tells whether a session must be reset, or is about to be."""
     return status == Status.QUARANTINED or status == Status.RESETTING

@@ -13,7 +13,7 @@ from stepstream_server.engine.ports.basics import Ints, Tensor
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What a launch gave. Sessions whose new state or outputs are not finite keep the state they had."""
+    """The outcome of a launch. Sessions whose new state or outputs are not finite keep the state they had."""
 
     outputs: tuple[Tensor, ...]  # one per declared output: [batch, length, *shape]
     finite: NDArray[np.bool_] | None  # [batch]; None: all of them
@@ -40,7 +40,7 @@ class Backend(Protocol):
 
     @property
     def numerics(self) -> str:
-        """What bits of outputs depend on beside the model: versions, device, instruction set. Equal: bitwise the same."""
+        """Names what bits of outputs depend on beside the model: versions, device, instruction set. Equal: bitwise the same."""
 
     def warm_up(self) -> None:
         """Runs every kind of batch once, on slots that no session has. Raises ServerFault if results are not as promised."""

@@ -51,7 +51,7 @@ PIECE = np.dtype(
 
 
 class Kind(enum.IntEnum):
-    """What a row waits for."""
+    """The fate that a row waits for."""
 
     APPLY = 0  # its next step to be computed
     RESET = 1  # the state to be zeroed
@@ -88,7 +88,7 @@ class Ending(enum.IntEnum):
 
 
 class Commit(enum.IntEnum):
-    """What a rollout leaves behind in its session (`Commit` of the contract, same numbers)."""
+    """The part of a rollout that stays in its session (`Commit` of the contract, same numbers)."""
 
     END = 1
     EACH = 2

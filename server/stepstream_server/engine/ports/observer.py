@@ -24,7 +24,7 @@ class Launch:
 
 @dataclass(slots=True)
 class TurnReport:
-    """What one turn did. Columns have one entry per answered row; `steps` weighs them."""
+    """The deeds of one turn. Columns have one entry per answered row; `steps` weighs them."""
 
     launches: list[Launch] = field(default_factory=list)
     steps: Ints = field(default_factory=lambda: _NO_STEPS)
@@ -67,7 +67,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class InferenceTotals:
-    """What all turns of a model add up to. A step of a row of many counts by itself, with the times of its row."""
+    """The sums over all turns of a model. A step of a row of many counts by itself, with the times of its row."""
 
     steps: int  # applied and answered
     failed_steps: int  # refused or failed
@@ -85,4 +85,4 @@ class Observer(Protocol):
         """Must be quick: it is part of the turn."""
 
     def totals(self) -> InferenceTotals:
-        """What all turns add up to so far."""
+        """Gives the sums over all turns so far."""

@@ -17,7 +17,7 @@ from stepstream_server.snapshots import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an engine was built to hold, for front doors to say and to plan by."""
+    """The size that an engine was built for, for front doors to say and to plan by."""
 
     window_steps: int  # a session's unacknowledged steps
     window_bytes: int  # of a session's unacknowledged outputs
@@ -41,7 +41,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What can be known about a session without touching it. Times in seconds."""
+    """A session as it can be seen without touching it. Times in seconds."""
 
     id: str
     quarantined: bool
@@ -128,7 +128,7 @@ class RowErrors:
 
 @dataclass(frozen=True, slots=True)
 class Rolled:
-    """What rollouts have drawn, of each in order."""
+    """Draws of rollouts, of each in order."""
 
     pieces: NDArray[Any]  # [n] of PIECE
     values: Tensor  # what was drawn, or quantiles of it over paths, flat: [sum of sizes], of the input's dtype
@@ -177,7 +177,7 @@ Envelope = tuple[int, Sequence[Command]]  # the number of a door, and what it sa
 
 
 class Inbox(Protocol):
-    """What front doors have said and their engine has not heard: a queue of envelopes, each with the number of its door."""
+    """All that front doors have said and their engine has not heard: a queue of envelopes, each with the number of its door."""
 
     def put(self, item: Envelope | None) -> None:
         """Adds an envelope; None only wakes who waits. From any thread."""
@@ -186,7 +186,7 @@ class Inbox(Protocol):
         """The next one, waited for no longer than so many seconds. Raises queue.Empty."""
 
     def get_nowait(self) -> Envelope | None:
-        """The same without waiting."""
+        """Takes the next one without waiting. Raises queue.Empty."""
 
     def qsize(self) -> int:
         """How many there are, nearly."""

@@ -69,7 +69,7 @@ class Rollout:
 
     @property
     def plain(self) -> bool:
-        """Whether every draw is told as it is."""
+        """Tells whether every draw is told as it is."""
         return not (self.wanted.stop or self.wanted.outputs or len(self.rows) > 1)
 
 
@@ -124,7 +124,7 @@ class Rollouts:
 
     @property
     def busy(self) -> bool:
-        """Whether a row could take part in the next launch."""
+        """Tells whether a row could take part in the next launch."""
         rows = self._active
         return bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any()) if len(rows) else False
 
@@ -201,7 +201,7 @@ class Rollouts:
         return last
 
     def _last_output(self, session: int | None) -> Tensor:
-        """What a session has predicted last. Raises CallerError where there was nothing to predict from."""
+        """Reads what a session has predicted last. Raises CallerError where there was nothing to predict from."""
         states = {} if session is None else self._backend.read(self._table.slot[[session]])
         if not any(values.any() for values in states.values()):
             message = "prompt: expected at least one step, since the state is the initial one, which has no last output; got none"
@@ -360,7 +360,7 @@ class Rollouts:
                 self._tell(rollout, 1, stopped=False)
 
     def _tell(self, rollout: Rollout, free: int, stopped: bool) -> None:
-        """Tells the oldest draws that were not told; all that are left at the end of the last step, but for a stop sequence."""
+        """Tells the oldest draws that were not told; all that are left at the end of the last step, except a stop sequence."""
         row = int(rollout.rows[0])
         over = not stopped and self._left[row] == 0
         ending = RolloutEnding.STOP if stopped else RolloutEnding.LENGTH if over else None

@@ -64,7 +64,7 @@ class Draws:
                 return self.last[rows]
 
     def _chances_of(self, rows: Ints, seqs: Ints) -> Floats:
-        """What Philox says of each row's step: [n] in [0, 1)."""
+        """Finds what Philox says of each row's step: [n] in [0, 1)."""
         places = seqs - self._first[rows]
         used_up = (places >= _AHEAD) & (self._temperature[rows] > 0)
         if used_up.any():

@@ -77,7 +77,7 @@ class Copies:
 
     @property
     def waiting(self) -> bool:
-        """Whether some wait for their step."""
+        """Tells whether some wait for their step."""
         return len(self._waiting) > 0
 
     def handle(self, door: int, command: Copying | Import, now: float, report: TurnReport) -> None:
@@ -178,7 +178,7 @@ class Copies:
                 return self._rollouts.begin(waiting.door, waiting.command, session, now)
 
     def _taken_before(self, command: Copying, now: float) -> Value:
-        """What a former request of the same id was answered; None if there was none. Raises CallerError."""
+        """Finds the answer to a former request of that id; None if there was none. Raises CallerError."""
         match command:
             case Export():
                 return self._moved.snapshot(command.request_id, _what(command), now)
@@ -316,7 +316,7 @@ def _not_next(admitted: int, at_seq: int) -> CallerError:
 
 
 def _what(command: Fork | Export | Import) -> str:
-    """What a request id stands for, so that it cannot come to stand for something else."""
+    """Says what a request id stands for, so that it cannot come to stand for something else."""
     if isinstance(command, Import):
         snapshot = command.snapshot
         return f"the import of {snapshot.id!r} after {snapshot.next_seq} steps as {command.id or snapshot.id!r}"

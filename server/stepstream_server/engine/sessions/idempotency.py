@@ -75,7 +75,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a request has made."""
+    """A request, and what it has made."""
 
     what: str  # it asked for
     made: list[Made | None]  # None: was refused
@@ -87,13 +87,13 @@ class _Request:
 
 
 class Requests:
-    """What was made for which request id. An empty one is never remembered."""
+    """Requests by their ids, and what was made for them. An empty one is never remembered."""
 
     def __init__(self, seconds: float) -> None:
         self._requests: Remembered[_Request] = Remembered(seconds)
 
     def made(self, request_id: str, what: str, count: int, now: float) -> list[Made | None]:
-        """What a former request of this id has made, one entry per session asked for. what: says what is asked for.
+        """Finds what a former request of this id has made, one entry per session asked for. what: says what is asked for.
 
         Raises CallerError(INVALID_ARGUMENT) if it asked for something else.
         """
@@ -106,7 +106,7 @@ class Requests:
         return list(request.made)
 
     def snapshot(self, request_id: str, what: str, now: float) -> Snapshot | None:
-        """What a former export of this id has read out. Raises CallerError as `made` does."""
+        """Finds what a former export of this id has read out. Raises CallerError as `made` does."""
         request = self._find(request_id, what, now)
         return request.snapshot if request else None
 
@@ -135,7 +135,7 @@ class LastAnswer:
     outputs: list[Tensor]  # one [kept, *shape] per declared output
 
     def answers(self, row: Any) -> bool:
-        """Whether a row is just the same. Parts of longer rows are not."""
+        """Tells whether a row is just the same. Parts of longer rows are not."""
         return bool(row["ends"]) and (row["first"], row["length"], row["keep"]) == (self.first, self.length, self.keep)
 
     @property

@@ -77,7 +77,7 @@ class Lifecycle:
             )
 
     def describe(self, found: Sequence[int | StepStreamError], *, with_secret: bool) -> list[Opened | StepStreamError]:
-        """What the holders of sessions need to know of them; in their places, why there are none."""
+        """Says what the holders of sessions need to know of them; in their places, why there are none."""
         table = self._table
         sessions = np.array([each for each in found if isinstance(each, int)], np.int64)
         columns = (table.generation[sessions], table.next_seq[sessions], table.acked[sessions])
@@ -86,7 +86,7 @@ class Lifecycle:
         return [Opened(table.id(each), next(secrets), each, *next(numbers)) if isinstance(each, int) else each for each in found]
 
     def made(self, session: int) -> Made:
-        """What a request that is repeated is to find again."""
+        """Notes what a request that is repeated is to find again."""
         return Made(session, int(self._table.generation[session]), self._table.id(session))
 
     def again(self, made: Made) -> int | StepStreamError:
@@ -100,7 +100,7 @@ class Lifecycle:
         return CallerError(Reason.SESSION_CLOSED, f"session {made.id!r} was closed, and another one has its id", field="id")
 
     def info(self, sessions: Ints, now: float) -> list[SessionInfo]:
-        """What anybody may know of sessions."""
+        """Says what anybody may know of sessions."""
         table = self._table
         columns = (
             table.quarantined(sessions),

@@ -126,7 +126,8 @@ class Admission:
 
 
 def _is_plain(spec: TensorSpec, values: Tensor) -> bool:
-    """Whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of the time
+    """Tells whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of the
+    time
     that a
     look at each of them takes; above `_SMALL` BLAS would do it by threads of its own."""
     if spec.dtype == "float32" and values.size <= _SMALL and np.vdot(values, values) < np.inf:
@@ -195,14 +196,14 @@ def admit(
 
 @compiled
 def _holds(session: Record, row: Record) -> bool:
-    """Whether the row's stream still holds the session under the row's handle."""
+    """Tells whether the row's stream still holds the session under the row's handle."""
     same_life = session["generation"] == row["generation"]
     return bool(same_life and session["stream"] == row["stream"] and session["handle"] == row["handle"])
 
 
 @compiled
 def _has_row_of(records: Records, number: int, intake: int) -> bool:
-    """Whether the message that is taken in has brought a row of this session already."""
+    """Tells whether the message that is taken in has brought a row of this session already."""
     tail = records.sessions[number]["tail"]
     return bool(tail != NONE and records.rows[tail]["intake"] == intake)
 

@@ -152,7 +152,7 @@ class OneShot:
 
 @compiled
 def all_free(sessions: NDArray[Any], found: Ints) -> bool:
-    """Whether all sessions are there, and held by no stream."""
+    """Tells whether all sessions are there, and held by no stream."""
     others = 0
     for number in found:
         others += number == NONE or sessions[number]["stream"] != NO_STREAM

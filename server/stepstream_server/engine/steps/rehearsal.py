@@ -31,7 +31,7 @@ _NOBODY = np.zeros(0, np.int64)
 
 
 def is_prepared() -> bool:
-    """Whether the rules lie on disk as compiled for this processor. Compiling them takes up to 20 seconds."""
+    """Tells whether the rules lie on disk as compiled for this processor. Compiling them takes up to 20 seconds."""
     return lies_on_disk(admission.admit)
 
 

@@ -42,7 +42,7 @@ _PLAN = np.dtype(
 
 
 class Batch(NamedTuple):
-    """What one launch computes: the next steps of rows of the queue, and behind them those of rollouts' rows."""
+    """One launch: the next steps of rows of the queue, and behind them those of rollouts' rows."""
 
     rows: Ints  # numbers of rows in the queue: [n]
     rolls: Ints  # numbers of rollouts' rows: [m]
