@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepstream_server.engine.ports import NO_SEQ, Keep
+from stepstream_server.engine.ports import NO_SEQ, CallersLeft, Keep
 from stepstream_server.errors import Reason
 from support.engine import Answer, Harness, Refusal
 
@@ -124,6 +124,17 @@ def test_only_the_steps_of_the_stream_that_ended_are_dropped() -> None:
     h.hang_up(8)
     assert {each.stream for each in h.settle()} == {9}
     assert (h.get("a").next_seq, h.get("b").next_seq) == (0, 3)
+
+
+def test_callers_who_leave_together_take_all_their_steps_along() -> None:
+    """Two of them wait for one session, with a third between them who stays and hears that a step before its own is gone."""
+    h = Harness()
+    h.open_as("a")
+    for stream in (7, 8, 9):
+        h.call_many(["a"], [NO_SEQ], [[1.0]], stream=stream)
+    h.door.submit(CallersLeft([9, 7]))
+    assert h.settle() == [Refusal(8, 0, 1, 1, Reason.SEQUENCE_MISMATCH, 0)]
+    assert (h.get("a").next_seq, h.backend.launches) == (0, [])
 
 
 def test_a_call_keeps_what_it_asks_for() -> None:

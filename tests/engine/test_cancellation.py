@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from stepstream_server.engine.ports import Attach, Close, DoorLost, Opened
+from stepstream_server.engine.ports import NO_SEQ, Attach, Close, DoorLost, Opened
 from stepstream_server.errors import CallerError, Reason
 from support.engine import Answer, Ear, Harness, Refusal
 
@@ -168,6 +168,20 @@ def test_a_front_door_that_dies_takes_its_streams_with_it(stage: str) -> None:
     assert sums(ear.outcomes, 7, 0) == VICTIM_SUMS[:applied]
     assert sums(ear.outcomes, 7, 1) == MATE_SUMS[:applied]
     check_nothing_leaks(scene, everybody, streams=0)
+
+
+def test_a_front_door_that_dies_takes_its_callers_with_it() -> None:
+    """Steps that they had queued are dropped, of every session; those of another door's caller are applied."""
+    h = Harness()
+    sessions = [h.open_as(name) for name in ("a", "b", "c")]
+    other = h.engine.connect(Ear())
+    h.call_many(["a", "a", "b"], [NO_SEQ] * 3, [[1.0]] * 3, stream=CALLING)
+    h.door, mine = other, h.door
+    h.call(sessions[2], NO_SEQ, [1.0], stream=CALLING)
+    h.door = mine
+    h.door.submit(DoorLost())
+    assert h.settle() == []
+    assert [h.get(each.id).next_seq for each in sessions] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -130,6 +130,19 @@ def test_the_window_bounds_kept_bytes_but_not_steps_without_outputs() -> None:
     assert sum(len(outcome.sums) for outcome in outcomes if isinstance(outcome, Answer)) == 2
 
 
+def test_acknowledging_steps_without_outputs_makes_no_room_for_bytes() -> None:
+    """They took none; acknowledging a step with outputs does."""
+    h = Harness(window_bytes=16)  # two answers of two float32 each
+    (a,) = h.open()
+    h.send([a], [0], [[1.0, 1.0]], keep=Keep.NONE)
+    h.send([a], [2], [[1.0, 1.0]])
+    h.settle()
+    h.send([a], [4], [[1.0]], acked=[2])
+    assert h.settle() == [Refusal(1, 0, 4, 1, Reason.WINDOW_FULL, 4)]
+    h.send([a], [4], [[1.0]], acked=[3])
+    assert h.settle() == [Answer(1, 0, 4, 1, (5.0,))]
+
+
 def test_the_first_application_fixes_what_is_kept() -> None:
     """A repeat that wants outputs which were not kept hears ANSWER_NOT_KEPT for those steps, and gets the others."""
     h = Harness()
@@ -246,6 +259,26 @@ def test_a_non_finite_session_is_quarantined_until_reset() -> None:
     assert h.settle() == [Answer(1, 0, 1, 1, ()), Answer(1, 0, 2, 1, (1.0,))]
 
 
+def test_a_reset_that_is_dropped_leaves_the_session_quarantined() -> None:
+    """The stream that sent it goes before it was applied: steps are refused as before, until another reset."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[3e38]])
+    h.settle()
+    with np.errstate(over="ignore"):
+        h.send([a], [1], [[3e38]])
+        h.settle()
+    h.reset(a, 1)
+    h.end_stream(1)
+    h.turn()
+    h.attach(a, stream=2, acked=1)
+    h.send([a], [1], [[1.0]], stream=2)
+    assert h.settle() == [Refusal(2, 0, 1, 1, Reason.SESSION_QUARANTINED, 1)]
+    assert h.get(a.id).quarantined
+    h.reset(a, 1, stream=2)
+    assert h.settle() == [Answer(2, 0, 1, 1, ())]
+
+
 def test_a_vanished_stream_leaves_its_sessions_and_frees_the_queue() -> None:
     """Its queued steps are dropped without an outcome; the session can be attached where it stood."""
     h = Harness(backend=FakeBackend(slots=4))
@@ -311,6 +344,32 @@ def test_a_refused_call_acknowledges_nothing() -> None:
         Answer(50, 0, 0, 1, (1.0,)),
         Answer(52, 0, 0, 1, (1.0,)),
     ]
+
+
+def test_a_call_without_a_number_that_is_refused_acknowledges_nothing() -> None:
+    """Its input is no number: the answer that was kept before is still there for a repeat."""
+    h = Harness()
+    (a,) = h.open()
+    h.detach(a)
+    h.call(a, 0, [1.0], stream=50)
+    h.settle()
+    h.call(a, NO_SEQ, [float("nan")], stream=51)
+    h.call(a, 0, [1.0], stream=52)
+    assert h.settle() == [Refusal(51, 0, 1, 1, Reason.NON_FINITE_INPUT, 1), Answer(52, 0, 0, 1, (1.0,))]
+
+
+def test_a_call_without_a_number_acknowledges_nothing_of_the_stream_that_holds_the_session() -> None:
+    """The holder's answers, before the call's step and behind it, wait for the holder's own acknowledgement."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0]])
+    h.call(a, NO_SEQ, [1.0], stream=50, secret=a.secret)
+    h.send([a], [2], [[1.0]])
+    h.settle()
+    assert h.get(a.id).acked == 0
+    h.send([a], [0], [[1.0]])
+    h.send([a], [2], [[1.0]])
+    assert h.settle() == [Answer(1, 0, 0, 1, (1.0,)), Answer(1, 0, 2, 1, (3.0,))]
 
 
 def test_calls_without_numbers_never_fill_the_window() -> None:

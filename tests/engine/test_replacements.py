@@ -129,6 +129,33 @@ def test_a_bad_start_harms_nobody(values: list[float], seq: int, reason: Reason)
     assert closed(h) == {}
 
 
+def test_a_start_may_fill_the_window() -> None:
+    """As many answers as may be kept can be those of a sequence's first row; with one more it begins nothing."""
+    h = Harness(window_bytes=16)  # two answers of two float32 each
+    step(h, 1.0, seq=0, start=True)
+    h.turn()
+    step(h, [1.0] * 3, seq=0, start=True)
+    assert h.turn() == [Refusal(CALLER, 0, 0, 3, Reason.WINDOW_FULL, 0)]
+    assert (replaced(h), h.get("a").next_seq) == ([], 1)
+    step(h, [1.0] * 2, seq=0, start=True)
+    h.settle()
+    assert (replaced(h), h.get("a").next_seq) == (["a"], 2)
+
+
+def test_starts_of_one_call_share_the_room_in_the_queue() -> None:
+    """Each finds what those in front of it have left; one for which that is too little replaces nothing."""
+    h = Harness(max_pending_steps=10)
+    for name in ("a", "b", "c"):
+        step(h, 1.0, name=name, start=True)
+    h.settle()
+    values = [[1.0] * 8, [1.0] * 3, [1.0] * 2]
+    h.call_many(["a", "b", "c"], [NO_SEQ] * 3, values, stream=CALLER, starts=[True] * 3)
+    refused = [each for each in h.settle() if isinstance(each, Refusal)]
+    assert refused == [Refusal(CALLER, 1, 0, 3, Reason.QUEUE_FULL, 0)]
+    assert replaced(h) == ["a", "c"]
+    assert [h.get(name).next_seq for name in ("a", "b", "c")] == [8, 1, 2]
+
+
 def test_a_start_does_not_replace_what_a_stream_holds() -> None:
     """Nor does it open anything while the server is about to stop, or under an id that is none."""
     h = Harness()

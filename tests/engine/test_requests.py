@@ -6,6 +6,7 @@ from stepstream_server.engine.ports import Ending, List, Opened, Page
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
+from support.rollouts import Rolling
 
 
 def test_a_repeated_open_finds_the_sessions_of_the_first() -> None:
@@ -155,3 +156,14 @@ def test_refused_rows_take_no_room_from_others() -> None:
     h.send([c], [0], [[1.0] * 90], handles=[2])
     reasons = {each.handle: each.reason for each in h.settle() if isinstance(each, Refusal)}
     assert reasons == {0: Reason.SEQUENCE_MISMATCH, 1: Reason.QUEUE_FULL}
+
+
+def test_ids_out_of_range_are_refused_row_by_row() -> None:
+    """Below zero or at the limit, anywhere in a row; its neighbours in the block are answered."""
+    h = Rolling()
+    limit = h.spec.inputs[0].limit
+    sessions = h.open(4)
+    h.send(sessions, [0] * 4, [[0, limit - 1], [0, limit], [-1, 0], [limit - 1]])
+    reasons = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    assert reasons == {1: Reason.INPUT_OUT_OF_RANGE, 2: Reason.INPUT_OUT_OF_RANGE}
+    assert [h.get(each.id).next_seq for each in sessions] == [2, 0, 0, 1]

@@ -141,6 +141,18 @@ def test_detach_can_close() -> None:
     assert h.engine.stats().sessions == 1
 
 
+def test_a_row_of_a_session_that_has_ended_is_not_taken_for_its_successor() -> None:
+    """Another session has its place, on the same stream and under the same handle."""
+    h = Harness(backend=FakeBackend(slots=1))
+    (former,) = h.open()
+    h.close(former, former.secret)
+    (a,) = h.open()
+    assert a.session == former.session
+    h.send([former], [0], [[5.0]])
+    h.send([a], [0], [[1.0]])
+    assert h.settle() == [Answer(1, 0, 0, 1, (1.0,)), Refusal(1, 0, 0, 1, Reason.HANDLE_UNKNOWN, 0)]
+
+
 def test_naming_a_session_twice_lets_it_go_once() -> None:
     """In a detach that closes, as in an attach, whatever a front door sends."""
     h = Harness(backend=FakeBackend(slots=4))
