@@ -189,6 +189,16 @@ def test_attaching_takes_over_and_sends_kept_answers_again() -> None:
     assert h.settle() == [Answer(2, 9, 2, 1, (3.0,)), Refusal(1, 0, 3, 1, Reason.HANDLE_UNKNOWN, 0)]
 
 
+def test_a_former_stream_is_told_from_the_holder_though_their_handles_are_alike() -> None:
+    """Handles are each stream's own: what the former one sends under its number is not the holder's."""
+    h = Harness()
+    (a,) = h.open()
+    h.attach(a, stream=2, tag=0)
+    h.send([a], [0], [[5.0]], stream=1)
+    h.send([a], [0], [[1.0]], stream=2)
+    assert h.settle() == [Answer(2, 0, 0, 1, (1.0,)), Refusal(1, 0, 0, 1, Reason.HANDLE_UNKNOWN, 0)]
+
+
 def test_a_wrong_secret_attaches_nothing() -> None:
     """Without the secret the session stays where it is."""
     h = Harness()
@@ -381,6 +391,17 @@ def test_calls_without_numbers_never_fill_the_window() -> None:
     for stream in range(51, 61):
         h.call(a, NO_SEQ, [1.0], stream=stream)
         assert isinstance(h.settle()[-1], Answer)
+
+
+def test_calls_without_numbers_take_none_of_the_bytes_of_the_window() -> None:
+    """Their outputs are not kept, though they are told."""
+    h = Harness(window_bytes=8)  # one answer
+    (a,) = h.open()
+    for seq in range(4):
+        h.call(a, NO_SEQ, [1.0], stream=50 + seq, secret=a.secret)
+        assert h.settle() == [Answer(50 + seq, 0, seq, 1, (seq + 1.0,))]
+    h.send([a], [4], [[1.0]])
+    assert h.settle() == [Answer(1, 0, 4, 1, (5.0,))]
 
 
 def test_numbers_at_the_end_of_their_range_are_refused_like_others() -> None:

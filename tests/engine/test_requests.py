@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from stepstream_server.engine.ports import Ending, List, Opened, Page
+import pytest
+
+from stepstream_server.engine.ports import NO_SEQ, Ending, List, Opened, Page
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
@@ -110,6 +112,20 @@ def test_an_acknowledgement_does_not_overtake_a_repeat() -> None:
     assert h.engine.books.cache.bytes_used == 0
 
 
+def test_an_acknowledgement_does_not_overtake_a_repeat_behind_a_call_without_a_number() -> None:
+    """The call's step acknowledges itself when it is applied; the answer that the repeat waits for is there all the same."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0]])
+    h.settle()
+    h.call(a, NO_SEQ, [1.0], stream=50, secret=a.secret)
+    h.send([a], [0], [[9.0]])
+    h.acknowledge(a, 1)
+    assert h.settle() == [Answer(50, 0, 1, 1, (2.0,)), Answer(1, 0, 0, 1, (1.0,))]
+    assert h.get(a.id).acked == 2
+    assert h.engine.books.cache.bytes_used == 0
+
+
 def test_a_thousand_sessions_are_opened_by_one_command() -> None:
     """Ids asked for and made ids mix; one that is asked for twice is opened once."""
     h = Harness(backend=FakeBackend(slots=1000))
@@ -156,6 +172,18 @@ def test_refused_rows_take_no_room_from_others() -> None:
     h.send([c], [0], [[1.0] * 90], handles=[2])
     reasons = {each.handle: each.reason for each in h.settle() if isinstance(each, Refusal)}
     assert reasons == {0: Reason.SEQUENCE_MISMATCH, 1: Reason.QUEUE_FULL}
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_refused_row_by_row(value: float) -> None:
+    """Alone in their block, or beside rows that are answered."""
+    h = Harness()
+    a, b = h.open(2)
+    h.send([a], [0], [[value]])
+    assert h.settle() == [Refusal(1, 0, 0, 1, Reason.NON_FINITE_INPUT, 0)]
+    h.send([a, b], [0, 0], [[1.0, value], [1.0]])
+    assert h.settle() == [Answer(1, 1, 0, 1, (1.0,)), Refusal(1, 0, 0, 2, Reason.NON_FINITE_INPUT, 0)]
+    assert not h.get(a.id).quarantined
 
 
 def test_ids_out_of_range_are_refused_row_by_row() -> None:
