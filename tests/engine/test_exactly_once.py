@@ -74,6 +74,18 @@ def test_acknowledged_answers_are_discarded() -> None:
     assert h.settle() == [Refusal(1, 0, 0, 2, Reason.ANSWER_DISCARDED, 3), Answer(1, 0, 2, 1, (6.0,))]
 
 
+def test_a_repeat_of_which_all_is_acknowledged_leaves_nothing_behind() -> None:
+    """It is refused in its turn, up to the very step before the acknowledged count, and then nothing is queued."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0, 2.0, 3.0]])
+    h.settle()
+    h.acknowledge(a, 2)
+    h.send([a], [0], [[1.0, 2.0]])
+    assert h.turn() == [Refusal(1, 0, 0, 2, Reason.ANSWER_DISCARDED, 3)]
+    assert not h.engine.busy
+
+
 def test_a_lower_acknowledgement_changes_nothing_and_a_higher_one_is_clamped() -> None:
     """Acknowledgements are cumulative, and cannot run ahead of the steps applied."""
     h = Harness()
@@ -247,6 +259,25 @@ def test_a_step_whose_time_is_over_is_dropped_before_it_runs() -> None:
         Refusal(1, 0, 1, 1, Reason.SEQUENCE_MISMATCH, 0),
     ]
     assert h.backend.launches == []
+
+
+def test_a_repeat_of_a_step_that_fails_is_refused_and_holds_nothing_back() -> None:
+    """It had joined the step; when the step has been sent again and acknowledged, nothing is kept for the repeat."""
+    h = Harness()
+    (a,) = h.open()
+    h.send([a], [0], [[1.0]], deadline=h.clock())
+    h.send([a], [0], [[1.0]])
+    h.refuse(a, 1, 1, "no")
+    assert h.settle() == [
+        Refusal(1, 0, 0, 1, Reason.DEADLINE_EXCEEDED, 0),
+        Refusal(1, 0, 0, 1, Reason.SEQUENCE_MISMATCH, 0),
+        Refusal(1, 0, 1, 1, Reason.INVALID_ARGUMENT, 0),
+    ]
+    h.send([a], [0], [[1.0]])
+    assert h.settle() == [Answer(1, 0, 0, 1, (1.0,))]
+    h.acknowledge(a, 1)
+    h.turn()
+    assert h.engine.books.cache.bytes_used == 0
 
 
 def test_a_non_finite_session_is_quarantined_until_reset() -> None:

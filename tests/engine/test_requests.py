@@ -134,6 +134,15 @@ def test_a_thousand_sessions_are_opened_by_one_command() -> None:
     assert sorted(one.session for one in opened) == list(range(1000))
 
 
+def test_a_thousand_rows_of_one_block_are_admitted_as_one() -> None:
+    """The first block that arrives may be as large, and any row of it may be invalid."""
+    h = Harness(backend=FakeBackend(slots=1000))
+    opened = h.open(1000)
+    h.send(opened, [0] * 1000, [[1.0]] * 1000)
+    assert h.turn() == [Answer(1, tag, 0, 1, (1.0,)) for tag in range(1000)]
+    assert h.backend.launches == [(1000, 1)]
+
+
 def test_a_repeat_does_not_narrow_the_window() -> None:
     """What is acknowledged behind a repeat makes room at once, in the same turn."""
     h = Harness(window_steps=4)

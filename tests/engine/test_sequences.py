@@ -242,12 +242,13 @@ def test_an_attached_stream_hears_of_the_end() -> None:
     assert h.ear.detached == [(2, 3, Ending.CLOSED)]
 
 
-def test_a_start_that_comes_too_late_harms_nobody() -> None:
-    """Its time was over before its sequence could begin: the one that it was to replace goes on."""
+@pytest.mark.parametrize("late", [0.0, 1.0])
+def test_a_start_that_comes_too_late_harms_nobody(late: float) -> None:
+    """Its time was over before its sequence could begin, if only just: the one that it was to replace goes on."""
     h = Harness()
     step(h, 1.0, start=True)
     h.settle()
-    step(h, 1.0, start=True, deadline=h.clock() - 1)
+    step(h, 1.0, start=True, deadline=h.clock() - late)
     assert h.settle() == [Refusal(CALLER, 0, 0, 1, Reason.DEADLINE_EXCEEDED, 0)]
     assert (replaced(h), h.get("a").next_seq) == ([], 1)
 
