@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pytest
 
 from stepstream_server.engine.ports import NO_SEQ, Ending, List, Opened, Page
 from stepstream_server.errors import Reason, StepStreamError
-from support.backend import FakeBackend
+from stepstream_server.spec import HeadSpec, TensorSpec
+from support.backend import FakeBackend, counter_spec
 from support.engine import Answer, Harness, Refusal
 from support.rollouts import Rolling
+
+
+class Wide(Harness):
+    """Sessions of a model that takes three numbers per step, and adds up the first."""
+
+    spec = dataclasses.replace(
+        counter_spec(),
+        inputs=(TensorSpec("x", "float32", (3,)),),
+        heads=(HeadSpec("sum", "regression", 1), HeadSpec("count", "regression", 1)),
+    )
 
 
 def test_a_repeated_open_finds_the_sessions_of_the_first() -> None:
@@ -193,6 +207,18 @@ def test_numbers_that_are_not_finite_are_refused_row_by_row(value: float) -> Non
     h.send([a, b], [0, 0], [[1.0, value], [1.0]])
     assert h.settle() == [Answer(1, 1, 0, 1, (1.0,)), Refusal(1, 0, 0, 2, Reason.NON_FINITE_INPUT, 0)]
     assert not h.get(a.id).quarantined
+
+
+def test_every_number_of_a_step_must_be_finite() -> None:
+    """Models may take several at once: the last one of the last step counts as the first one of the first."""
+    h = Wide()
+    opened = h.open(3)
+    good, bad, worse = [1.0, 2.0, 3.0], [1.0, 2.0, float("nan")], [float("inf"), 2.0, 3.0]
+    values: Any = [[good, bad], [good, good], [worse, good]]
+    h.send(opened, [0] * 3, values)
+    refused = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    assert refused == {0: Reason.NON_FINITE_INPUT, 2: Reason.NON_FINITE_INPUT}
+    assert [h.get(each.id).next_seq for each in opened] == [0, 2, 0]
 
 
 def test_ids_out_of_range_are_refused_row_by_row() -> None:

@@ -253,6 +253,16 @@ def test_a_start_that_comes_too_late_harms_nobody(late: float) -> None:
     assert (replaced(h), h.get("a").next_seq) == ([], 1)
 
 
+def test_a_start_that_is_wrong_and_late_hears_what_is_wrong() -> None:
+    """As a step does that goes on: it would be told so in time, too."""
+    h = Harness(window_steps=8)
+    step(h, 1.0, start=True)
+    h.settle()
+    for start, first in ((True, 0), (False, 1)):
+        step(h, [1.0] * 9, start=start, deadline=h.clock() - 1)
+        assert h.settle() == [Refusal(CALLER, 0, first, 9, Reason.WINDOW_FULL, first)]
+
+
 def test_a_start_for_which_there_is_no_room_harms_nobody() -> None:
     """Steps of others that come in the same turn take the room first."""
     h = Harness(max_pending_steps=10)
