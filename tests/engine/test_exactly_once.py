@@ -155,6 +155,22 @@ def test_acknowledging_steps_without_outputs_makes_no_room_for_bytes() -> None:
     assert h.settle() == [Answer(1, 0, 4, 1, (5.0,))]
 
 
+def test_answers_acknowledged_one_by_one_make_room_for_one_each() -> None:
+    """However often, and no more."""
+    h = Harness(window_bytes=32)  # four answers of two float32 each
+    (a,) = h.open()
+    h.send([a], [0], [[1.0] * 4])
+    h.settle()
+    for count in (1, 2, 3):
+        h.acknowledge(a, count)
+    h.send([a], [4], [[1.0] * 4])
+    assert h.settle() == [Refusal(1, 0, 4, 4, Reason.WINDOW_FULL, 4)]
+    h.send([a], [4], [[1.0] * 3])
+    h.send([a], [7], [[1.0]])
+    assert h.settle()[-1] == Refusal(1, 0, 7, 1, Reason.WINDOW_FULL, 7)
+    assert h.get(a.id).next_seq == 7
+
+
 def test_the_first_application_fixes_what_is_kept() -> None:
     """A repeat that wants outputs which were not kept hears ANSWER_NOT_KEPT for those steps, and gets the others."""
     h = Harness()
@@ -318,6 +334,21 @@ def test_a_reset_that_is_dropped_leaves_the_session_quarantined() -> None:
     assert h.get(a.id).quarantined
     h.reset(a, 1, stream=2)
     assert h.settle() == [Answer(2, 0, 1, 1, ())]
+
+
+def test_a_call_that_is_dropped_behind_a_reset_leaves_the_reset() -> None:
+    """The session was quarantined; the reset is applied, and what its stream sends behind it."""
+    h = Harness()
+    (a,) = h.open()
+    h.backend.poison = 7.0
+    h.send([a], [0], [[7.0]])
+    h.settle()
+    h.reset(a, 0)
+    h.call(a, NO_SEQ, [5.0], stream=50, secret=a.secret)
+    h.hang_up(50)
+    h.send([a], [1], [[1.0]])
+    assert h.settle() == [Answer(1, 0, 0, 1, ()), Answer(1, 0, 1, 1, (1.0,))]
+    assert not h.get(a.id).quarantined
 
 
 def test_a_vanished_stream_leaves_its_sessions_and_frees_the_queue() -> None:
