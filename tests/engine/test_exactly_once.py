@@ -221,7 +221,7 @@ def test_a_former_stream_is_told_from_the_holder_though_their_handles_are_alike(
     """Handles are each stream's own: what the former one sends under its number is not the holder's."""
     h = Harness()
     (a,) = h.open()
-    h.attach(a, stream=2, tag=0)
+    h.attach(a, stream=2, handle=0)
     h.send([a], [0], [[5.0]], stream=1)
     h.send([a], [0], [[1.0]], stream=2)
     assert h.settle() == [Answer(2, 0, 0, 1, (1.0,)), Refusal(1, 0, 0, 1, Reason.HANDLE_UNKNOWN, 0)]

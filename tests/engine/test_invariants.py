@@ -13,7 +13,7 @@ from stepstream_server.engine.books import answer_cache
 from support.histories import HISTORIES, World
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     HISTORIES,
     st.sampled_from([1, 2, 4, 16]),

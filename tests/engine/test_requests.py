@@ -216,7 +216,7 @@ def test_every_number_of_a_step_must_be_finite() -> None:
     good, bad, worse = [1.0, 2.0, 3.0], [1.0, 2.0, float("nan")], [float("inf"), 2.0, 3.0]
     values: Any = [[good, bad], [good, good], [worse, good]]
     h.send(opened, [0] * 3, values)
-    refused = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    refused = {each.handle: each.reason for each in h.settle() if isinstance(each, Refusal)}
     assert refused == {0: Reason.NON_FINITE_INPUT, 2: Reason.NON_FINITE_INPUT}
     assert [h.get(each.id).next_seq for each in opened] == [0, 2, 0]
 
@@ -227,6 +227,6 @@ def test_ids_out_of_range_are_refused_row_by_row() -> None:
     limit = h.spec.inputs[0].limit
     sessions = h.open(4)
     h.send(sessions, [0] * 4, [[0, limit - 1], [0, limit], [-1, 0], [limit - 1]])
-    reasons = {each.tag: each.reason for each in h.settle() if isinstance(each, Refusal)}
+    reasons = {each.handle: each.reason for each in h.settle() if isinstance(each, Refusal)}
     assert reasons == {1: Reason.INPUT_OUT_OF_RANGE, 2: Reason.INPUT_OUT_OF_RANGE}
     assert [h.get(each.id).next_seq for each in sessions] == [2, 0, 0, 1]

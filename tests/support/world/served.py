@@ -23,7 +23,7 @@ from support.clock import FakeClock
 from support.front_door import Arrivals, FrontDoor, front_door
 
 MODEL = "counter"
-TURN_STEPS = 3  # of a session in one turn: one beside single steps, two as a chunk
+TURN_STEPS = 2  # of a session in one turn: as a chunk
 WINDOW_STEPS, WINDOW_KEPT = 8, 6
 POISON = 666.0
 IDLE_TTL = 10.0  # seconds
@@ -61,7 +61,9 @@ class Served:
             alone_budget_seconds=2e-7,
         )
         stack.enter_context(mock.patch.object(scheduler, "_FIRST_GUESS", 2))  # before it is known how long a step takes
-        return cls(await stack.enter_async_context(context), clock, stack, arrivals)
+        front = await stack.enter_async_context(context)
+        front.models[MODEL].engine.turn_budget = 0.0  # a turn has one launch: on this clock its time would never be over
+        return cls(front, clock, stack, arrivals)
 
 
 async def told(call: Awaitable[Any]) -> Any:
