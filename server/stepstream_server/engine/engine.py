@@ -5,10 +5,12 @@ Synchronous and without any I/O: whoever calls `turn` again and again is its dri
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,18 +225,34 @@ class Engine:
     def _take_in(self, envelopes: Iterable[Envelope], report: TurnReport) -> bool:
         """Carries commands out, in their order. Returns whether all of them were steps and acknowledgements."""
         plain = True
+        blocks: list[tuple[int, Block]] = []
+        calls: list[tuple[int, Call]] = []  # blocks may overtake them: those are of other streams
         for door, commands in envelopes:
             self._outbox.heard(door)
             for command in commands:
                 if isinstance(command, Block):
-                    self._admission.block(door, command, self.clock())
+                    blocks.append((door, command))
                 elif isinstance(command, Call):
-                    self._one_shot.admit(door, command, self.clock(), report)
+                    calls.append((door, command))
                 else:
+                    self._admit(blocks, calls, report)
                     plain = plain and isinstance(command, Acknowledge)
                     self._carry_out(door, command, self.clock(), report)
-                self._settlement.tell(report)
+                    self._settlement.tell(report)
+        self._admit(blocks, calls, report)
         return plain
+
+    def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
+        """Admits steps, those that neighbours of one door bring together: each admission costs as much as many rows. None is
+        left."""
+        for door, some in itertools.groupby(blocks, key=itemgetter(0)):
+            self._admission.blocks(door, [block for _, block in some], self.clock())
+            self._settlement.tell(report)
+        for door, others in itertools.groupby(calls, key=itemgetter(0)):
+            self._one_shot.admit(door, [call for _, call in others], self.clock(), report)
+            self._settlement.tell(report)
+        blocks.clear()
+        calls.clear()
 
     def _carry_out(self, door: int, command: Command, now: float, report: TurnReport) -> None:
         """Carries out a command that is not about steps to compute. Those about sessions find none in flight."""

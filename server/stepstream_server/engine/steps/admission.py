@@ -7,6 +7,7 @@ outcome, the row joins its session's list in the queue, so that each session hea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -40,17 +41,26 @@ class Admission:
         self._inputs = spec.inputs
         self._books = books
         self._outbox = outbox
+        self._end = np.zeros(1, np.int64)  # of the only block
         self._make_room(_LEAST_ARRIVALS)
 
-    def block(self, door: int, block: Block, now: float) -> None:
-        """Admits rows that streams sent for sessions which they hold."""
-        valid = self.valid(block.inputs, block.rows["length"])
-        self._admit(block.rows, block.inputs, valid, _BY_HANDLE, door, now)
+    def blocks(self, door: int, blocks: Sequence[Block], now: float) -> None:
+        """Admits rows that streams sent for sessions which they hold, in the order of blocks."""
+        if len(blocks) == 1:
+            (block,) = blocks
+            valid = self.valid(block.inputs, block.rows["length"])
+            self._admit(block.rows, block.inputs, valid, _BY_HANDLE, door, now)
+            return
+        rows = np.concatenate([block.rows.view(_RAW) for block in blocks]).view(ROW)
+        inputs = tuple(np.concatenate(parts) for parts in zip(*(block.inputs for block in blocks), strict=True))
+        ends = np.cumsum([len(block.rows) for block in blocks])
+        self._admit(rows, inputs, self.valid(inputs, rows["length"]), _BY_HANDLE, door, now, ends=ends)
 
     def one_shot(self, door: int, call: Call, sessions: Ints, now: float) -> None:
         """Admits a call's rows, whose sessions have been found."""
         valid = self.valid(call.inputs, call.rows["length"])
-        self._admit(call.rows, call.inputs, valid, _BY_ID, door, now, sessions=sessions)
+        each_alone = np.arange(1, len(sessions) + 1)
+        self._admit(call.rows, call.inputs, valid, _BY_ID, door, now, sessions=sessions, ends=each_alone)
 
     def reset(self, door: int, reset: Reset, now: float) -> None:
         """Admits resets: like steps without inputs and outputs."""
@@ -92,10 +102,11 @@ class Admission:
         now: float,
         reason: int = 0,
         sessions: Ints | None = None,
+        ends: Ints | None = None,
     ) -> None:
         """Takes rows in with what they wait with: inputs, or the text of their refusal.
 
-        reason: of rows of kind REFUSE. sessions: of rows that do not say so.
+        reason: of rows of kind REFUSE. sessions: of rows that do not say so. ends: where each block ends, of several.
         """
         count = len(rows)
         if count > len(self._arrivals):
@@ -105,7 +116,10 @@ class Admission:
             self._sessions[:count] = sessions
         intake = self._books.take_in(count, content)
         own = global_stream(door, 0)
-        strays = admit(self._books.arrays, self._arrivals, count, valid, found, intake, reason, own, now)
+        if ends is None:
+            ends = self._end
+            ends[0] = count
+        strays = admit(self._books.arrays, self._arrivals, ends, valid, found, intake, reason, own, now)
         if strays:
             self._refuse_strays(self._arrivals[:count][self._arrivals[:count]["session"] == NONE])
 
@@ -153,7 +167,7 @@ def _rows(stream: int, sessions: Ints, generations: Ints, handles: NDArray[np.ui
 def admit(
     arrays: Arrays,
     arrivals: NDArray[Any],
-    count: int,
+    ends: Ints,
     valid: Mask,
     found: int,
     intake: int,
@@ -161,37 +175,49 @@ def admit(
     own: int,
     now: float,
 ) -> int:
-    """Takes the first `count` arrivals in, in their order. own: the bits that make their streams' numbers engine-wide.
+    """Takes arrivals in, in their order: blocks of rows, each up to its end. own: the bits that make streams' numbers engine-
+    wide.
 
     Rows whose handle stands for no session are marked by session NONE. Returns how many these are.
     """
     records = opened(arrays)
-    for place in range(count):  # first, since it makes room for all of them
-        row = arrivals[place]
-        row["stream"] |= own
-        if found == _BY_HANDLE and not _holds(records.sessions[row["session"]], row):
-            row["session"] = NONE
-        else:
-            _acknowledge(records, row, valid[place], found, now)
-    strays, offset = ZERO, ZERO
-    for place in range(count):
-        row = arrivals[place]
-        number = row["session"]
-        if number == NONE:
-            strays += 1
-        elif row["kind"] == Kind.REFUSE:
-            _turn_away(records, number, row, row["first"], intake, offset)["reason"] = reason
-        elif found == _BY_HANDLE and _has_row_of(records, number, intake):
-            _turn_away(records, number, row, row["first"], intake, offset)["reason"] = Reason.INVALID_ARGUMENT
-        else:
-            if found == _BY_ID:
+    strays, offset, begin = ZERO, ZERO, ZERO
+    for end in ends:
+        for place in range(begin, end):  # first, since it makes room for all of the block
+            row = arrivals[place]
+            row["stream"] |= own
+            if found == _BY_HANDLE and not _holds(records.sessions[row["session"]], row):
+                row["session"] = NONE
+                strays += 1
+            else:
                 _acknowledge(records, row, valid[place], found, now)
-                if row["unkept"]:
-                    row["first"] = records.sessions[number]["admitted"]
-            _enter(records, number, row, valid[place], intake, offset)
-        offset += row["length"]
+        block = offset
+        for place in range(begin, end):
+            row = arrivals[place]
+            if row["session"] != NONE:
+                _take(records, row, valid[place], found, intake, offset, block, reason, now)
+            offset += row["length"]
+        begin = end
     queue.leave_intake(records, intake)
     return strays
+
+
+@compiled
+def _take(
+    records: Records, row: Record, valid: bool, found: int, intake: int, offset: int, block: int, reason: int, now: float
+) -> None:
+    """Takes an arriving row in. offset: of its first step in its intake; block: of the first step of its block."""
+    number = row["session"]
+    if row["kind"] == Kind.REFUSE:
+        _turn_away(records, number, row, row["first"], intake, offset)["reason"] = reason
+    elif found == _BY_HANDLE and _has_row_of(records, number, intake, block):
+        _turn_away(records, number, row, row["first"], intake, offset)["reason"] = Reason.INVALID_ARGUMENT
+    else:
+        if found == _BY_ID:
+            _acknowledge(records, row, valid, found, now)
+            if row["unkept"]:
+                row["first"] = records.sessions[number]["admitted"]
+        _enter(records, number, row, valid, intake, offset)
 
 
 @compiled
@@ -202,10 +228,10 @@ def _holds(session: Record, row: Record) -> bool:
 
 
 @compiled
-def _has_row_of(records: Records, number: int, intake: int) -> bool:
-    """Tells whether the message that is taken in has brought a row of this session already."""
+def _has_row_of(records: Records, number: int, intake: int, block: int) -> bool:
+    """Tells whether the block that is taken in has brought a row of this session already. block: offset of its first step."""
     tail = records.sessions[number]["tail"]
-    return bool(tail != NONE and records.rows[tail]["intake"] == intake)
+    return bool(tail != NONE and records.rows[tail]["intake"] == intake and records.rows[tail]["offset"] >= block)
 
 
 @compiled

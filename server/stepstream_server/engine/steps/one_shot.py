@@ -34,8 +34,9 @@ class OneShot:
         self._admission = admission
         self._lifecycle = lifecycle
 
-    def admit(self, door: int, call: Call, now: float, report: TurnReport) -> None:
-        """Admits a call's rows, those of one session in their order."""
+    def admit(self, door: int, calls: Sequence[Call], now: float, report: TurnReport) -> None:
+        """Admits the rows of calls, those of one session in their order."""
+        call = _joined(calls)
         if not call.starts.any():
             self._admit(door, call, self._find(door, call, now, report), now)
         elif len(set(call.ids)) == len(call.ids):
@@ -157,6 +158,22 @@ def all_free(sessions: NDArray[Any], found: Ints) -> bool:
     for number in found:
         others += number == NONE or sessions[number]["stream"] != NO_STREAM
     return others == 0
+
+
+def _joined(calls: Sequence[Call]) -> Call:
+    """All calls as one."""
+    if len(calls) == 1:
+        return calls[0]
+    secrets: list[bytes] = []
+    if any(call.secrets for call in calls):
+        secrets = [secret for call in calls for secret in call.secrets or [b""] * len(call.ids)]
+    return Call(
+        np.concatenate([call.rows for call in calls]),
+        [session_id for call in calls for session_id in call.ids],
+        secrets,
+        np.concatenate([call.starts for call in calls]),
+        tuple(np.concatenate(parts) for parts in zip(*(call.inputs for call in calls), strict=True)),
+    )
 
 
 def _part(call: Call, places: Ints | Mask) -> Call:

@@ -31,7 +31,7 @@ _NOBODY = np.zeros(0, np.int64)
 
 
 def is_prepared() -> bool:
-    """Tells whether the rules lie on disk as compiled for this processor. Compiling them takes up to 20 seconds."""
+    """Tells whether the rules lie on disk as compiled for this processor. Compiling them takes some 20 seconds."""
     return lies_on_disk(admission.admit)
 
 
@@ -65,7 +65,7 @@ def _rehearse_steps(books: Books) -> None:
     candidates, plan = np.zeros(1, CANDIDATE), scheduler.Scheduler(1, 1.0, 1.0).plan
     rows, valid = np.zeros(0, ROW), np.zeros(0, np.bool_)
     intake = books.take_in(0, "")
-    admission.admit(books.arrays, rows, 0, valid, 0, intake, 0, 0, 0.0)
+    admission.admit(books.arrays, rows, _NOBODY, valid, 0, intake, 0, 0, 0.0)
     admission.why_not_first(books.records, rows, valid, 0, 0.0, _NOBODY)
     scheduler.cut(books.arrays, candidates, candidates[:0], plan, 0.0, _NOBODY, _NOBODY)
     one_shot.all_free(books.table.sessions, _NOBODY)
