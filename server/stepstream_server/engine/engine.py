@@ -383,11 +383,13 @@ class Engine:
             for door, drain in self._drains:
                 self._outbox.reply(door, Reply(drain.request, None))
             self._drains.clear()
-        for door, delivery in self._outbox.empty(self.clock(), idle=not busy).items():
+        letters = self._outbox.empty(self.clock(), idle=not busy)
+        for delivery in letters.values():
             for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
                 report.failures[reason] = report.failures.get(reason, 0) + length
+        self._observer.turn(report)  # first, so that whoever has heard an answer finds it counted
+        for door, delivery in letters.items():
             self._sinks[door].deliver(delivery)
-        self._observer.turn(report)
         return busy
 
 
