@@ -99,7 +99,7 @@ class Pieces:
         self.urgent = True
 
     def take(self, now: float, *, idle: bool) -> Rolled | None:
-        """What is to be told now, a piece for each rollout; None if there is nothing, or it may wait. idle: nothing follows."""
+        """Takes what is told now, a piece for each rollout; None if nothing is, or it may wait. idle: nothing follows."""
         if not self._parts or not (idle or self.urgent or now - self._taken_at >= self._hold_seconds):
             return None
         parts, self._parts = self._parts, []

@@ -58,7 +58,7 @@ class Asked:
         return self._count(outcome, steps)
 
     def refused(self, row: int, steps: int, error: StepStreamError) -> bool:
-        """The same for steps that were refused or failed."""
+        """Whether the row has all of its outcomes now that these steps were refused or failed."""
         outcome = self.outcomes[row]
         outcome.error = outcome.error or error
         return self._count(outcome, steps)

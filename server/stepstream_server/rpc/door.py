@@ -86,14 +86,14 @@ class ModelDoor:
         self._said.append(command)
 
     def block(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
-        """The same for rows of one message of a stream, packed as ROW is, and their inputs as the message has them."""
+        """Passes on rows of one message of a stream, packed as ROW is, with their inputs as they came, as `submit` does."""
         self._pass_in_soon()
         if stream in self._blocks:
             self._close_blocks()
         self._blocks.add(stream, rows, inputs)
 
     def call(self, stream: int, first_handle: int, steps: Steps) -> None:
-        """The same for one-shot steps of a caller, whose rows have handles from `first_handle` on."""
+        """Passes on one-shot steps of a caller, whose rows have handles from `first_handle` on, as `submit` does."""
         self._pass_in_soon()
         self._calls.add(stream, first_handle, steps)
 
@@ -111,7 +111,7 @@ class ModelDoor:
                 self._pass_in()  # at once: what it drops shall not run meanwhile
 
     def hang_up(self, caller: int) -> None:
-        """The same for a one-shot caller."""
+        """Nothing more is wanted for this one-shot caller: its queued steps are dropped."""
         if self._listeners.pop(caller, None) is not None:
             with contextlib.suppress(StepStreamError):
                 self._pass_in_soon()

@@ -112,7 +112,7 @@ class Handles:
         return int(steps.sum()) - excess
 
     def settle_one(self, handle: int, steps: int) -> int:
-        """The same for one handle."""
+        """Takes outcomes of one handle. Returns how many of the steps were expected."""
         left: int = self._outstanding.item(handle)
         settled = min(left, steps)
         self._outstanding[handle] = left - settled

@@ -140,10 +140,8 @@ class Admission:
 
 
 def _is_plain(spec: TensorSpec, values: Tensor) -> bool:
-    """Tells whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of the
-    time
-    that a
-    look at each of them takes; above `_SMALL` BLAS would do it by threads of its own."""
+    """Tells whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of
+    the time that a look at each of them takes; above `_SMALL` BLAS would do it by threads of its own."""
     if spec.dtype == "float32" and values.size <= _SMALL and np.vdot(values, values) < np.inf:
         return True
     return bool(_within(spec, values).all())

@@ -123,9 +123,9 @@ def settle(
 ) -> tuple[int, int, int, bool]:
     """Settles `length` steps of each row: what would not be finite is quarantined, the others are applied.
 
-    Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now, and steps [3, n *
-    length]: which steps of the launch are shown, where in the cache steps are kept, and which these are. Returns how many rows,
-    shown steps and kept ones there are.
+    Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now, and
+    steps [3, n * length]: which steps of the launch are shown, where in the cache steps are kept, and which these are.
+    Returns how many rows, shown steps and kept ones there are, and whether streams ascend.
     """
     records = opened(arrays)
     rows, shown, kept, grouped = 0, 0, 0, True
@@ -184,9 +184,10 @@ def _keep(records: Records, row: Record, offset: int, first: int, end: int, step
 
 @compiled
 def kept_answers(records: Records, numbers: Ints, columns: Ints, places: Ints) -> tuple[int, int]:
-    """Writes columns [5, n] of what sessions have not acknowledged, in runs of steps that keep their outputs or keep none, and
-    the
-    places of these outputs. Returns how many runs and places there are."""
+    """Writes columns [5, n] of what sessions have not acknowledged, in runs of steps that keep their outputs or keep none.
+
+    Writes the places of these outputs too. Returns how many runs and places there are.
+    """
     runs, held = 0, 0
     for number in numbers:
         session = records.sessions[number]
