@@ -20,7 +20,7 @@ from benchmarks.echo import Context
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.bundles import load
 from stepstream_server.config import EngineSettings
-from stepstream_server.rpc.oip.fields import DATATYPES, dims
+from stepstream_server.rpc.oip.tensors import DATATYPES, dims
 from stepstream_server.spec import ModelSpec
 
 SERVICE = "inference.GRPCInferenceService"

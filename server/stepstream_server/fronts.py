@@ -50,13 +50,13 @@ class Inside:
     """One process for all: to debug, and to embed."""
 
     def __init__(self, specs: Sequence[ModelSpec], settings: DoorSettings, metrics: Metrics, version: str) -> None:
-        from stepstream_server.rpc import ModelDoor, Models, RpcServer  # takes time, which workers spend instead
+        from stepstream_server.rpc import EngineClient, Models, RpcServer  # takes time, which workers spend instead
 
         self.inboxes: Sequence[Inbox] = [queue.SimpleQueue() for _ in specs]
         self._models = Models(specs)
         self._rpc = RpcServer(self._models, settings, metrics.rpc_handled, version)
-        self._make_door = ModelDoor
-        self._doors: list[ModelDoor] = []
+        self._make_door = EngineClient
+        self._doors: list[EngineClient] = []
 
     async def start(self, address: str) -> int:
         return await self._rpc.start(address)

@@ -23,7 +23,7 @@ from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc import RemoteEngine
 from stepstream_server.ipc.channel import Channel
 from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
-from stepstream_server.rpc import ModelDoor, Models, RpcServer
+from stepstream_server.rpc import EngineClient, Models, RpcServer
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -104,7 +104,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         doors = []
         for spec, limit, line in zip(self._begin.specs, limits, self._engines, strict=True):
-            door = ModelDoor(spec, limit, loop)
+            door = EngineClient(spec, limit, loop)
             engine = RemoteEngine(line, door, loop)
             door.open(engine)
             engine.start()

@@ -9,7 +9,7 @@ import stepstream
 from stepstream import StepStreamError, _errors, _translation
 from stepstream_proto.v1 import common_pb2, inference_pb2
 from stepstream_server.errors import Reason
-from stepstream_server.rpc.status import STATUS
+from stepstream_server.rpc.boundary import STATUS
 
 
 @pytest.mark.parametrize("reason", list(Reason), ids=lambda reason: reason.name)

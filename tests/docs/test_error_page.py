@@ -8,7 +8,7 @@ from __future__ import annotations
 import stepstream
 from stepstream._translation import BY_CODE, BY_REASON
 from stepstream_server.errors import Reason
-from stepstream_server.rpc.status import STATUS
+from stepstream_server.rpc.boundary import STATUS
 from support.errors import page
 
 ROWS = page.rows()

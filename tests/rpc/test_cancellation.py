@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.engine.ports import Attach, Block, Call, CallersLeft, Close, Detach, Open, StreamEnded
-from stepstream_server.rpc.stream import Stream
+from stepstream_server.rpc.stream.stream import Stream
 from support.front_door import Arrivals, CountingStream, front_door, wait_for
 from support.scene import STEPS, HeldMail, Scene
 from support.wire import u32, u64

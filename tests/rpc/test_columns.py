@@ -14,7 +14,7 @@ from stepstream_server.engine.ports import Keep
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
-from stepstream_server.rpc.content import Content, check_answer, decode_content
+from stepstream_server.rpc.stream.reader import Content, check_answer, decode_content
 from support.models import random_model
 from support.wire import u32, u64
 

@@ -28,8 +28,8 @@ from stepstream_server.engine.ports import (
     Took,
 )
 from stepstream_server.engine.rollouts.sampling import chances
-from stepstream_server.rpc import ModelDoor
-from stepstream_server.rpc.rollouts import RolloutCaller
+from stepstream_server.rpc import EngineClient
+from stepstream_server.rpc.generate import RolloutCaller
 from support.echo import TOKENS, ring, ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CollectingDoor, CountingStream, FrontDoor, front_door
 from support.generating import check_nothing_rolls, floats, refusal, request, tokens, whole
@@ -183,7 +183,7 @@ class Teller:
     def __init__(self, max_message_bytes: int, **wanted: Any) -> None:
         spec = ring_spec("ring")
         self._engine = CollectingDoor()
-        self.door = ModelDoor(spec, Limits(1024, 1 << 20, 64, 1024, 60.0), asyncio.get_running_loop())
+        self.door = EngineClient(spec, Limits(1024, 1 << 20, 64, 1024, 60.0), asyncio.get_running_loop())
         self.door.open(self._engine)
         caller = RolloutCaller(5, self.door, max_message_bytes)
         plain = Generate(NO_STREAM, 0, "", b"", NO_SEQ, Commit.NONE, (), 1000, 0.0, **wanted)
@@ -242,4 +242,4 @@ async def test_messages_are_few_and_never_too_large(outputs: bool) -> None:
         assert [bool(each.ending) for each in messages] == [False] * (len(messages) - 1) + [True]
         await asyncio.sleep(0)
         assert sum(teller.taken) <= len(drawn) < sum(teller.taken) + len(messages[-1].tokens) // 8 + 32
-        assert not teller.door._listeners
+        assert not teller.door._rollouts

@@ -15,7 +15,7 @@ from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, se
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Call, CallersLeft, Drain, Generate, List
 from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
-from stepstream_server.rpc.rollouts import RolloutCaller
+from stepstream_server.rpc.generate import RolloutCaller
 from support.echo import ring_backend, ring_spec
 from support.front_door import Arrivals, FrontDoor, front_door, wait_for
 from support.generating import FOREVER, check_nothing_rolls, engine_when, refusal, request, small_window, tokens, whole
@@ -274,7 +274,7 @@ async def test_a_crash_is_told_to_every_rollout(ring: Ring) -> None:
         found = await refusal(call)
         assert (found.code, found.reason) == ("INTERNAL", "ENGINE_FAILED")
         assert found.message == "the engine of model 'ring' has failed"
-    assert not ring.model.door._listeners
+    assert not ring.model.door._rollouts
 
 
 async def test_draining_lets_rollouts_end_and_begins_none(ring: Ring) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.convert.rollouts import decode_generate
+from stepstream_server.rpc.generate import decode_generate
 from stepstream_server.spec import TensorSpec
 from support.backend import FakeBackend
 from support.echo import ring_backend, ring_spec, walk_backend, walk_spec

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepstream_server.engine.ports import Opened
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.handles import Handles
+from stepstream_server.rpc.stream.members import Handles
 
 
 def opened(session: int) -> Opened:

@@ -9,8 +9,8 @@ import pytest
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.engine.ports import Limits
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.oip.describe import encode_config, encode_metadata
-from stepstream_server.rpc.oip.fields import decode_version
+from stepstream_server.rpc.oip.catalogue import encode_config, encode_metadata
+from stepstream_server.rpc.oip.tensors import decode_version
 from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
 LIMITS = Limits(window_steps=8, window_bytes=64, capacity=1000, max_batch=256, idle_ttl_seconds=90.5)

@@ -16,7 +16,7 @@ from stepstream_proto.v1.inference_pb2 import StepRequest, Values
 from stepstream_proto.v1.session_pb2 import OpenSessionRequest
 from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.oip.absent import ABSENT
+from stepstream_server.rpc.oip.service import ABSENT
 from support.backend import counter_spec
 from support.front_door import FrontDoor, front_door, wait_for
 

@@ -11,7 +11,7 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Limits
 from stepstream_server.errors import CallerError
-from stepstream_server.rpc import ModelDoor, Models
+from stepstream_server.rpc import EngineClient, Models
 from stepstream_server.rpc.oip.layouts import Layout, Layouts
 from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
@@ -54,7 +54,7 @@ async def test_inputs_of_different_lengths_are_refused() -> None:
 
 async def _layout(token: tuple[int, ...], x: tuple[int, ...]) -> Layout:
     models = Models([SPEC])
-    models.publish([ModelDoor(SPEC, LIMITS, asyncio.get_running_loop())])
+    models.publish([EngineClient(SPEC, LIMITS, asyncio.get_running_loop())])
     request = oip_pb2.ModelInferRequest(model_name="mixed")
     request.inputs.add(name="token", datatype="INT64", shape=token)
     request.inputs.add(name="x", datatype="FP32", shape=x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.engine.ports import InferenceTotals
-from stepstream_server.rpc.oip.statistics import encode_statistics
+from stepstream_server.rpc.oip.catalogue import encode_statistics
 from support.backend import counter_spec
 from support.observer import NOTHING
 

@@ -12,7 +12,7 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_proto.v1 import session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import CallersLeft
-from stepstream_server.rpc.credits import Credits
+from stepstream_server.rpc.stream.flow_control import Credits
 from support.front_door import Arrivals, FrontDoor, front_door, wait_for
 from support.oip.wire import InferCall, add_column, infer, infer_request, sums_of
 from support.waits import waits
@@ -189,7 +189,7 @@ async def test_a_client_that_does_not_read_is_not_read_from(monkeypatch: pytest.
         (open_stream,) = front.rpc.streams._open
         await asyncio.wait_for(used_up.wait(), 60)
         await _echoed(front)
-        assert open_stream._credits.in_flight == 4  # type: ignore[attr-defined]
+        assert open_stream._credits.in_flight == 4
         model.gate.open()
         assert [sums_of(each.infer_response) for each in await stream.receive(8)] == [[number] for number in range(2, 10)]
 

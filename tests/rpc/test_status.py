@@ -11,7 +11,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
-from stepstream_server.rpc.status import STATUS, call_status, wire_error
+from stepstream_server.rpc.boundary import STATUS, call_status, wire_error
 
 
 def details(error: StepStreamError) -> tuple[Status, dict[type[Message], Message]]:

@@ -7,7 +7,7 @@ import pytest
 
 from stepstream_proto.v1.inference_pb2 import Values
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.values import decode_values, encode_values
+from stepstream_server.rpc.one_shot import decode_values, encode_values
 from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 from support.backend import counter_spec
 

@@ -18,7 +18,7 @@ from stepstream_server.config import DoorSettings, EngineSettings
 from stepstream_server.engine.engine import Clock, Engine
 from stepstream_server.engine.ports import Command, Door
 from stepstream_server.engine.thread import EngineThread
-from stepstream_server.rpc import ModelDoor, Models, RpcServer
+from stepstream_server.rpc import EngineClient, Models, RpcServer
 from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
 from support.observer import Unobserved
@@ -50,7 +50,7 @@ class Gate:
 class CountingModel:
     """A model of the front door and what a test may do to it."""
 
-    door: ModelDoor
+    door: EngineClient
     engine: Engine
     backend: FakeBackend
     gate: Gate  # while a launch is computing
@@ -128,7 +128,7 @@ def _model(
     gate, crashes = Gate(), list[BaseException]()
     backend.before_collect = gate
     engine = Engine(spec, backend, settings, Unobserved(), clock)
-    door = ModelDoor(engine.spec, engine.limits, asyncio.get_running_loop())
+    door = EngineClient(engine.spec, engine.limits, asyncio.get_running_loop())
     door.open(TappedDoor(engine.connect(door), tap))
     return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
 

@@ -128,4 +128,5 @@ async def check_nothing_rolls(front: FrontDoor, model: str = "ring") -> None:
     served = front.models[model]
     assert (stats.rollout_slots, stats.pending_steps) == (0, 0)
     assert len(served.backend.free) == served.backend.slots - stats.sessions
-    assert (dict(served.door._listeners), dict(served.door._questions)) == ({}, {})
+    door = served.door
+    assert (door._listeners, door._holders, door._rollouts, door._questions) == ({}, {}, {}, {})

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from stepstream_proto.v1 import session_pb2
-from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.rpc.engine_client import EngineClient
 from support.front_door import Arrivals, CountingStream, FrontDoor, Gate, wait_for
 
 STEPS = 3
@@ -19,7 +19,7 @@ MATES = 2
 class HeldMail:
     """Holds what an engine delivers to a front door before the event loop learns of it."""
 
-    def __init__(self, door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, door: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached = threading.Event()
         self._wake = door._wake
         self._held: list[Callable[[], None]] | None = None
@@ -117,4 +117,4 @@ class Scene:
         assert (stats.sessions, stats.streams, stats.pending_steps, len(self.front.rpc.streams)) == (0, 0, 0, 0)
         assert len(self.model.backend.free) == self.model.backend.slots
         assert engine.books.cache.bytes_used == 0
-        assert (dict(door._listeners), dict(door._questions)) == ({}, {})
+        assert (door._listeners, door._holders, door._rollouts, door._questions) == ({}, {}, {}, {})

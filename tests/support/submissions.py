@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from stepstream_server.engine.ports import Command
-from stepstream_server.rpc import ModelDoor
+from stepstream_server.rpc import EngineClient
 
 
-def submissions(door: ModelDoor, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Command]:
+def submissions(door: EngineClient, monkeypatch: pytest.MonkeyPatch) -> asyncio.Queue[Command]:
     """The commands that the engine is told from now on."""
     told, submit = asyncio.Queue[Command](), door._door.submit
 

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from stepstream_server.rpc.credits import Credits
-from stepstream_server.rpc.lookahead import Lookahead
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
 
 
 def waits(monkeypatch: pytest.MonkeyPatch, kind: type[Credits] | type[Lookahead]) -> asyncio.Event:

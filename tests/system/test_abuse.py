@@ -29,8 +29,7 @@ from stepstream_proto.v1.inference_pb2 import (
     StreamRequest,
 )
 from stepstream_server.config import DoorSettings
-from stepstream_server.rpc.credits import Credits
-from stepstream_server.rpc.lookahead import Lookahead
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door, wait_for
 from support.holding_client import __file__ as HOLDING_CLIENT

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2
 from stepstream_proto.v1.inference_pb2 import GenerateRequest
 from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
-from stepstream_server.rpc.rollouts import RolloutCaller
+from stepstream_server.rpc.generate import RolloutCaller
 from support.echo import ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CountingStream, front_door
 from support.generating import FOREVER, check_nothing_rolls, engine_when, request, small_window, tokens, whole
@@ -40,7 +40,7 @@ async def test_rollouts_that_nobody_reads_cost_what_they_may_be_ahead() -> None:
             wanted.inputs["token"].numbers.append(seq % 8)
             assert (await front.inference.Step(wanted)).next_seq == seq + 1
         assert (await whole(front.inference.Generate(request(max_steps=1000)))).next_seq == 1001
-        callers = [each for each in model.door._listeners.values() if isinstance(each, RolloutCaller)]
+        callers = [each for each in model.door._rollouts.values() if isinstance(each, RolloutCaller)]
         assert len(callers) == UNREAD
         assert max(sum(each.steps for each in caller._told) for caller in callers) <= MOST_AHEAD
         await stream.half_close()

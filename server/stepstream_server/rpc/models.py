@@ -1,15 +1,26 @@
-"""Which models are served, by name and version, each with its door to an engine."""
+"""Which models are served, by name and version, each with its engine; and the service that says so."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 
+from stepstream_proto.v1 import (
+    common_pb2,
+    model_pb2,
+    model_pb2_grpc,
+)
 from stepstream_server.errors import CallerError, Reason, ServerFault
-from stepstream_server.rpc.door import ModelDoor
-from stepstream_server.spec import ModelSpec
+from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.engine_client import EngineClient
+from stepstream_server.rpc.fields import encode_duration
+from stepstream_server.spec import DType, ModelSpec, TensorSpec
 
 _SHOWN = 128  # characters of a wrong name that its error repeats
+_DATA_TYPES: dict[DType, common_pb2.DataType] = {
+    "float32": common_pb2.DATA_TYPE_FLOAT32,
+    "int64": common_pb2.DATA_TYPE_INT64,
+}
 
 
 class Models:
@@ -17,26 +28,26 @@ class Models:
 
     def __init__(self, expected: Sequence[ModelSpec] = ()) -> None:
         self._expected = expected  # what `publish` is going to bring
-        self._doors: dict[str, dict[int, ModelDoor]] = {}
+        self._engines: dict[str, dict[int, EngineClient]] = {}
         self._published = False
         self._numbers = itertools.count()
 
-    def publish(self, doors: Sequence[ModelDoor]) -> None:
+    def publish(self, engines: Sequence[EngineClient]) -> None:
         """From now on these models are served."""
-        for door in doors:
-            self._doors.setdefault(door.spec.name, {})[door.spec.version] = door
+        for engine in engines:
+            self._engines.setdefault(engine.spec.name, {})[engine.spec.version] = engine
         self._published = True
 
-    def all(self) -> list[ModelDoor]:
+    def all(self) -> list[EngineClient]:
         """By name, then version. Raises ServerFault(MODEL_NOT_READY) before `publish`."""
         self._require_published()
-        return [versions[version] for _, versions in sorted(self._doors.items()) for version in sorted(versions)]
+        return [versions[version] for _, versions in sorted(self._engines.items()) for version in sorted(versions)]
 
     @property
     def specs(self) -> list[ModelSpec]:
         """By name, then version; before `publish` of the models that are being warmed up."""
         if self._published:
-            return [door.spec for door in self.all()]
+            return [engine.spec for engine in self.all()]
         return sorted(self._expected, key=lambda spec: (spec.name, spec.version))
 
     @property
@@ -44,20 +55,20 @@ class Models:
         """Whether models can be found."""
         return self._published
 
-    def find(self, name: str, version: int) -> ModelDoor:
+    def find(self, name: str, version: int) -> EngineClient:
         """Version 0 is the newest. Raises CallerError(MODEL_NOT_FOUND), ServerFault(MODEL_NOT_READY) before `publish`."""
         self._require_published()
-        versions = self._doors.get(name)
+        versions = self._engines.get(name)
         if versions is None:
-            served = ", ".join(sorted(self._doors)) or "none"
+            served = ", ".join(sorted(self._engines)) or "none"
             raise CallerError(Reason.MODEL_NOT_FOUND, f"model: {name[:_SHOWN]!r} is not served; served: {served}", field="model")
-        door = versions.get(version or max(versions))
-        if door is None:
+        engine = versions.get(version or max(versions))
+        if engine is None:
             served = ", ".join(map(str, sorted(versions)))
             raise CallerError(
                 Reason.MODEL_NOT_FOUND, f"version: {name!r} has no version {version}; served: {served}", field="version"
             )
-        return door
+        return engine
 
     def next_stream(self) -> int:
         """A number for a stream or a one-shot call; never given twice, whichever engine it is used with."""
@@ -66,3 +77,54 @@ class Models:
     def _require_published(self) -> None:
         if not self._published:
             raise ServerFault(Reason.MODEL_NOT_READY, "models are being warmed up")
+
+
+def encode_window(engine: EngineClient) -> common_pb2.Window:
+    """How much a session of the model may have unacknowledged."""
+    return common_pb2.Window(steps=engine.limits.window_steps, bytes=engine.limits.window_bytes)
+
+
+def encode_model(engine: EngineClient, *, words: bool) -> model_pb2.Model:
+    """What a bundle declares. words: also the list of them, which may be long."""
+    spec, head = engine.spec, engine.spec.rollout_head
+    model = model_pb2.Model(
+        name=spec.name,
+        version=spec.version,
+        description=spec.description,
+        cell=spec.cell.kind,
+        inputs=[_encode_tensor(each) for each in spec.inputs],
+        outputs=[_encode_tensor(each) for each in spec.outputs],
+        states=[_encode_tensor(TensorSpec(each.name, "float32", each.shape)) for each in spec.states],
+        fingerprint=spec.fingerprint,
+        window=encode_window(engine),
+        licence=spec.licence,
+        text=spec.text or "",
+        words=head.labels if words and head and spec.text == "words" else (),
+        rollout_output=head.name if head else "",
+    )
+    if spec.time_step_seconds is not None:
+        model.time_step.CopyFrom(encode_duration(spec.time_step_seconds))
+    return model
+
+
+def _encode_tensor(spec: TensorSpec) -> common_pb2.TensorSpec:
+    return common_pb2.TensorSpec(
+        name=spec.name,
+        data_type=_DATA_TYPES[spec.dtype],
+        shape=spec.shape,
+        description=spec.description,
+        limit=spec.limit,
+    )
+
+
+class ModelService(model_pb2_grpc.ModelServiceServicer):
+    """What is served."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
+        return model_pb2.ListModelsResponse(models=[encode_model(engine, words=False) for engine in self._models.all()])
+
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
+        return model_pb2.GetModelResponse(model=encode_model(self._models.find(request.name, request.version), words=True))

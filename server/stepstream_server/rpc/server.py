@@ -19,15 +19,15 @@ from stepstream_proto.v1 import (
 )
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Drain
+from stepstream_server.rpc.boundary import Boundary, OnCall, Translate
 from stepstream_server.rpc.health import Health
-from stepstream_server.rpc.interceptors import Boundary, OnCall, Translate
-from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.inference import InferenceService
+from stepstream_server.rpc.models import Models, ModelService
 from stepstream_server.rpc.oip import service as oip
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.responses import translate
-from stepstream_server.rpc.services import InferenceService, ModelService
-from stepstream_server.rpc.session_service import SessionService
-from stepstream_server.rpc.streams import Streams
+from stepstream_server.rpc.sessions import SessionService
+from stepstream_server.rpc.stream.registry import Streams
 
 _LEAST_SECONDS = 1.0  # for streams to end, whatever computing has taken
 
@@ -84,7 +84,7 @@ class RpcServer:
         """
         until = time.monotonic() + seconds
         await self.health.draining()
-        idle = [asyncio.create_task(door.ask(Drain)) for door in self._models.all()] if self._models.published else []
+        idle = [asyncio.create_task(engine.ask(Drain)) for engine in self._models.all()] if self._models.published else []
         self.streams.drain(seconds)
         late = (await asyncio.wait(idle, timeout=seconds))[1] if idle else set()
         for each in late:

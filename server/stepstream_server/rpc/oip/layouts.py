@@ -14,10 +14,9 @@ from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import check_rows, check_steps
-from stepstream_server.rpc.door import ModelDoor
+from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.oip.fields import DATATYPES, decode_version
-from stepstream_server.rpc.oip.tensors import Expected, expect, wrong
+from stepstream_server.rpc.oip.tensors import DATATYPES, Expected, decode_version, expect, wrong
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 ID, START, END, STEP = "SEQUENCE_ID", "SEQUENCE_START", "SEQUENCE_END", "SEQUENCE_STEP"  # input tensors, [B] each
@@ -32,7 +31,7 @@ _RESPONSE_BYTES, _SEQUENCE_BYTES = 4096, 1100
 class Layout(NamedTuple):
     """B sequences, each of `steps` steps."""
 
-    door: ModelDoor
+    engine: EngineClient
     rows: int  # B
     steps: int  # of one sequence
     credits: int  # that a stream takes for it
@@ -67,8 +66,8 @@ class Layouts:
         return layout
 
     def _read(self, request: oip_pb2.ModelInferRequest) -> Layout:
-        door = self._models.find(request.model_name, decode_version("model_version", request.model_version))
-        spec, places = door.spec, _places(request)
+        engine = self._models.find(request.model_name, decode_version("model_version", request.model_version))
+        spec, places = engine.spec, _places(request)
         columns = _read_columns(request, places) if ID in places else None
         count = columns[ID].elements if columns else 1
         inputs, axis = _read_inputs(request, places, spec, count)
@@ -77,10 +76,10 @@ class Layouts:
         chosen = _read_outputs(request, [*(each.name for each in spec.outputs), *((STEP, ERROR) if columns else ())])
         leading = (count,) if axis is None else (count, axis)
         return Layout(
-            door,
+            engine,
             count,
             steps,
-            count * steps * door.step_credits,
+            count * steps * engine.step_credits,
             tuple(
                 expect(place, DATATYPES[each.dtype], count * steps * each.elements)
                 for place, each in zip(inputs, spec.inputs, strict=True)

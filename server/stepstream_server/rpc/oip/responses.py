@@ -8,13 +8,13 @@ import numpy as np
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-from stepstream_server.rpc.caller import Outcome
+from stepstream_server.rpc.boundary import MOST_CHARACTERS
 from stepstream_server.rpc.columns import I64, WIRE_TYPES
+from stepstream_server.rpc.deliveries import wire_field
 from stepstream_server.rpc.oip.layouts import Layout
 from stepstream_server.rpc.oip.requests import Request
 from stepstream_server.rpc.oip.tensors import encode_strings
-from stepstream_server.rpc.protowire import field
-from stepstream_server.rpc.status import MOST_CHARACTERS
+from stepstream_server.rpc.one_shot import Outcome
 from stepstream_server.spec import TensorSpec
 
 
@@ -39,7 +39,7 @@ def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
 
 def encode_in_stream(response: bytes) -> bytes:
     """The same as a stream's. As one field: of a field that stands there twice some clients keep the last alone."""
-    return field(oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, response)
+    return wire_field(oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, response)
 
 
 def encode_failure(id: str, error: StepStreamError) -> bytes:
@@ -65,7 +65,7 @@ def translate(error: StepStreamError) -> StepStreamError:
 
 def _columns(layout: Layout, outcomes: Sequence[Outcome]) -> list[bytes]:
     """Outputs of several sequences one behind the other; those that failed have their errors, and outputs that are no numbers."""
-    missing = [_missing(each, layout.steps) for each in layout.door.spec.outputs]
+    missing = [_missing(each, layout.steps) for each in layout.engine.spec.outputs]
     rows = [missing if outcome.error else outcome.joined() for outcome in outcomes]
     contents = [b"".join([row[index] for row in rows]) for index in layout.outputs]
     if layout.tells_step:

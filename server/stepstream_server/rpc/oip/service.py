@@ -13,20 +13,39 @@ from google.protobuf.message import Message
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.caller import complete
-from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.boundary import Context
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.oip.absent import ABSENT
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import decode_request
 from stepstream_server.rpc.oip.responses import encode_response
 from stepstream_server.rpc.oip.stream import InferStream, wants_grpc_errors
-from stepstream_server.rpc.streams import Streams
+from stepstream_server.rpc.one_shot import complete
+from stepstream_server.rpc.stream.registry import Streams
 
 NAME = "inference.GRPCInferenceService"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only, hence the quotes
+
+_MODELS = "models are loaded when the server starts: change the folder given by `models` and restart"
+_SHARED_MEMORY = (
+    "shared memory between client and server is not offered: send tensors in the request, and many sequences or steps in one"
+)
+_LOG = "logging is set when the server starts, by `log.level` and `log.format`"
+_TRACE = "there are no traces of single requests: the metrics say how long steps wait and compute, and so does ModelStatistics"
+
+ABSENT: dict[str, str] = {  # Triton's calls that have no counterpart here, each with what to do instead
+    "RepositoryModelLoad": _MODELS,
+    "RepositoryModelUnload": _MODELS,
+    "SystemSharedMemoryStatus": _SHARED_MEMORY,
+    "SystemSharedMemoryRegister": _SHARED_MEMORY,
+    "SystemSharedMemoryUnregister": _SHARED_MEMORY,
+    "CudaSharedMemoryStatus": _SHARED_MEMORY,
+    "CudaSharedMemoryRegister": _SHARED_MEMORY,
+    "CudaSharedMemoryUnregister": _SHARED_MEMORY,
+    "TraceSetting": _TRACE,
+    "LogSettings": _LOG,
+}
 
 
 class InferenceCalls:
@@ -43,7 +62,7 @@ class InferenceCalls:
         arrival, left = time.monotonic(), context.time_remaining()
         deadline = arrival + (self._step_timeout_seconds if left is None else left)
         decoded = decode_request(request, self._layouts, arrival, deadline)
-        outcomes = await complete(decoded.layout.door, self._models.next_stream(), decoded.steps)
+        outcomes = await complete(decoded.layout.engine, self._models.next_stream(), decoded.steps)
         return encode_response(decoded, outcomes)
 
     async def ModelStreamInfer(self, request_iterator: AsyncIterator[oip_pb2.ModelInferRequest], context: Context) -> None:

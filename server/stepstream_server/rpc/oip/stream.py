@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import StepStreamError
-from stepstream_server.rpc.caller import Asked, Caller
-from stepstream_server.rpc.credits import Credits
-from stepstream_server.rpc.duplex import Duplex
-from stepstream_server.rpc.interceptors import Context
-from stepstream_server.rpc.lookahead import Lookahead
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_request
 from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
-from stepstream_server.rpc.outgoing import Unread
+from stepstream_server.rpc.one_shot import Asked, Caller
+from stepstream_server.rpc.stream.call import Call
+from stepstream_server.rpc.stream.flow_control import Unread
 
 _FOREVER = float("inf")
 _OBJECT_BYTES = 512  # that hold a response in memory, beside its bytes
@@ -49,11 +46,8 @@ class _Place(Asked):
         self._stream.answer(self)
 
 
-class InferStream:
-    """On the event loop's thread. What a client has not read yet is bounded by credits, as on a stream of our own contract.
-
-    `on_full` is called when clients leave more unread than they may.
-    """
+class InferStream(Call):
+    """On the event loop's thread. What a client has not read yet is bounded by credits, as on a stream of our own contract."""
 
     def __init__(
         self,
@@ -61,21 +55,16 @@ class InferStream:
         models: Models,
         settings: DoorSettings,
         unread: Unread,
-        on_full: Callable[[], None],
         *,
         layouts: Layouts,
         grpc_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(settings, unread)
         self._layouts = layouts
-        self._unread = unread
-        self._on_full = on_full
         self._grpc_errors = grpc_errors
         self._clock = clock
         self._caller = Caller(number)
-        self._credits = Credits(settings.stream_credit_steps)
-        self._lookahead = Lookahead()
-        self._duplex = Duplex(self._take, self._next, self._credits, self._lookahead)
         self._places: deque[_Place] = deque()  # of requests that are not answered yet, in their order
         self._held_bytes = 0  # of responses that wait, nearly
 
@@ -84,25 +73,11 @@ class InferStream:
         """What waits to be written, nearly."""
         return self._held_bytes
 
-    async def run(self, context: Context, opening: Awaitable[None]) -> None:
-        """Answers ModelInferRequests, until both sides are done."""
-        await self._duplex.run(context, opening)
-
     def drain(self, seconds: float) -> None:
         """The protocol has no words for it: clients hear of it by their next request."""
 
-    def finish(self) -> None:
-        """Reads no more; the stream ends once all that was read is answered."""
-        self._duplex.finish()
-
-    def abandon(self, error: StepStreamError) -> None:
-        """Ends the stream from this side; its client hears the error if it reads again."""
-        self.end()
-        self._duplex.fail(error)
-
-    def end(self) -> None:
-        """The call is over: stops reading, drops what is queued and what is unread. Sequences live on."""
-        self._duplex.stop_reading()
+    def let_go(self) -> None:
+        """What is queued is dropped, and what is unread. Sequences live on."""
         self._caller.leave()
         self._places.clear()
         self._hold(-self._held_bytes)
@@ -115,7 +90,7 @@ class InferStream:
             except StepStreamError as error:
                 self._fail(place, error)
 
-    def _take(self, message: oip_pb2.ModelInferRequest) -> None:
+    def take(self, message: oip_pb2.ModelInferRequest) -> None:
         try:
             request = decode_request(message, self._layouts, self._clock(), _FOREVER)
         except StepStreamError as error:
@@ -123,8 +98,8 @@ class InferStream:
             return
         place = self._enter(_Place(self, request.id, request))
         try:
-            self._caller.ask(request.layout.door, request.steps, place)
-            self._lookahead.sent(request.layout.door)
+            self._caller.ask(request.layout.engine, request.steps, place)
+            self._lookahead.sent(request.layout.engine)
         except StepStreamError as error:
             self._fail(place, error)
 
@@ -134,7 +109,7 @@ class InferStream:
         self._credits.take(place.credits)
         return place
 
-    def _next(self) -> tuple[bytes, int] | None:
+    def next(self) -> tuple[bytes, int] | None:
         """The response whose turn it is, if it is ready. Raises StepStreamError where errors end the call."""
         place = self._places[0] if self._places else None
         if place is None or place.response is None:
@@ -154,9 +129,9 @@ class InferStream:
         place.request, place.outcomes = None, []  # what it was made of: nobody counts that
         self._hold(len(response) + _OBJECT_BYTES)
         if self._places and self._places[0] is place:
-            self._duplex.grown()
-        if self._unread.bytes > self._unread.limit:
-            self._on_full()
+            self.grown()
+        elif self._unread.bytes > self._unread.limit:
+            self._unread.on_full()
 
     def _hold(self, size: int) -> None:
         self._held_bytes += size

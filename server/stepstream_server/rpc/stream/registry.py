@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason, ServerFault
-from stepstream_server.rpc.interceptors import Context
+from stepstream_server.rpc.boundary import Context
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.outgoing import Unread
-from stepstream_server.rpc.succession import Place, Replaceable, Succession
+from stepstream_server.rpc.stream.call import Call
+from stepstream_server.rpc.stream.flow_control import Unread
+
+CLIENT, NUMBER = "stepstream-client", "stepstream-stream"
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
+Make = Callable[[int, Models, DoorSettings, Unread], Call]  # as the constructors of streams
 
 
-class OpenStream(Replaceable, Protocol):
-    """A streaming call of any protocol."""
+class StreamIdentity(NamedTuple):
+    """A client's name and the number of its stream; a stream without a name has no place among others."""
 
-    async def run(self, context: Context, opening: Awaitable[None]) -> None:
-        """Reads and writes, once `opening` is done and until both sides are."""
-
-    @property
-    def unread_bytes(self) -> int:
-        """What waits to be written, nearly."""
-
-    def drain(self, seconds: float) -> None:
-        """Tells the client, if the protocol has words for it, that streams are ended in so many seconds."""
-
-    def finish(self) -> None:
-        """Reads no more; the stream ends once all that was read is answered."""
-
-    def end(self) -> None:
-        """The call is over."""
+    client: str = ""
+    number: int = 0
 
 
-Make = Callable[[int, Models, DoorSettings, Unread, Callable[[], None]], OpenStream]  # as the constructors of streams
+class Fencing:
+    """The newest open stream of each client that numbers its streams. On the event loop's thread.
+
+    What a client wrote to a connection that broke may arrive long after it has gone on over another one. An Attach among it would
+    take sessions away from the very stream that holds them now. So a client may name itself and number its streams, in the
+    metadata `stepstream-client` and `stepstream-stream`; a newer stream ends those before it, and an older one is refused. That
+    is of one front door; streams that others have are held apart by the engines (`engine.sessions.commands`).
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[str, tuple[int, Call]] = {}
+
+    def make_way(self, identity: StreamIdentity) -> None:
+        """Ends the stream before. Raises CallerError if there is a newer one."""
+        number, stream = self._newest.get(identity.client, (-1, None))
+        if stream is None:
+            return
+        if identity.number <= number:
+            raise CallerError(
+                Reason.STREAM_REPLACED, f"{NUMBER}: expected more than {number}, got {identity.number}", field=NUMBER
+            )
+        stream.abandon(CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: stream {identity.number} has taken this one's place"))
+
+    def enter(self, identity: StreamIdentity, stream: Call) -> None:
+        """The stream is its client's newest."""
+        if identity.client:
+            self._newest[identity.client] = (identity.number, stream)
+
+    def leave(self, identity: StreamIdentity, stream: Call) -> None:
+        """The stream has ended."""
+        if self._newest.get(identity.client, (0, None))[1] is stream:
+            del self._newest[identity.client]
+
+
+def identity_of(metadata: Iterable[tuple[str, Any]] | None) -> StreamIdentity:
+    """A stream's identity, by its call's metadata. Raises CallerError for a number that is none."""
+    given = dict(metadata or ())
+    client, number = given.get(CLIENT, ""), given.get(NUMBER, "0")
+    if not (isinstance(number, str) and number.isdecimal() and len(number) < 20):
+        raise CallerError(Reason.INVALID_ARGUMENT, f"{NUMBER}: expected a decimal number, got {str(number)[:50]!r}", field=NUMBER)
+    return StreamIdentity(str(client), int(number))
 
 
 class Streams:
@@ -46,9 +76,9 @@ class Streams:
     def __init__(self, models: Models, settings: DoorSettings) -> None:
         self._models = models
         self._settings = settings
-        self._open: dict[OpenStream, Place] = {}
-        self._succession = Succession()
-        self._unread = Unread(settings.max_unread_bytes)
+        self._open: dict[Call, StreamIdentity] = {}
+        self._fencing = Fencing()
+        self._unread = Unread(settings.max_unread_bytes, self._bound_unread)
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -59,24 +89,24 @@ class Streams:
         self,
         make: Make,
         context: Context,
-        place: Place = Place(),  # noqa: B008  # immutable
+        identity: StreamIdentity = StreamIdentity(),  # noqa: B008  # immutable
     ) -> None:
         """Opens a stream for a call, runs it, and closes it when the call is over. Raises what `open` raises."""
-        stream = self.open(make, place)
+        stream = self.open(make, identity)
         context.add_done_callback(lambda _: self.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
         commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
         await stream.run(context, commit)
 
-    def open(self, make: Make, place: Place) -> OpenStream:
+    def open(self, make: Make, identity: StreamIdentity) -> Call:
         """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
-        self._succession.make_way(place)
+        self._fencing.make_way(identity)
         if self._draining:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
         if len(self._open) >= self._settings.max_streams:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
-        stream = make(self._models.next_stream(), self._models, self._settings, self._unread, self._bound_unread)
-        self._open[stream] = place
-        self._succession.enter(place, stream)
+        stream = make(self._models.next_stream(), self._models, self._settings, self._unread)
+        self._open[stream] = identity
+        self._fencing.enter(identity, stream)
         return stream
 
     @property
@@ -84,9 +114,9 @@ class Streams:
         """What waits to be read by clients, nearly."""
         return self._unread.bytes
 
-    def close(self, stream: OpenStream) -> None:
+    def close(self, stream: Call) -> None:
         """The stream's call is over."""
-        self._succession.leave(self._open.pop(stream), stream)
+        self._fencing.leave(self._open.pop(stream), stream)
         stream.end()
         if not self._open:
             self._empty.set()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers
-from stepstream_server.rpc.answers import (
+from stepstream_server.rpc.deliveries import (
     Part,
     Turn,
     cut_out,

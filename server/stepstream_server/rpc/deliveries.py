@@ -15,15 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Answers
-from stepstream_server.rpc import protowire
-from stepstream_server.rpc.columns import I64, U32, WIRE_TYPES
+from stepstream_server.engine.ports import Answers, Rolled, RolloutEnding
+from stepstream_server.rpc.columns import I64, U32, WIRE_TYPES, to_wire
 from stepstream_server.spec import ModelSpec
 
 _ANSWERS = inference_pb2.StreamResponse.ANSWERS_FIELD_NUMBER
 _ONE = (1).to_bytes(4, "little")
 _LAID_OUT_BYTES = 4096  # of outputs: beyond it copying them once more costs what a message object does
 _ROW_BYTES = 20  # of the columns of one row: handle 4, first_seq 8, length 4, kept 4
+
+
+def wire_field(number: int, content: bytes) -> bytes:
+    """A protobuf field of type bytes, string or message, where a message object per answer would cost more than the answer.
+
+    Fields behind each other make a message (protobuf.dev/programming-guides/encoding).
+    """
+    return wire_head(number, len(content)) + content
+
+
+def wire_head(number: int, size: int) -> bytes:
+    """What stands before the content of a field of type bytes, string or message."""
+    return _varint(number << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first; all but the last have their highest bit set."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 class Layout(NamedTuple):
@@ -43,10 +65,10 @@ def layout_of(step_bytes: tuple[int, ...]) -> Layout:
     fields += [(answers.OUTPUTS_FIELD_NUMBER, size) for size in step_bytes]
     body, places = b"", []
     for number, size in fields:
-        body += protowire.head(number, size)
+        body += wire_head(number, size)
         places.append((len(body), len(body) + size))
         body += bytes(size)
-    message = protowire.field(_ANSWERS, body)
+    message = wire_field(_ANSWERS, body)
     handle, first_seq, *outputs = (slice(start - len(body), end - len(body) or None) for start, end in places)
     return Layout(np.frombuffer(message, np.uint8), handle, first_seq, tuple(outputs))
 
@@ -232,8 +254,53 @@ def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowErro
             message.lengths = lengths
         if False in [each.complete for each in parts]:
             message.kept = kept
-    return protowire.field(_ANSWERS, message.SerializeToString())
+    return wire_field(_ANSWERS, message.SerializeToString())
 
 
 def _joined(parts: Sequence[Part]) -> list[bytes]:
     return [b"".join(columns) for columns in zip(*[each.as_columns() for each in parts], strict=True)]
+
+
+class Drawn(NamedTuple):
+    """What was drawn in some consecutive steps, as bytes."""
+
+    first_seq: int
+    steps: int
+    next_seq: int
+    ending: RolloutEnding | None  # None: it goes on
+    values: bytes
+    outputs: tuple[bytes, ...]  # none where they are not wanted
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """One of several that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        outputs = tuple(map(b"".join, zip(*(part.outputs for part in parts if part.steps), strict=True)))
+        values = b"".join(part.values for part in parts)
+        return cls(parts[0].first_seq, sum(part.steps for part in parts), *parts[-1][2:4], values, outputs)
+
+    def cut(self, most: int) -> Iterator[Drawn]:
+        """Cuts it into parts of at most so many steps. `next_seq` is already final in the first part."""
+        for start in range(0, max(1, self.steps), most):
+            end = min(start + most, self.steps)
+            values, *outputs = (_part(each, start, end, self.steps) for each in (self.values, *self.outputs))
+            ending = self.ending if end == self.steps else None
+            yield Drawn(self.first_seq + start, end - start, self.next_seq, ending, values, tuple(outputs))
+
+
+def split_rolled(rolled: Rolled) -> Iterator[tuple[int, Drawn]]:
+    """Each piece of a turn with the number of its caller."""
+    value_ends, kept_ends = np.cumsum(rolled.pieces["size"]).tolist(), np.cumsum(rolled.pieces["kept"]).tolist()
+    values, width = to_wire(rolled.values), rolled.values.itemsize
+    for piece, value_end, kept_end in zip(rolled.pieces.tolist(), value_ends, kept_ends, strict=True):
+        stream, first, steps, following, ending, size, kept = piece
+        outputs = tuple(to_wire(each[kept_end - kept : kept_end]) for each in rolled.outputs) if kept else ()
+        drawn = values[width * (value_end - size) : width * value_end]
+        yield stream, Drawn(first, steps, following, RolloutEnding(ending) if ending else None, drawn, outputs)
+
+
+def _part(data: bytes, start: int, end: int, steps: int) -> bytes:
+    """Of the bytes of so many steps, those of the steps [start, end)."""
+    width = len(data) // max(1, steps)
+    return data[start * width : end * width]

@@ -8,9 +8,9 @@ import numpy as np
 
 from stepstream_server.engine.ports import Answers, Call, CallersLeft, Delivery, Detached, Limits, RowErrors
 from stepstream_server.errors import Reason, ServerFault
-from stepstream_server.rpc import ModelDoor
-from stepstream_server.rpc.caller import Asked, Caller
-from stepstream_server.rpc.gathering import Steps
+from stepstream_server.rpc import EngineClient
+from stepstream_server.rpc.coalescing import Steps
+from stepstream_server.rpc.one_shot import Asked, Caller
 from support.backend import counter_spec
 from support.front_door import CollectingDoor
 
@@ -29,9 +29,9 @@ class Heard(Asked):
             self._caller.leave()
 
 
-def open_door(name: str) -> tuple[ModelDoor, CollectingDoor]:
+def open_door(name: str) -> tuple[EngineClient, CollectingDoor]:
     """A model's door, and what it tells its engine."""
-    door, engine = ModelDoor(counter_spec(name), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop()), CollectingDoor()
+    door, engine = EngineClient(counter_spec(name), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop()), CollectingDoor()
     door.open(engine)
     return door, engine
 

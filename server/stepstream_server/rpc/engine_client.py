@@ -1,4 +1,4 @@
-"""The front door's end of the engine port: one `ModelDoor` per model takes deliveries from the engine's thread to the event loop.
+"""The front door's end of the engine port: one `EngineClient` per model takes deliveries from the engine to the event loop.
 
 It knows who waits for what: streams and one-shot callers by number, questions by request number. What is said to the engine in
 one round of the loop is passed in at its end.
@@ -13,35 +13,56 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from stepstream_server.engine.ports import CallersLeft, Command, Delivery, Detached, Door, Limits, RowErrors, StreamEnded
-from stepstream_server.errors import Reason, ServerFault, StepStreamError
-from stepstream_server.rpc.answers import Piece, encode_turn, split_by_stream
-from stepstream_server.rpc.convert.rollouts import Drawn, split_rolled
-from stepstream_server.rpc.credits import step_credits, window_credits
-from stepstream_server.rpc.gathering import Blocks, Calls, Steps
+from stepstream_server.engine.ports import (
+    CallersLeft,
+    Command,
+    Delivery,
+    Detached,
+    Door,
+    Limits,
+    RowErrors,
+    StreamEnded,
+)
+from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
+from stepstream_server.rpc.coalescing import Blocks, Calls, Steps
+from stepstream_server.rpc.deliveries import Drawn, Piece, encode_turn, split_by_stream, split_rolled
 from stepstream_server.spec import ModelSpec
+
+_CREDIT_BYTES = 2048  # the 8,192 credits of a stream stand for 16 MiB of outputs
 
 
 class Listener(Protocol):
-    """Who a stream number belongs to: a stream or a one-shot call. Called on the event loop; must not raise."""
+    """Who a number belongs to, under which an engine was asked for something. Called on the event loop; must not raise."""
 
-    def answered(self, door: ModelDoor, piece: Piece) -> None:
-        """Rows were answered."""
-
-    def refused(self, door: ModelDoor, errors: RowErrors, row: int) -> None:
+    def refused(self, engine: EngineClient, errors: RowErrors, row: int) -> None:
         """A row was refused or failed. Follows the same turn's answers."""
 
-    def detached(self, door: ModelDoor, detached: Detached, row: int) -> None:
-        """A handle no longer stands for a session."""
-
-    def rolled(self, drawn: Drawn) -> None:
-        """Its rollout goes on."""
-
-    def failed(self, door: ModelDoor, error: StepStreamError) -> None:
+    def failed(self, engine: EngineClient, error: StepStreamError) -> None:
         """The engine has crashed; nothing more will come."""
 
 
-class ModelDoor:
+class StepListener(Listener, Protocol):
+    """Who sends steps: a stream, or a one-shot caller."""
+
+    def answered(self, engine: EngineClient, piece: Piece) -> None:
+        """Rows were answered."""
+
+
+class Holder(StepListener, Protocol):
+    """Who holds sessions under handles: a stream."""
+
+    def detached(self, engine: EngineClient, detached: Detached, row: int) -> None:
+        """A handle no longer stands for a session."""
+
+
+class RolloutListener(Listener, Protocol):
+    """Who has asked for a rollout."""
+
+    def rolled(self, drawn: Drawn) -> None:
+        """The rollout goes on."""
+
+
+class EngineClient:
     """A model as the services see it. All methods but `deliver` and `fail` are for the event loop's thread.
 
     Two steps to life, since an engine gives its door in return for a sink: the constructor, then `open`.
@@ -57,7 +78,9 @@ class ModelDoor:
         self._loop = loop
         self._inbox: deque[Delivery] = deque()
         self._awake = False  # whether the loop has been told of the inbox
-        self._listeners: dict[int, Listener] = {}
+        self._listeners: dict[int, StepListener] = {}  # of steps, by number
+        self._holders: dict[int, Holder] = {}  # those of them that hold sessions
+        self._rollouts: dict[int, RolloutListener] = {}
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
@@ -97,29 +120,39 @@ class ModelDoor:
         self._pass_in_soon()
         self._calls.add(stream, first_handle, steps)
 
-    def listen(self, stream: int, listener: Listener) -> None:
-        """From now on outcomes for this stream go to the listener."""
-        if self._failure is not None:
-            raise self._failure
-        self._listeners[stream] = listener
+    def listen(self, number: int, listener: StepListener) -> None:
+        """From now on outcomes of steps that are asked for under this number go to the listener."""
+        self._refuse_if_failed()
+        self._listeners[number] = listener
+
+    def hold(self, stream: int, holder: Holder) -> None:
+        """From now on a stream's outcomes, and what becomes of sessions that it holds, go to the holder."""
+        self.listen(stream, holder)
+        self._holders[stream] = holder
+
+    def follow(self, number: int, listener: RolloutListener) -> None:
+        """From now on what is drawn in the rollout that is asked for under this number goes to the listener."""
+        self._refuse_if_failed()
+        self._rollouts[number] = listener
 
     def leave(self, stream: int) -> None:
         """Nothing more is wanted for this stream: its queued steps are dropped, its sessions detached."""
+        self._holders.pop(stream, None)
         if self._listeners.pop(stream, None) is not None:
             with contextlib.suppress(StepStreamError):
                 self.submit(StreamEnded(stream))
                 self._pass_in()  # at once: what it drops shall not run meanwhile
 
-    def hang_up(self, caller: int) -> None:
-        """Nothing more is wanted for this one-shot caller: its queued steps are dropped."""
-        if self._listeners.pop(caller, None) is not None:
+    def hang_up(self, number: int) -> None:
+        """Nothing more is wanted for this one-shot caller or rollout: its queued steps are dropped."""
+        if self.forget(number):
             with contextlib.suppress(StepStreamError):
                 self._pass_in_soon()
-                self._hung_up.append(caller)
+                self._hung_up.append(number)
 
-    def forget(self, stream: int) -> None:
-        """A one-shot call has all its outcomes."""
-        self._listeners.pop(stream, None)
+    def forget(self, number: int) -> bool:
+        """A one-shot caller or a rollout has all that it wants. Returns whether it was still listening."""
+        return self._listeners.pop(number, None) is not None or self._rollouts.pop(number, None) is not None
 
     @property
     def envelope(self) -> int:
@@ -139,8 +172,7 @@ class ModelDoor:
 
     def question(self, answer: Callable[[Any], None]) -> int:
         """A number for a command with a reply; `answer` gets the reply's value, or a StepStreamError if the engine crashes."""
-        if self._failure is not None:
-            raise self._failure
+        self._refuse_if_failed()
         request = next(self._requests)
         self._questions[request] = answer
         return request
@@ -173,9 +205,12 @@ class ModelDoor:
         """On the engine's thread."""
         self._wake(lambda: self.give_up(error))
 
-    def _pass_in_soon(self) -> None:
+    def _refuse_if_failed(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+    def _pass_in_soon(self) -> None:
+        self._refuse_if_failed()
         if not self._due:
             self._due = True
             self._loop.call_soon(self._pass_in)
@@ -218,13 +253,13 @@ class ModelDoor:
             self._pass_answers(delivery)
         if delivery.rolled is not None:
             for stream, drawn in split_rolled(delivery.rolled):
-                if (listener := self._listeners.get(stream)) is not None:
-                    listener.rolled(drawn)
+                if (follower := self._rollouts.get(stream)) is not None:
+                    follower.rolled(drawn)
         errors, detached = delivery.errors, delivery.detached
         self._pass_errors(errors, unknown=False)
         for row, stream in enumerate(detached.streams):
-            if (listener := self._listeners.get(stream)) is not None:
-                listener.detached(self, detached, row)
+            if (holder := self._holders.get(stream)) is not None:
+                holder.detached(self, detached, row)
         self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
         if delivery.heard > self._heard:  # not if it was none of the engine's
             self._heard = delivery.heard
@@ -241,8 +276,12 @@ class ModelDoor:
 
     def _pass_errors(self, errors: RowErrors, *, unknown: bool) -> None:
         for row, (stream, reason) in enumerate(zip(errors.streams, errors.reasons, strict=True)):
-            if (reason is Reason.HANDLE_UNKNOWN) is unknown and (listener := self._listeners.get(stream)) is not None:
+            if (reason is Reason.HANDLE_UNKNOWN) is unknown and (listener := self._listener(stream)) is not None:
                 listener.refused(self, errors, row)
+
+    def _listener(self, number: int) -> Listener | None:
+        """Who is told of refusals under this number."""
+        return self._listeners[number] if number in self._listeners else self._rollouts.get(number)
 
     def _pass_answers(self, delivery: Delivery) -> None:
         if delivery.answers is None or not len(delivery.answers.streams):
@@ -259,5 +298,20 @@ class ModelDoor:
         questions, self._questions = self._questions, {}
         for answer in questions.values():
             answer(error)
-        for listener in list(self._listeners.values()):
+        for listener in [*self._listeners.values(), *self._rollouts.values()]:
             listener.failed(self, error)
+
+
+def decode_row_error(errors: RowErrors, row: int) -> StepStreamError:
+    """A row's refusal as an exception, for a call that stands for one row."""
+    return CallerError(errors.reasons[row], errors.messages[row], expected_seq=errors.expected_seqs[row])
+
+
+def step_credits(spec: ModelSpec) -> int:
+    """Credits of one step of a model."""
+    return max(1, -(-spec.output_step_bytes // _CREDIT_BYTES))
+
+
+def window_credits(spec: ModelSpec, steps: int, bytes: int) -> int:
+    """Credits of all answers that one session may have unacknowledged, which an attach can bring."""
+    return min(steps, max(1, bytes // max(1, spec.output_step_bytes))) * step_credits(spec)

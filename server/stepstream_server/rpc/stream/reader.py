@@ -10,7 +10,8 @@ rows of handles that stand for no session, and rows whose columns cannot be read
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,43 +23,83 @@ from stepstream_server.engine.ports import ROW, ROW_FORMAT, Ints, Keep
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
-from stepstream_server.rpc.content import Content, check_answer, decode_content, most_step_bytes
-from stepstream_server.rpc.convert.streams import encode_detached, encode_refused
-from stepstream_server.rpc.credits import Credits
-from stepstream_server.rpc.door import ModelDoor
-from stepstream_server.rpc.handles import FREE, Handles
-from stepstream_server.rpc.lookahead import Lookahead
-from stepstream_server.rpc.membership import Membership
-from stepstream_server.rpc.outgoing import Outgoing
+from stepstream_server.rpc.engine_client import EngineClient
+from stepstream_server.rpc.fields import decode_duration
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
+from stepstream_server.rpc.stream.members import FREE, Handles, Members
+from stepstream_server.rpc.stream.writer import Writer, encode_detached, encode_refused
+from stepstream_server.spec import ModelSpec
 
+_MESSAGE_BYTES = 256  # of an answer beside its outputs, at most: columns of one row, tags and lengths of the fields
 HandleColumn = NDArray[np.uint32]
-
 _PACK = struct.Struct(ROW_FORMAT).pack
 _FOREVER = float("inf")
 _ALL = (common_pb2.OUTPUTS_UNSPECIFIED, common_pb2.OUTPUTS_ALL)
 
 
-class Intake:
+class Content(NamedTuple):
+    """All of a block but its rows' handles, numbers and lengths."""
+
+    inputs: Sequence[bytes]  # one per declared input: little-endian [sum of lengths, *shape]
+    keep: Keep
+    deadline: float  # monotonic seconds
+    acked: Ints | None  # [n]
+
+    def only(self, chosen: NDArray[np.bool_], lengths: Ints) -> Content:
+        """That of the rows of a mask [n], of which each has its length [n] of steps."""
+        steps = np.repeat(chosen, lengths)
+        inputs = [np.frombuffer(data, np.uint8).reshape(len(steps), -1)[steps].tobytes() for data in self.inputs]
+        return self._replace(inputs=inputs, acked=None if self.acked is None else self.acked[chosen])
+
+
+def decode_content(message: inference_pb2.Block, spec: ModelSpec, rows: Rows, max_steps: int, arrival: float) -> Content:
+    """Raises CallerError: rows that can be read are then refused in their order."""
+    columns.check_steps("lengths", rows.steps, max_steps)
+    timeout = decode_duration("timeout", message.timeout) if message.HasField("timeout") else _FOREVER
+    return Content(
+        inputs=columns.check_inputs(message.inputs, spec, rows.steps),
+        keep=columns.decode_keep(message.outputs),
+        deadline=arrival + timeout,
+        acked=columns.counts_column("acked", message.acked, len(rows.handles)) if message.acked else None,
+    )
+
+
+def most_step_bytes(message_bytes: int) -> int:
+    """What the outputs of one step may take for its answer to fit into a message."""
+    return message_bytes - _MESSAGE_BYTES
+
+
+def check_answer(keep: Keep, step_bytes: int, most: int) -> None:
+    """Raises CallerError(BLOCK_TOO_LARGE) where the outputs of one step are more than a message can carry: never run it."""
+    if step_bytes > most and keep is not Keep.NONE:
+        raise CallerError(
+            Reason.BLOCK_TOO_LARGE,
+            f"outputs: expected answers of at most {most} bytes, one step gives {step_bytes}",
+            field="outputs",
+        )
+
+
+class Reader:
     """The reading side of one stream."""
 
     def __init__(
         self,
         number: int,
-        membership: Membership,
+        members: Members,
         settings: DoorSettings,
         handles: Handles,
         credits: Credits,
         lookahead: Lookahead,
-        outgoing: Outgoing,
+        writer: Writer,
         clock: Callable[[], float],
     ) -> None:
         self._number = number
-        self._membership = membership
+        self._members = members
         self._settings = settings
         self._handles = handles
         self._credits = credits
         self._lookahead = lookahead
-        self._outgoing = outgoing
+        self._writer = writer
         self._clock = clock
         self._most_step_bytes = most_step_bytes(settings.max_message_bytes)
 
@@ -70,9 +111,9 @@ class Intake:
         elif kind == "acknowledge":
             self._acknowledge(request.acknowledge)
         elif kind == "open":
-            self._membership.open(request.open)
+            self._members.open(request.open)
         elif kind == "attach":
-            self._membership.attach(request.attach)
+            self._members.attach(request.attach)
         elif kind == "reset":
             self._reset(request.reset)
         elif kind == "detach":
@@ -94,7 +135,7 @@ class Intake:
             return
         owner = self._handles.common_owner(handles)
         if owner > FREE:
-            self._even_block(message, rows, self._membership.door(owner), arrival)
+            self._even_block(message, rows, self._members.engine(owner), arrival)
         else:
             self._uneven_block(message, rows, arrival)
 
@@ -109,78 +150,78 @@ class Intake:
             return False
         steps = int.from_bytes(length_bytes, "little") if length_bytes else 1
         seq, acked = int.from_bytes(seq_bytes, "little"), int.from_bytes(acked_bytes, "little")
-        door, inputs = self._membership.door(owner), message.inputs
+        engine, inputs = self._members.engine(owner), message.inputs
         if (
             not 0 < steps <= self._settings.max_block_steps
             or max(seq, acked) >> columns.SEQ_BITS
-            or [len(each) for each in inputs] != [steps * size for size in door.input_bytes]
+            or [len(each) for each in inputs] != [steps * size for size in engine.input_bytes]
             or message.outputs not in _ALL
-            or door.step_bytes > self._most_step_bytes
+            or engine.step_bytes > self._most_step_bytes
             or message.HasField("timeout")
         ):
             return False
         session, generation = self._handles.session(handle)
         row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
-        self._credits.take(steps * door.step_credits)
+        self._credits.take(steps * engine.step_credits)
         self._handles.expect_one(handle, steps)
-        door.block(self._number, row, inputs)
-        self._lookahead.sent(door)
+        engine.block(self._number, row, inputs)
+        self._lookahead.sent(engine)
         return True
 
-    def _even_block(self, message: inference_pb2.Block, rows: Rows, door: ModelDoor, arrival: float) -> None:
+    def _even_block(self, message: inference_pb2.Block, rows: Rows, engine: EngineClient, arrival: float) -> None:
         """Every row stands for a session of one model: the hot path."""
         try:
-            content = self._decode(message, door, rows, arrival)
+            content = self._decode(message, engine, rows, arrival)
         except CallerError as error:
-            self._refuse(door, rows, error)
+            self._refuse(engine, rows, error)
         else:
-            self._take(door, rows, content, arrival)
+            self._take(engine, rows, content, arrival)
 
     def _uneven_block(self, message: inference_pb2.Block, rows: Rows, arrival: float) -> None:
         """Rows that stand for no session are refused; the others go on if they are of one model."""
         owners = self._handles.owners(rows.handles)
         known = owners > FREE
         self._refuse_unknown(rows.only(~known))
-        doors = list(self._by_door(owners))
-        if len(doors) > 1:
-            mixed = _mixed_models([door for door, _ in doors])
-            for door, positions in doors:
-                self._refuse(door, rows.only(positions), mixed)
-        elif doors:
-            ((door, _),) = doors
+        engines = list(self._by_engine(owners))
+        if len(engines) > 1:
+            mixed = _mixed_models([engine for engine, _ in engines])
+            for engine, positions in engines:
+                self._refuse(engine, rows.only(positions), mixed)
+        elif engines:
+            ((engine, _),) = engines
             try:
-                content = self._decode(message, door, rows, arrival).only(known, rows.lengths)
+                content = self._decode(message, engine, rows, arrival).only(known, rows.lengths)
             except CallerError as error:
-                self._refuse(door, rows.only(known), error)
+                self._refuse(engine, rows.only(known), error)
             else:
-                self._take(door, rows.only(known), content, arrival)
+                self._take(engine, rows.only(known), content, arrival)
 
-    def _decode(self, message: inference_pb2.Block, door: ModelDoor, rows: Rows, arrival: float) -> Content:
+    def _decode(self, message: inference_pb2.Block, engine: EngineClient, rows: Rows, arrival: float) -> Content:
         """Raises CallerError."""
-        content = decode_content(message, door.spec, rows, self._settings.max_block_steps, arrival)
-        check_answer(content.keep, door.step_bytes, self._most_step_bytes)
+        content = decode_content(message, engine.spec, rows, self._settings.max_block_steps, arrival)
+        check_answer(content.keep, engine.step_bytes, self._most_step_bytes)
         return content
 
-    def _take(self, door: ModelDoor, rows: Rows, content: Content, arrival: float) -> None:
+    def _take(self, engine: EngineClient, rows: Rows, content: Content, arrival: float) -> None:
         packed = np.zeros(len(rows.handles), ROW)
         packed["stream"], packed["arrival"] = self._number, arrival
-        packed["session"], packed["generation"] = self._expect(door, rows)
+        packed["session"], packed["generation"] = self._expect(engine, rows)
         packed["handle"], packed["first"], packed["length"] = rows.handles, rows.first_seqs, rows.lengths
         packed["keep"], packed["deadline"] = content.keep, content.deadline
         packed["acked"] = 0 if content.acked is None else content.acked
-        door.block(self._number, packed.tobytes(), content.inputs)
-        self._lookahead.sent(door)
+        engine.block(self._number, packed.tobytes(), content.inputs)
+        self._lookahead.sent(engine)
 
-    def _submit(self, door: ModelDoor, command: ports.Command) -> None:
-        door.submit(command)
-        self._lookahead.sent(door)
+    def _submit(self, engine: EngineClient, command: ports.Command) -> None:
+        engine.submit(command)
+        self._lookahead.sent(engine)
 
-    def _refuse(self, door: ModelDoor, rows: Rows, error: StepStreamError) -> None:
+    def _refuse(self, engine: EngineClient, rows: Rows, error: StepStreamError) -> None:
         """Rows of sessions, to be refused in their order."""
-        sessions, generations = self._expect(door, rows)
+        sessions, generations = self._expect(engine, rows)
         handles, first_seqs, lengths, _ = rows
         refusal = ports.Refuse(self._number, sessions, generations, handles, first_seqs, lengths, error.reason, error.message)
-        self._submit(door, refusal)
+        self._submit(engine, refusal)
 
     def _reset(self, message: inference_pb2.Reset) -> None:
         arrival = self._clock()
@@ -195,18 +236,18 @@ class Intake:
         rows = Rows(handles, seqs, np.ones(len(handles), np.int64), len(handles))
         owners = self._handles.owners(handles)
         self._refuse_unknown(rows.only(owners <= FREE))
-        for door, positions in self._by_door(owners):
+        for engine, positions in self._by_engine(owners):
             mine = rows.only(positions)
-            sessions, generations = self._expect(door, mine)
-            self._submit(door, ports.Reset(self._number, sessions, generations, mine.handles, mine.first_seqs, arrival))
+            sessions, generations = self._expect(engine, mine)
+            self._submit(engine, ports.Reset(self._number, sessions, generations, mine.handles, mine.first_seqs, arrival))
 
     def _acknowledge(self, message: inference_pb2.Acknowledge) -> None:
         """Has no answer. What does not stand for a session any more needs none."""
         handles = columns.handles_column(message.handles, self._settings.max_block_steps)
         counts = columns.counts_column("counts", message.counts, len(handles))
-        for door, rows in self._by_door(self._handles.owners(handles)):
+        for engine, rows in self._by_engine(self._handles.owners(handles)):
             sessions, generations = self._handles.sessions(handles[rows])
-            self._submit(door, ports.Acknowledge(self._number, sessions, generations, handles[rows], counts[rows]))
+            self._submit(engine, ports.Acknowledge(self._number, sessions, generations, handles[rows], counts[rows]))
 
     def _detach(self, message: inference_pb2.Detach) -> None:
         handles = np.unique(columns.handles_column(message.handles, self._settings.max_block_steps))
@@ -214,23 +255,23 @@ class Intake:
         unknown = handles[owners <= FREE]
         if len(unknown):
             self._credits.take(len(unknown))
-            self._outgoing.control(encode_detached(unknown.tolist(), None, _unknown_handles(unknown)), len(unknown))
-        for door, positions in self._by_door(owners):
+            self._writer.control(encode_detached(unknown.tolist(), None, _unknown_handles(unknown)), len(unknown))
+        for engine, positions in self._by_engine(owners):
             mine, ones = handles[positions], np.ones(len(positions), np.int64)
-            sessions, generations = self._expect(door, Rows(mine, ones, ones, len(positions)))
+            sessions, generations = self._expect(engine, Rows(mine, ones, ones, len(positions)))
             self._handles.leave(mine)
-            self._submit(door, ports.Detach(self._number, sessions, generations, mine, message.close))
+            self._submit(engine, ports.Detach(self._number, sessions, generations, mine, message.close))
 
-    def _by_door(self, owners: Ints) -> Iterator[tuple[ModelDoor, Ints]]:
+    def _by_engine(self, owners: Ints) -> Iterator[tuple[EngineClient, Ints]]:
         """Positions of the rows of each model."""
-        for owner, door in self._membership.owners():
+        for owner, engine in self._members.owners():
             positions = np.flatnonzero(owners == owner)
             if len(positions):
-                yield door, positions
+                yield engine, positions
 
-    def _expect(self, door: ModelDoor, rows: Rows) -> tuple[Ints, Ints]:
+    def _expect(self, engine: EngineClient, rows: Rows) -> tuple[Ints, Ints]:
         """Session index and generation of rows whose outcomes will arrive."""
-        self._credits.take(rows.steps * door.step_credits)
+        self._credits.take(rows.steps * engine.step_credits)
         self._handles.expect(rows.handles, rows.lengths)
         return self._handles.sessions(rows.handles)
 
@@ -246,11 +287,11 @@ class Intake:
     def _answer(self, handles: HandleColumn, first_seqs: Ints, lengths: Ints, error: StepStreamError) -> None:
         """Refuses rows that no engine hears of."""
         self._credits.take(len(handles))
-        self._outgoing.errors(None, encode_refused(handles, first_seqs, lengths, error), len(handles))
+        self._writer.errors(None, encode_refused(handles, first_seqs, lengths, error), len(handles))
 
 
-def _mixed_models(doors: list[ModelDoor]) -> StepStreamError:
-    names = ", ".join(f"{door.spec.name} {door.spec.version}" for door in doors)
+def _mixed_models(engines: list[EngineClient]) -> StepStreamError:
+    names = ", ".join(f"{engine.spec.name} {engine.spec.version}" for engine in engines)
     return CallerError(Reason.MIXED_MODELS, f"handles: a block is for one model, got sessions of {names}", field="handles")
 
 

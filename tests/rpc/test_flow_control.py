@@ -6,20 +6,20 @@ import asyncio
 
 from stepstream_server.engine.ports import Delivery, Detached, Limits, RowErrors, StreamEnded
 from stepstream_server.errors import Reason, ServerFault
-from stepstream_server.rpc import ModelDoor
-from stepstream_server.rpc.lookahead import Lookahead
+from stepstream_server.rpc import EngineClient
+from stepstream_server.rpc.stream.flow_control import Lookahead
 from support.backend import counter_spec
 from support.front_door import CollectingDoor
 
 
-def open_door() -> ModelDoor:
+def open_door() -> EngineClient:
     """A model's door to an engine that says nothing by itself."""
-    door = ModelDoor(counter_spec("a"), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop())
+    door = EngineClient(counter_spec("a"), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop())
     door.open(CollectingDoor())
     return door
 
 
-async def say(door: ModelDoor, lookahead: Lookahead, messages: int) -> None:
+async def say(door: EngineClient, lookahead: Lookahead, messages: int) -> None:
     """So many messages of one stream, each in an envelope of its own."""
     for _ in range(messages):
         door.submit(StreamEnded(1))

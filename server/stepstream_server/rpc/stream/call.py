@@ -1,37 +1,53 @@
-"""One bidirectional call: what is read goes in, what is ready goes out, in balance by credits."""
+"""One bidirectional call of any protocol: reads requests, writes responses, and stops reading while credits are used up."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
 
-from stepstream_server.rpc.credits import Credits
-from stepstream_server.rpc.interceptors import Context
-from stepstream_server.rpc.lookahead import Lookahead
+from stepstream_server.config import DoorSettings
+from stepstream_server.errors import StepStreamError
+from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 
 
-class Duplex:
-    """On the event loop's thread. `take` is given what is read; `next` gives what is to be written, serialised, with the credits
-    that it returns.
+class Call(ABC):
+    """On the event loop's thread. What `take` and `next` raise ends the call."""
 
-    What `take` and `next` raise ends the call.
-    """
-
-    def __init__(
-        self, take: Callable[[Any], None], next: Callable[[], tuple[bytes, int] | None], credits: Credits, lookahead: Lookahead
-    ) -> None:
-        self._take = take
-        self._next = next
-        self._credits = credits
-        self._lookahead = lookahead
+    def __init__(self, settings: DoorSettings, unread: Unread) -> None:
+        self._credits = Credits(settings.stream_credit_steps)
+        self._lookahead = Lookahead()
+        self._unread = unread
         self._ready = False  # whether there is something to write, or a reason to end
         self._waiting: asyncio.Future[None] | None = None  # for that; an asyncio.Event takes twice as long
         self._half_closed = False
         self._error: Exception | None = None
         self._reader: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def take(self, request: Any) -> None:
+        """Takes a request that was read."""
+
+    @abstractmethod
+    def next(self) -> tuple[bytes, int] | None:
+        """The next response, serialised, with the credits that it returns once it is written; None if none is ready."""
+
+    @property
+    @abstractmethod
+    def unread_bytes(self) -> int:
+        """What waits to be written, nearly."""
+
+    @abstractmethod
+    def drain(self, seconds: float) -> None:
+        """Tells the client, if the protocol has words for it, that streams are ended in so many seconds."""
+
+    @abstractmethod
+    def let_go(self) -> None:
+        """Lets everything go that the call holds, and drops what is unread."""
 
     async def run(self, context: Context, opening: Awaitable[None]) -> None:
         """Reads and writes, once `opening` is done and until both sides are. Raises what makes it impossible to go on."""
@@ -41,7 +57,7 @@ class Duplex:
             self._reader = loop.create_task(self._read(context))
         while True:
             self._ready = False
-            while (item := self._next()) is not None:
+            while (item := self.next()) is not None:
                 response, credits = item
                 await self._write(context, response)
                 self._credits.give(credits)
@@ -55,22 +71,38 @@ class Duplex:
 
     def grown(self) -> None:
         """There is something to write."""
+        self._go_on()
+        if self._unread.bytes > self._unread.limit:
+            self._unread.on_full()
+
+    def finish(self) -> None:
+        """Reads no more; the call ends once all that was read is answered."""
+        self._stop_reading()
+        self._half_closed = True
+        self._go_on()
+
+    def fail(self, error: StepStreamError) -> None:
+        """Ends the call with the error, behind what can be written."""
+        self._error = error
+        self._go_on()
+
+    def abandon(self, error: StepStreamError) -> None:
+        """Ends the call from this side; its client hears the error if it reads again."""
+        self.end()
+        self.fail(error)
+
+    def end(self) -> None:
+        """The call is over."""
+        self._stop_reading()
+        self.let_go()
+
+    def _go_on(self) -> None:
+        """Wakes the writer."""
         self._ready = True
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def finish(self) -> None:
-        """Reads no more; the call ends once all that was read is answered."""
-        self.stop_reading()
-        self._half_closed = True
-        self.grown()
-
-    def fail(self, error: Exception) -> None:
-        """Ends the call with the error, behind what can be written."""
-        self._error = error
-        self.grown()
-
-    def stop_reading(self) -> None:
+    def _stop_reading(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
 
@@ -86,7 +118,7 @@ class Duplex:
         credits, lookahead = self._credits, self._lookahead
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
-                self._take(request)
+                self.take(request)
                 if lookahead.used_up:
                     await lookahead.room()
                 if credits.used_up:
@@ -94,4 +126,4 @@ class Duplex:
         except Exception as error:  # whatever it is, the writer raises it and so ends the call
             self._error = error
         self._half_closed = True
-        self.grown()
+        self._go_on()

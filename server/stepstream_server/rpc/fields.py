@@ -11,7 +11,6 @@ from stepstream_server.errors import CallerError, Reason
 
 # Sessions that one message may open or attach: an answer with ids of 128 characters takes 2 MB, half of gRPC's limit of 4 MiB.
 MAX_SESSIONS_PER_MESSAGE = 10_000
-
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _SHOWN = 130  # characters of a wrong id that its error repeats: enough to see that it is too long
 

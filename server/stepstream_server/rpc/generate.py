@@ -1,21 +1,39 @@
-"""Rollouts, as the contract asks for them and is told of them."""
+"""Rollouts: one `RolloutCaller` for each Generate, which asks the engine and passes on what is drawn.
+
+What the engine tells while a message is being written leaves with the next one: whoever reads slowly gets fewer and longer
+messages. The engine in turn waits for callers that have not taken what they were told.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Commit, Generate, Rolled, RolloutEnding, Tensor
-from stepstream_server.errors import CallerError, Reason
+from stepstream_server.engine.ports import (
+    NO_SEQ,
+    NO_STREAM,
+    TAKEN_AT_ONCE,
+    Commit,
+    Generate,
+    RolloutEnding,
+    RowErrors,
+    Tensor,
+    Took,
+)
+from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
-from stepstream_server.rpc.convert.fields import check_id
+from stepstream_server.rpc.deliveries import Drawn
+from stepstream_server.rpc.engine_client import EngineClient, decode_row_error
+from stepstream_server.rpc.fields import check_id
 from stepstream_server.spec import HeadSpec, ModelSpec
 
 MAX_STOPS = 16  # each is looked for after every draw
@@ -31,51 +49,6 @@ _ENDINGS = {
     RolloutEnding.LENGTH: inference_pb2.ROLLOUT_ENDING_LENGTH,
 }
 _COMMITS = {0: Commit.END, 1: Commit.END, 2: Commit.EACH, 3: Commit.NONE}
-
-
-class Drawn(NamedTuple):
-    """What was drawn in some consecutive steps, as bytes."""
-
-    first_seq: int
-    steps: int
-    next_seq: int
-    ending: RolloutEnding | None  # None: it goes on
-    values: bytes
-    outputs: tuple[bytes, ...]  # none where they are not wanted
-
-    @classmethod
-    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
-        """One of several that follow each other."""
-        if len(parts) == 1:
-            return parts[0]
-        outputs = tuple(map(b"".join, zip(*(part.outputs for part in parts if part.steps), strict=True)))
-        values = b"".join(part.values for part in parts)
-        return cls(parts[0].first_seq, sum(part.steps for part in parts), *parts[-1][2:4], values, outputs)
-
-    def cut(self, most: int) -> Iterator[Drawn]:
-        """The same in parts of at most so many steps. All that were applied, are when the first part is told."""
-        for start in range(0, max(1, self.steps), most):
-            end = min(start + most, self.steps)
-            values, *outputs = (_part(each, start, end, self.steps) for each in (self.values, *self.outputs))
-            ending = self.ending if end == self.steps else None
-            yield Drawn(self.first_seq + start, end - start, self.next_seq, ending, values, tuple(outputs))
-
-
-def _part(data: bytes, start: int, end: int, steps: int) -> bytes:
-    """Of the bytes of so many steps, those of the steps [start, end)."""
-    width = len(data) // max(1, steps)
-    return data[start * width : end * width]
-
-
-def split_rolled(rolled: Rolled) -> Iterator[tuple[int, Drawn]]:
-    """Each piece of a turn with the number of its caller."""
-    value_ends, kept_ends = np.cumsum(rolled.pieces["size"]).tolist(), np.cumsum(rolled.pieces["kept"]).tolist()
-    values, width = columns.to_wire(rolled.values), rolled.values.itemsize
-    for piece, value_end, kept_end in zip(rolled.pieces.tolist(), value_ends, kept_ends, strict=True):
-        stream, first, steps, following, ending, size, kept = piece
-        outputs = tuple(columns.to_wire(each[kept_end - kept : kept_end]) for each in rolled.outputs) if kept else ()
-        drawn = values[width * (value_end - size) : width * value_end]
-        yield stream, Drawn(first, steps, following, RolloutEnding(ending) if ending else None, drawn, outputs)
 
 
 def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateResponse:
@@ -224,3 +197,77 @@ def _at_least(field: str, value: int, least: int) -> int:
 
 def _wrong(field: str, expected: str, actual: object) -> CallerError:
     return CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected {expected}, got {actual}", field=field)
+
+
+class RolloutCaller:
+    """On the event loop's thread. The `RolloutListener` of its model under a number that no other has."""
+
+    def __init__(self, number: int, engine: EngineClient, max_message_bytes: int) -> None:
+        self._number = number
+        self._engine = engine
+        self._most_bytes = max_message_bytes
+        self._told: deque[Drawn] = deque()
+        self._error: StepStreamError | None = None
+        self._woken = asyncio.Event()
+        self._taken = 0  # draws that the engine does not know to be taken
+
+    async def run(self, wanted: Generate) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """The messages of one rollout, whose stream and request are filled in here. Raises StepStreamError."""
+        self._engine.follow(self._number, self)
+        try:
+            await self._begin(wanted)
+            most = most_draws(self._engine.spec, wanted, self._most_bytes)
+            ended = False
+            while not ended:
+                for drawn in await self._take(most):
+                    yield encode_drawn(drawn, self._engine.spec)
+                    self._count(drawn.steps)
+                    ended = drawn.ending is not None
+            self._engine.forget(self._number)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Nothing more is wanted: the rollout, if it has not ended, is cancelled. To be called as soon as the call is over, since
+        a generator that nobody reads on is told late."""
+        self._engine.hang_up(self._number)
+
+    async def _begin(self, wanted: Generate) -> None:
+        """Returns once the rollout has begun. Raises StepStreamError."""
+        try:
+            await self._engine.ask(lambda request: dataclasses.replace(wanted, stream=self._number, request=request))
+        except CallerError as error:
+            if error.field == "id":
+                error.field = "session_id"  # as the contract has it here
+            raise
+
+    async def _take(self, most: int) -> list[Drawn]:
+        """What has been told since, at least something, as messages of at most so many draws. Raises StepStreamError."""
+        while not self._told:
+            if self._error is not None:
+                raise self._error
+            self._woken.clear()
+            await self._woken.wait()
+        told, self._told = self._told, deque()
+        return list(Drawn.joined(told).cut(most))
+
+    def _count(self, draws: int) -> None:
+        """gRPC has taken a message."""
+        self._taken += draws
+        if self._taken >= TAKEN_AT_ONCE:
+            self._engine.submit(Took(self._number, self._taken))
+            self._taken = 0
+
+    def rolled(self, drawn: Drawn) -> None:
+        self._told.append(drawn)
+        self._woken.set()
+
+    def refused(self, engine: EngineClient, errors: RowErrors, row: int) -> None:
+        self._fail(decode_row_error(errors, row))
+
+    def failed(self, engine: EngineClient, error: StepStreamError) -> None:
+        self._fail(error)
+
+    def _fail(self, error: StepStreamError) -> None:
+        self._error = error
+        self._woken.set()

@@ -1,0 +1,347 @@
+"""Which sessions a stream holds: opens and attaches them under handles, and lets all of them go at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.engine import ports
+from stepstream_server.engine.ports import Ints, Opened
+from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.rpc import columns, fields
+from stepstream_server.rpc.engine_client import EngineClient, Holder
+from stepstream_server.rpc.models import Models, encode_window
+from stepstream_server.rpc.sessions import decode_idle_ttl
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
+from stepstream_server.rpc.stream.registry import StreamIdentity
+from stepstream_server.rpc.stream.writer import Writer, encode_attached, encode_attached_session
+
+FREE = 0
+WAITING = -1  # asked for by Open or Attach, not yet answered
+LEAVING = -2  # Detach asked for, not yet confirmed
+_FIRST_SIZE = 16  # handles that an ordinary stream has room for before it grows: 0.5 KB
+_LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
+_SHOWN = 128  # characters of an id or a model's name that an answer repeats: what a valid id may have
+
+
+class Handles:
+    """Which session each handle of one stream stands for, and how many outcomes it still waits for.
+
+    Owners are small numbers of the stream's own, from 1, one per model that it uses; 0 and below: no session. Dense arrays
+    indexed by handle, so that a block of a thousand rows is looked up in a few array operations. The table grows with the largest
+    handle in use and is bounded. A single row is looked up without indexing by an array: that would let go of the interpreter
+    lock for a moment, and getting it back from a busy engine costs 40 us.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._owners: Ints = np.zeros(_FIRST_SIZE, np.int64)
+        self._sessions: Ints = np.zeros(_FIRST_SIZE, np.int64)
+        self._generations: Ints = np.zeros(_FIRST_SIZE, np.int64)
+        self._outstanding: Ints = np.zeros(_FIRST_SIZE, np.int64)  # outcomes that will arrive, in steps
+
+    def reserve(self, handle: int) -> None:
+        """Takes a free handle for a session that is being opened or attached.
+
+        Raises CallerError(HANDLE_IN_USE), or CallerError(INVALID_ARGUMENT) for a handle beyond the limit.
+        """
+        if handle >= self._limit:
+            raise CallerError(
+                Reason.INVALID_ARGUMENT, f"handles: expected numbers below {self._limit}, got {handle}", field="handles"
+            )
+        if handle >= len(self._owners):
+            self._grow(handle + 1)
+        if self._owners[handle] != FREE:
+            raise CallerError(Reason.HANDLE_IN_USE, f"handles: {handle} already stands for a session", field="handles")
+        self._owners[handle] = WAITING
+
+    def bind(self, handle: int, owner: int, opened: Opened) -> None:
+        """Makes a reserved handle stand for a session."""
+        self._owners[handle] = owner
+        self._sessions[handle] = opened.session
+        self._generations[handle] = opened.generation
+
+    def leave(self, handles: NDArray[np.uint32]) -> None:
+        """Marks handles that stand for sessions as leaving."""
+        self._owners[handles] = LEAVING
+
+    def free(self, handle: int) -> int:
+        """Gives a handle back. Returns how many steps of outcomes will not arrive any more."""
+        self._owners[handle] = FREE
+        settled = int(self._outstanding[handle])
+        self._outstanding[handle] = 0
+        return settled
+
+    def stands(self, handle: int) -> bool:
+        """Whether the handle stands for a session, if only until its detach is confirmed."""
+        return handle < len(self._owners) and (self._owners[handle] > FREE or self._owners[handle] == LEAVING)
+
+    def common_owner(self, handles: NDArray[np.uint32]) -> int:
+        """The owner of all of these handles (at least one), 0 or below if there is not one owner of all."""
+        owners = self.owners(handles)
+        return int(owners[0]) if (owners == owners[0]).all() else FREE
+
+    def owner(self, handle: int) -> int:
+        """The same of one handle."""
+        owner: int = self._owners.item(handle) if handle < len(self._owners) else FREE
+        return owner
+
+    def session(self, handle: int) -> tuple[int, int]:
+        """Session index and generation of one that stands for one."""
+        return self._sessions.item(handle), self._generations.item(handle)
+
+    def owners(self, handles: NDArray[np.uint32]) -> Ints:
+        """Owner of each handle, 0 or below where it stands for no session."""
+        try:
+            return self._owners[handles]
+        except IndexError:
+            size = len(self._owners)
+            return np.where(handles < size, self._owners[np.minimum(handles, size - 1)], FREE)
+
+    def sessions(self, handles: NDArray[np.uint32]) -> tuple[Ints, Ints]:
+        """Session index and generation of handles that stand for one."""
+        return self._sessions[handles], self._generations[handles]
+
+    def expect(self, handles: NDArray[np.uint32], steps: Ints) -> None:
+        """Remembers that outcomes of so many steps will arrive. A handle may occur more than once."""
+        np.add.at(self._outstanding, handles, steps)
+
+    def expect_one(self, handle: int, steps: int) -> None:
+        """The same of one handle."""
+        self._outstanding[handle] += steps
+
+    def settle(self, handles: Ints, steps: Ints) -> int:
+        """Takes outcomes that arrived. Returns how many of the steps were expected: kept answers sent again were not."""
+        outstanding = self._outstanding
+        np.subtract.at(outstanding, handles, steps)
+        excess = 0
+        if (outstanding[handles] < 0).any():
+            over = np.unique(handles[outstanding[handles] < 0])
+            excess = -int(outstanding[over].sum())
+            outstanding[over] = 0
+        return int(steps.sum()) - excess
+
+    def settle_one(self, handle: int, steps: int) -> int:
+        """Takes outcomes of one handle. Returns how many of the steps were expected."""
+        left: int = self._outstanding.item(handle)
+        settled = min(left, steps)
+        self._outstanding[handle] = left - settled
+        return settled
+
+    def _grow(self, size: int) -> None:
+        """At least doubles the table, so that growing costs O(1) per handle over time."""
+        size = max(size, 2 * len(self._owners))
+        self._owners = _grown(self._owners, size)
+        self._sessions = _grown(self._sessions, size)
+        self._generations = _grown(self._generations, size)
+        self._outstanding = _grown(self._outstanding, size)
+
+
+def _grown(column: Ints, size: int) -> Ints:
+    """Longer by zeros, whose memory the system provides when they are written: one large handle alone costs a page."""
+    grown = np.zeros(size, np.int64)
+    grown[: len(column)] = column
+    return grown
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A session that the stream wants, and what has become of that."""
+
+    handle: int
+    id: str
+    secret: bytes = b""
+    acked: int = 0
+    error: StepStreamError | None = None
+
+
+class Members:
+    """The sessions of one stream, of any number of models."""
+
+    def __init__(
+        self,
+        number: int,
+        identity: StreamIdentity,
+        holder: Holder,
+        models: Models,
+        most: int,
+        handles: Handles,
+        credits: Credits,
+        lookahead: Lookahead,
+        writer: Writer,
+    ) -> None:
+        self._engines: list[EngineClient] = []  # in the handle table, the first is owner 1
+        self._number = number
+        self._identity = identity
+        self._holder = holder
+        self._models = models
+        self._most = most  # sessions that a message may name at all
+        self._handles = handles
+        self._credits = credits
+        self._lookahead = lookahead
+        self._writer = writer
+        self._questions: set[tuple[EngineClient, int]] = set()  # awaiting a reply: the engine and its request number
+
+    def open(self, message: inference_pb2.OpenOnStream) -> None:
+        """Answered by Attached. Raises CallerError for handles that cannot be read or are too many to answer each."""
+        asked = [_Asked(handle, "") for handle in columns.handles_column(message.handles, self._most).tolist()]
+        self._credits.take(_price(asked))
+        try:
+            engine = self._listen(message.model, message.version)
+            idle_ttl = decode_idle_ttl(message)
+            ids = fields.decode_ids("ids", message.ids, len(asked))
+            request_id = fields.check_request_id(message.request_id)
+        except StepStreamError as error:
+            self._refuse(message, asked, error)
+            return
+        for each, id in zip(asked, ids, strict=True):
+            each.id = id
+        wanted = self._reserve(asked)
+        if request_id and len(wanted) < len(asked):
+            self._give_up(wanted)
+        wanted = [each for each in wanted if each.error is None]
+        handles = np.array([each.handle for each in wanted], np.uint32)
+        ids = [each.id for each in wanted]
+        self._ask(
+            engine,
+            asked,
+            lambda request: ports.Open(self._number, request, ids, handles, idle_ttl, request_id, *self._identity),
+            new=not request_id,
+        )
+
+    def attach(self, message: inference_pb2.Attach) -> None:
+        """Answered by Attached. Raises CallerError for sessions that are too many to answer each."""
+        columns.check_rows("sessions", len(message.sessions), self._most)
+        asked = [_to_attach(each) for each in message.sessions]
+        self._credits.take(_price(asked))
+        try:
+            engine = self._listen(message.model, message.version)
+            fields.check_count(len(asked))
+        except StepStreamError as error:
+            self._refuse(message, asked, error)
+            return
+        wanted = self._reserve(asked)
+        handles = np.array([each.handle for each in wanted], np.uint32)
+        acked = np.array([each.acked for each in wanted], np.int64)
+        ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
+        self._ask(
+            engine,
+            asked,
+            lambda request: ports.Attach(self._number, request, handles, ids, secrets, acked, *self._identity),
+            new=False,
+        )
+
+    def engine(self, owner: int) -> EngineClient:
+        """The engine of an owner in the handle table."""
+        return self._engines[owner - 1]
+
+    def owners(self) -> Iterator[tuple[int, EngineClient]]:
+        """Every model that this stream uses, by its owner number."""
+        return enumerate(self._engines, 1)
+
+    def end(self) -> None:
+        """The stream is over: nobody is left to be answered."""
+        for engine, request in self._questions:
+            engine.withdraw(request)
+        self._questions.clear()
+        for engine in self._engines:
+            engine.leave(self._number)
+
+    def _listen(self, model: str, version: int) -> EngineClient:
+        """The engine of a model, which from now on brings this stream's outcomes. Raises StepStreamError."""
+        engine = self._models.find(model, version)
+        if engine not in self._engines:
+            engine.hold(self._number, self._holder)
+            self._engines.append(engine)
+        return engine
+
+    def _reserve(self, asked: list[_Asked]) -> list[_Asked]:
+        """Takes the handles. Returns the sessions that got theirs; the others have their error."""
+        for each in asked:
+            if each.error is None:
+                try:
+                    self._handles.reserve(each.handle)
+                except CallerError as error:
+                    each.error = error
+        return [each for each in asked if each.error is None]
+
+    def _give_up(self, wanted: list[_Asked]) -> None:
+        """A repeat must ask for the same sessions, so that with a request id handles are had all together or not at all."""
+        for each in wanted:
+            self._handles.free(each.handle)
+            each.error = CallerError(
+                Reason.HANDLE_IN_USE, "handles: with a request_id, expected all of them to be free", field="handles"
+            )
+
+    def _ask(self, engine: EngineClient, asked: list[_Asked], command: Callable[[int], ports.Command], *, new: bool) -> None:
+        """Submits Open or Attach; what was refused here is answered with the reply, or at once if nothing else is left."""
+        if all(each.error for each in asked):
+            self._attached(engine, asked, [])
+        else:
+            # Sessions that exist already bring up to a window of answers, which nobody has paid for: so many at once.
+            ahead = 0 if new else len(asked) * engine.window_credits
+
+            def answer(value: Any) -> None:
+                self._credits.give(ahead)
+                self._attached(engine, asked, value)
+
+            self._credits.take(ahead)
+            self._question(engine, command, answer)
+
+    def _question(self, engine: EngineClient, command: Callable[[int], ports.Command], answer: Callable[[Any], None]) -> None:
+        """Submits a command whose reply, or the error of an engine that has crashed, goes to `answer`."""
+
+        def replied(value: Any) -> None:
+            self._questions.discard((engine, request))
+            answer(value)
+
+        request = engine.question(replied)
+        self._questions.add((engine, request))
+        engine.submit(command(request))
+        self._lookahead.sent(engine)
+
+    def _attached(
+        self, engine: EngineClient, asked: list[_Asked], replied: list[Opened | StepStreamError] | StepStreamError
+    ) -> None:
+        """`replied`: what became of those that got their handles."""
+        results = repeat(replied) if isinstance(replied, StepStreamError) else iter(replied)
+        sessions = [self._settle(engine, each, each.error or next(results)) for each in asked]
+        response = encode_attached(engine.spec.name, engine.spec.version, sessions)
+        response.attached.window.CopyFrom(encode_window(engine))
+        self._writer.control(response, _price(asked))
+
+    def _settle(self, engine: EngineClient, asked: _Asked, result: Opened | StepStreamError) -> inference_pb2.AttachedSession:
+        if isinstance(result, Opened):
+            self._handles.bind(asked.handle, self._engines.index(engine) + 1, result)
+        elif asked.error is None:
+            self._handles.free(asked.handle)
+        return encode_attached_session(asked.handle, asked.id, result)
+
+    def _refuse(
+        self, message: inference_pb2.OpenOnStream | inference_pb2.Attach, asked: list[_Asked], error: StepStreamError
+    ) -> None:
+        """None of them can be had. As many may have been asked for as one message cannot answer."""
+        for start in range(0, _price(asked), fields.MAX_SESSIONS_PER_MESSAGE):
+            part = asked[start : start + fields.MAX_SESSIONS_PER_MESSAGE]
+            sessions = [encode_attached_session(each.handle, each.id, error) for each in part]
+            self._writer.control(encode_attached(message.model[:_SHOWN], message.version, sessions), _price(part))
+
+
+def _price(asked: list[_Asked]) -> int:
+    """Credits of a message and its answer: even one that asks for nothing is answered."""
+    return max(1, len(asked))
+
+
+def _to_attach(wanted: inference_pb2.AttachSession) -> _Asked:
+    asked = _Asked(wanted.handle, wanted.id[:_SHOWN], wanted.secret, min(wanted.acked, _LARGEST))
+    try:
+        fields.check_id("id", wanted.id)
+    except CallerError as error:
+        asked.error = error
+    return asked

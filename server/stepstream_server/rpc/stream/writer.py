@@ -1,0 +1,214 @@
+"""What one stream has to write: messages in order, each with the credits that return once it is written.
+
+What is ready at the same moment leaves in one message per model. Per session the order stays: answers, then errors, and nothing
+overtakes a control message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stepstream_proto.v1 import inference_pb2
+from stepstream_server.engine.ports import Ending, Ints, Opened, RowErrors
+from stepstream_server.errors import Reason, StepStreamError
+from stepstream_server.rpc.boundary import row_error, wire_error
+from stepstream_server.rpc.columns import U32
+from stepstream_server.rpc.deliveries import Part, Piece, cut_out, encode_answers, split_by_size, split_rows
+from stepstream_server.rpc.engine_client import EngineClient
+from stepstream_server.rpc.fields import encode_duration
+from stepstream_server.rpc.stream.flow_control import Unread
+
+_DETACH_REASONS: dict[Ending, inference_pb2.DetachReason] = {
+    Ending.REQUESTED: inference_pb2.DETACH_REASON_REQUESTED,
+    Ending.TAKEN: inference_pb2.DETACH_REASON_SESSION_TAKEN,
+    Ending.CLOSED: inference_pb2.DETACH_REASON_SESSION_CLOSED,
+    Ending.EXPIRED: inference_pb2.DETACH_REASON_SESSION_EXPIRED,
+    Ending.EVICTED: inference_pb2.DETACH_REASON_SESSION_EVICTED,
+    Ending.MOVED: inference_pb2.DETACH_REASON_SESSION_MOVED,
+}
+
+# Beyond this a message gains nothing by growing. A client that reads no more costs one such message for as long as it is there.
+_MERGE_BYTES = 256 << 10
+_ERROR_BYTES = 256  # of one RowError with its text, generously
+_OBJECT_BYTES = 512  # that hold a part, an error or a control message in memory, beside its bytes
+
+
+def encode_attached_session(handle: int, id: str, result: Opened | StepStreamError) -> inference_pb2.AttachedSession:
+    """`handle` and `id` as asked for, the rest as the engine tells."""
+    if isinstance(result, StepStreamError):
+        return inference_pb2.AttachedSession(handle=handle, id=id, error=wire_error(result))
+    return inference_pb2.AttachedSession(
+        handle=handle,
+        id=result.id,
+        secret=result.secret,
+        next_seq=result.next_seq,
+        acked=result.acked,
+        epoch=result.epoch,
+    )
+
+
+def encode_attached(model: str, version: int, sessions: Sequence[inference_pb2.AttachedSession]) -> inference_pb2.StreamResponse:
+    """Answers OpenOnStream and Attach; the window is set by whoever knows the model."""
+    return inference_pb2.StreamResponse(attached=inference_pb2.Attached(model=model, version=version, sessions=sessions))
+
+
+def encode_refused(
+    handles: NDArray[np.uint32], first_seqs: Ints, lengths: Ints, error: StepStreamError
+) -> list[inference_pb2.RowError]:
+    """Rows that never reached an engine. Nothing of them was applied, so a session, where there is one, still expects them."""
+    reason, known = wire_error(error), error.reason is not Reason.HANDLE_UNKNOWN
+    columns = zip(handles.tolist(), first_seqs.tolist(), lengths.tolist(), strict=True)
+    return [
+        inference_pb2.RowError(handle=handle, first_seq=first, length=length, error=reason, expected_seq=first if known else 0)
+        for handle, first, length in columns
+    ]
+
+
+def encode_row_error(errors: RowErrors, row: int) -> inference_pb2.RowError:
+    """One row of an engine's refusals."""
+    return inference_pb2.RowError(
+        handle=errors.handles[row],
+        first_seq=errors.first_seqs[row],
+        length=errors.lengths[row],
+        error=row_error(errors.reasons[row], errors.messages[row]),
+        expected_seq=errors.expected_seqs[row],
+    )
+
+
+def encode_detached(
+    handles: Sequence[int], ending: Ending | None, error: StepStreamError | None = None
+) -> inference_pb2.StreamResponse:
+    """`ending` is None where nothing was detached, for the reason that `error` gives."""
+    reason = inference_pb2.DETACH_REASON_UNSPECIFIED if ending is None else _DETACH_REASONS[ending]
+    detached = inference_pb2.Detached(handles=np.array(handles, U32).tobytes(), reason=reason)
+    if error is not None:
+        detached.error.CopyFrom(wire_error(error))
+    return inference_pb2.StreamResponse(detached=detached)
+
+
+def encode_drain(seconds: float) -> inference_pb2.StreamResponse:
+    """Streams are ended in so many seconds."""
+    return inference_pb2.StreamResponse(drain=inference_pb2.Drain(deadline=encode_duration(seconds)))
+
+
+class Message:
+    """One message in the making: answers and errors of a model, or detached handles, or a finished response."""
+
+    __slots__ = ("bytes", "credits", "ending", "engine", "errors", "handles", "held_bytes", "parts", "response")
+
+    def __init__(self, engine: EngineClient | None, response: inference_pb2.StreamResponse | None, ending: Ending | None) -> None:
+        self.engine = engine
+        self.response = response
+        self.ending = ending
+        self.handles: list[int] = []
+        self.parts: list[Part] = []
+        self.errors: list[inference_pb2.RowError] = []
+        self.bytes = 0  # on the wire, nearly
+        self.held_bytes = 0  # in memory, nearly
+        self.credits = 0
+
+    def encode(self) -> bytes:
+        """Serialised."""
+        if self.response is not None:
+            return self.response.SerializeToString()
+        if self.ending is not None:
+            return encode_detached(self.handles, self.ending).SerializeToString()
+        return encode_answers(self.parts, self.errors)
+
+
+class Writer:
+    """A queue whose last messages still grow. Bounded by the stream's credits, and by what is left unread on all streams.
+
+    `ready` is called when something is there to be written.
+    """
+
+    def __init__(self, max_message_bytes: int, unread: Unread, ready: Callable[[], None]) -> None:
+        self.bytes = 0  # in memory, nearly
+        self._unread = unread
+        self._ready = ready
+        self._limit = min(_MERGE_BYTES, max_message_bytes // 2)  # half: a part may be added that nearly fills a message alone
+        self._queue: deque[Message] = deque()
+        self._growing: dict[EngineClient | None, Message] = {}  # by model, None: errors of handles that stand for none
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def answers(self, engine: EngineClient, piece: Piece, credits: int) -> None:
+        limit = self._limit
+        for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, engine.spec, limit), limit):
+            part = cut_out(each)
+            message = self._growing.get(engine)
+            if message is None or message.errors or message.bytes + part.size > limit:
+                message = self._grow(engine)
+            message.parts.append(part)
+            self._hold(message, part.size)
+        self._growing[engine].credits += credits  # they return when the last of it is written
+        self._ready()
+
+    def errors(self, engine: EngineClient | None, errors: Sequence[inference_pb2.RowError], credits: int) -> None:
+        for error in errors:
+            message = self._growing.get(engine)
+            if message is None or message.bytes + _ERROR_BYTES > self._limit:
+                message = self._grow(engine)
+            message.errors.append(error)
+            self._hold(message, _ERROR_BYTES)
+        self._growing[engine].credits += credits
+        self._ready()
+
+    def detached(self, handle: int, ending: Ending, credits: int) -> None:
+        last = self._queue[-1] if self._queue else None
+        if last is None or last.ending is not ending:
+            last = self._append(Message(None, None, ending))
+        last.handles.append(handle)
+        last.credits += credits
+        self._hold(last, 8)
+        self._ready()
+
+    def control(self, response: inference_pb2.StreamResponse, credits: int) -> None:
+        message = self._append(Message(None, response, None))
+        message.credits = credits
+        self._hold(message, response.ByteSize())
+        self._ready()
+
+    def next(self) -> tuple[bytes, int] | None:
+        """Takes the first message out, serialised, with the credits that return once it is written; it grows no more."""
+        if not self._queue:
+            return None
+        message = self._queue.popleft()
+        self._let_go(message.held_bytes)
+        if self._growing.get(message.engine) is message:
+            del self._growing[message.engine]
+        return message.encode(), message.credits
+
+    def clear(self) -> None:
+        """Drops everything: nobody is left to read it."""
+        self._queue.clear()
+        self._growing.clear()
+        self._let_go(self.bytes)
+
+    def _hold(self, message: Message, size: int) -> None:
+        message.bytes += size
+        held = size + _OBJECT_BYTES
+        message.held_bytes += held
+        self.bytes += held
+        self._unread.bytes += held
+
+    def _let_go(self, size: int) -> None:
+        self.bytes -= size
+        self._unread.bytes -= size
+
+    def _grow(self, engine: EngineClient | None) -> Message:
+        message = Message(engine, None, None)
+        self._queue.append(message)
+        self._growing[engine] = message
+        return message
+
+    def _append(self, message: Message) -> Message:
+        """A control message: what comes later must not join what was there before."""
+        self._growing.clear()
+        self._queue.append(message)
+        return message
