@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers
 from stepstream_server.rpc.deliveries import (
+    Encoding,
     Part,
     Turn,
     cut_out,
     encode_answers,
-    encode_turn,
     split_by_size,
     split_by_stream,
     split_rows,
@@ -64,7 +64,7 @@ turns = by_stream(rows()) | by_stream(single_steps())
 def as_turn(by_stream: list[list[Row]]) -> Turn:
     """A turn that answers stream 0, 1, ... with these rows."""
     flat = [(stream, row) for stream, of_stream in enumerate(by_stream) for row in of_stream]
-    return encode_turn(
+    return Encoding(SPEC).encode(
         Answers(
             streams=np.array([stream for stream, _ in flat], np.int64),
             handles=np.array([row.handle for _, row in flat], np.uint32),
@@ -75,8 +75,7 @@ def as_turn(by_stream: list[list[Row]]) -> Turn:
                 np.array([number for _, row in flat for number in row.sums], np.float32)[:, None],
                 np.array([number for _, row in flat for number in row.counts], np.float32)[:, None],
             ),
-        ),
-        SPEC,
+        )
     )
 
 
@@ -136,7 +135,7 @@ def test_a_piece_is_cut_between_rows(by_stream: list[list[Row]], limit: int) -> 
 def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit: int) -> None:
     """No row has more bytes of outputs than the limit unless a single step does, and each step keeps its number and outputs."""
     for stream, piece in split_by_stream(as_turn(by_stream)):
-        whole = split_rows(piece, SPEC, limit)
+        whole = split_rows(piece, limit)
         decoded = decode(answers_of([cut_out(whole)]))
         assert all(len(row.sums) <= max(1, limit // SPEC.output_step_bytes) for row in decoded)
         assert [step for row in decoded for step in steps_of(row)] == [

@@ -38,39 +38,33 @@ class Blocks:
     """Rows of streams, of one message of each."""
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
-        self._specs = inputs
+        self._tensors = Tensors(inputs)
         self._clear()
-
-    def __contains__(self, stream: int) -> bool:
-        return stream in self._streams
-
-    def __len__(self) -> int:
-        return len(self._streams)
 
     def add(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
         """Adds rows of a stream that has none here yet, packed as ROW is; inputs as a block has them."""
-        self._streams.add(stream)
+        self.streams.add(stream)
         self._rows.append(rows)
         for parts, data in zip(self._inputs, inputs, strict=True):
             parts.append(data)
 
     def take(self) -> Block:
         """All of them, as a command. None is left."""
-        block = Block(np.frombuffer(_join(self._rows), ROW), _tensors(self._inputs, self._specs))
+        block = Block(np.frombuffer(_join(self._rows), ROW), self._tensors.of(self._inputs))
         self._clear()
         return block
 
     def _clear(self) -> None:
-        self._streams: set[int] = set()
+        self.streams: set[int] = set()  # that have rows here
         self._rows: list[bytes] = []
-        self._inputs: list[list[bytes]] = [[] for _ in self._specs]
+        self._inputs = self._tensors.empty()
 
 
 class Calls:
     """One-shot steps."""
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
-        self._specs = inputs
+        self._tensors = Tensors(inputs)
         self._clear()
 
     def __len__(self) -> int:
@@ -100,25 +94,37 @@ class Calls:
         starts = np.zeros(rows, np.bool_)
         starts[self._starts] = True
         secrets = [*self._secrets, *[b""] * (rows - len(self._secrets))] if self._secrets else ()
-        call = Call(np.frombuffer(_join(self._rows), ROW), self._ids, secrets, starts, _tensors(self._inputs, self._specs))
+        call = Call(np.frombuffer(_join(self._rows), ROW), self._ids, secrets, starts, self._tensors.of(self._inputs))
         self._clear()
         return call
 
     def _clear(self) -> None:
         self._ids: list[str] = []
         self._rows: list[bytes] = []  # packed as ROW is
-        self._inputs: list[list[bytes]] = [[] for _ in self._specs]
+        self._inputs = self._tensors.empty()
         # Of few rows:
         self._secrets: list[bytes] = []  # of the rows up to the last that has one
         self._starts: list[int] = []  # places
 
 
-def _tensors(inputs: Sequence[Sequence[bytes]], specs: Sequence[TensorSpec]) -> tuple[Tensor, ...]:
-    """Parts of each input, little-endian, as one tensor [steps, *shape]."""
-    return tuple(
-        np.frombuffer(_join(parts), WIRE_TYPES[spec.dtype]).reshape(-1, *spec.shape)
-        for parts, spec in zip(inputs, specs, strict=True)
-    )
+class Tensors:
+    """Inputs of one model: parts of each, little-endian, that become one tensor."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._layouts = [(WIRE_TYPES[spec.dtype], (-1, *spec.shape)) for spec in specs]
+
+    def empty(self) -> list[list[bytes]]:
+        """No parts of each."""
+        return [[] for _ in self._layouts]
+
+    def of(self, inputs: Sequence[Sequence[bytes]]) -> tuple[Tensor, ...]:
+        """One tensor [steps, *shape] per input."""
+        return tuple(
+            [
+                np.frombuffer(_join(parts), dtype).reshape(shape)
+                for parts, (dtype, shape) in zip(inputs, self._layouts, strict=True)
+            ]
+        )
 
 
 def _join(parts: Sequence[bytes]) -> bytes:

@@ -1,22 +1,20 @@
 """One turn's answers on their way to the streams: encoded once as columns, each stream takes its slice of the bytes.
 
 So a turn that answers 64 streams costs a handful of conversions, and a stream that is behind joins the slices of several turns
-into one message. Where each row answers one step, which is what most do, the turn is encoded as messages of one row at once.
+into one message. A row that answers one step, which is what most do, becomes a message without any message object.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers, Rolled, RolloutEnding
-from stepstream_server.rpc.columns import I64, U32, WIRE_TYPES, to_wire
+from stepstream_server.rpc.columns import U32, WIRE_TYPES, to_wire
 from stepstream_server.spec import ModelSpec
 
 _ANSWERS = inference_pb2.StreamResponse.ANSWERS_FIELD_NUMBER
@@ -48,71 +46,86 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-class Layout(NamedTuple):
+class Layout:
     """A message that answers one step with all of its outputs: its size and its fields' places are always the same."""
 
-    template: NDArray[np.uint8]  # the message, its columns zeros
-    handle: slice
-    first_seq: slice
-    outputs: tuple[slice, ...]
+    def __init__(self, step_bytes: Sequence[int]) -> None:
+        """step_bytes: of each output of the model."""
+        answers = inference_pb2.Answers
+        outputs = [(answers.OUTPUTS_FIELD_NUMBER, size) for size in step_bytes]
+        fields = [(answers.HANDLES_FIELD_NUMBER, 4), (answers.FIRST_SEQS_FIELD_NUMBER, 8), *outputs]
+        heads = [wire_head(number, size) for number, size in fields]
+        sizes = [size for _, size in fields]
+        heads[0] = wire_head(_ANSWERS, sum(map(len, heads)) + sum(sizes)) + heads[0]
+        ends = list(itertools.accumulate(len(head) + size for head, size in zip(heads, sizes, strict=True)))
+        self._places = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        self._handle_head, self._seq_head, *output_heads = heads
+        self._outputs = list(zip(output_heads, step_bytes, strict=True))
+
+    def encode(self, turn: Turn, row: int) -> bytes:
+        """One row as a message."""
+        parts = [self._handle_head, turn.handles[4 * row : 4 * row + 4], self._seq_head, turn.first_seqs[8 * row : 8 * row + 8]]
+        for (head, size), values in zip(self._outputs, turn.outputs, strict=True):
+            parts += (head, values[size * row : size * row + size])
+        return b"".join(parts)
+
+    def columns(self, message: bytes) -> tuple[bytes, ...]:
+        """The columns of a message of this layout: handles, first_seqs, lengths, kept, then the outputs."""
+        handle, first_seq, *outputs = [message[place] for place in self._places]
+        return (handle, first_seq, _ONE, _ONE, *outputs)
 
 
-@functools.cache
-def layout_of(step_bytes: tuple[int, ...]) -> Layout:
-    """For a model whose outputs take so many bytes a step."""
-    answers = inference_pb2.Answers
-    fields = [(answers.HANDLES_FIELD_NUMBER, 4), (answers.FIRST_SEQS_FIELD_NUMBER, 8)]
-    fields += [(answers.OUTPUTS_FIELD_NUMBER, size) for size in step_bytes]
-    body, places = b"", []
-    for number, size in fields:
-        body += wire_head(number, size)
-        places.append((len(body), len(body) + size))
-        body += bytes(size)
-    message = wire_field(_ANSWERS, body)
-    handle, first_seq, *outputs = (slice(start - len(body), end - len(body) or None) for start, end in places)
-    return Layout(np.frombuffer(message, np.uint8), handle, first_seq, tuple(outputs))
+class Encoding:
+    """How answers of one model become bytes."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.step_bytes = [output.step_bytes for output in spec.outputs]  # of each output
+        self.all_step_bytes = sum(self.step_bytes)
+        self.types = [WIRE_TYPES[output.dtype] for output in spec.outputs]
+        # Where all of a turn's rows can have it. No message leaves out an output that takes no bytes.
+        self.layout = Layout(self.step_bytes) if all(self.step_bytes) and self.all_step_bytes <= _LAID_OUT_BYTES else None
+
+    def encode(self, answers: Answers) -> Turn:
+        """A turn's answers, at least one row, for its streams to take their pieces of."""
+        return Turn(answers, self)
 
 
-@dataclass(slots=True)
 class Turn:
     """A turn's answers of one model, as the contract writes them."""
 
-    answers: Answers
-    handles: bytes  # uint32[n]
-    first_seqs: bytes  # uint64[n]
-    lengths: bytes  # uint32[n]
-    kept: bytes  # uint32[n]
-    outputs: tuple[bytes, ...]
-    step_bytes: tuple[int, ...]  # of each output
-    all_step_bytes: int  # of all outputs together
-    single: bool  # every row is one step long
-    complete: bool  # every step of every row has outputs
-    layout: Layout | None  # of messages of one row, where all rows can have such
-    _rows: list[tuple[int, int, int, int]] | None = None
-    _messages: bytes = b""
+    __slots__ = ("_lengths", "_rows", "answers", "complete", "encoding", "first_seqs", "handles", "layout", "outputs", "single")
+
+    def __init__(self, answers: Answers, encoding: Encoding) -> None:
+        lengths, kept = answers.lengths, answers.kept
+        self.answers = answers
+        self.encoding = encoding
+        self.handles = answers.handles.astype(U32, copy=False).tobytes()  # uint32[n]
+        self.first_seqs = answers.first_seqs.tobytes()  # uint64[n]
+        self.outputs = [
+            values.astype(dtype, copy=False).tobytes() for values, dtype in zip(answers.outputs, encoding.types, strict=True)
+        ]
+        if len(lengths) == 1:
+            self.single: bool = lengths.item() == 1  # every row is one step long
+            self.complete: bool = kept.item() == lengths.item()  # every step of every row has outputs
+        else:
+            self.single, self.complete = bool((lengths == 1).all()), bool((kept == lengths).all())
+        self.layout = encoding.layout if self.single and self.complete else None  # of messages of one row
+        self._rows: list[tuple[int, int, int, int]] | None = None
+        self._lengths: tuple[bytes, bytes] | None = None
 
     def rows(self) -> list[tuple[int, int, int, int]]:
-        """Tag, first number, length and steps with outputs of each row, for who looks at them one by one; made once."""
+        """Handle, first number, length and steps with outputs of each row, for who looks at them one by one; made once."""
         if self._rows is None:
             answers = self.answers
             columns = (answers.handles, answers.first_seqs, answers.lengths, answers.kept)
             self._rows = list(zip(*[column.tolist() for column in columns], strict=True))
         return self._rows
 
-    def message(self, layout: Layout, row: int) -> bytes:
-        """One row as a message."""
-        if not self._messages:
-            rows = len(self.answers.handles)
-            messages = np.empty((rows, len(layout.template)), np.uint8)
-            messages[:] = layout.template
-            columns = zip(
-                (layout.handle, layout.first_seq, *layout.outputs), (self.handles, self.first_seqs, *self.outputs), strict=True
-            )
-            for place, column in columns:
-                messages[:, place] = np.frombuffer(column, np.uint8).reshape(rows, -1)
-            self._messages = messages.tobytes()
-        size = len(layout.template)
-        return self._messages[size * row : size * row + size]
+    def lengths(self) -> tuple[bytes, bytes]:
+        """Columns of lengths and of steps with outputs, uint32[n] each; made once."""
+        if self._lengths is None:
+            self._lengths = self.answers.lengths.astype(U32).tobytes(), self.answers.kept.astype(U32).tobytes()
+        return self._lengths
 
 
 class Piece(NamedTuple):
@@ -127,12 +140,7 @@ class Piece(NamedTuple):
     @property
     def bytes(self) -> int:
         """Size on the wire, nearly."""
-        return (self.last - self.first) * _ROW_BYTES + (self.kept_last - self.kept_first) * self.turn.all_step_bytes
-
-    @property
-    def steps(self) -> int:
-        """Answered in its rows, with outputs or without."""
-        return self.last - self.first if self.turn.single else int(self.turn.answers.lengths[self.first : self.last].sum())
+        return (self.last - self.first) * _ROW_BYTES + (self.kept_last - self.kept_first) * self.turn.encoding.all_step_bytes
 
 
 class Part(NamedTuple):
@@ -147,35 +155,7 @@ class Part(NamedTuple):
 
     def as_columns(self) -> tuple[bytes, ...]:
         """The columns, to be joined with those of others."""
-        message, layout = self.message, self.layout
-        if layout is None:
-            return self.columns
-        outputs = [message[place] for place in layout.outputs]
-        return (message[layout.handle], message[layout.first_seq], _ONE, _ONE, *outputs)
-
-
-def encode_turn(answers: Answers, spec: ModelSpec) -> Turn:
-    """Columns of a whole turn. At least one row."""
-    lengths, kept = answers.lengths, answers.kept
-    step_bytes = tuple([output.step_bytes for output in spec.outputs])
-    single = bool(lengths[0] == 1 if len(lengths) == 1 else (lengths == 1).all())
-    complete = bool(kept[0] == lengths[0] if len(lengths) == 1 else (kept == lengths).all())
-    return Turn(
-        answers=answers,
-        handles=answers.handles.astype(U32, copy=False).tobytes(),
-        first_seqs=answers.first_seqs.astype(I64, copy=False).tobytes(),
-        lengths=lengths.astype(U32).tobytes(),
-        kept=kept.astype(U32).tobytes(),
-        outputs=tuple(
-            values.astype(WIRE_TYPES[output.dtype], copy=False).tobytes()
-            for values, output in zip(answers.outputs, spec.outputs, strict=True)
-        ),
-        step_bytes=step_bytes,
-        all_step_bytes=sum(step_bytes),
-        single=single,
-        complete=complete,
-        layout=layout_of(step_bytes) if single and complete and all(step_bytes) and sum(step_bytes) <= _LAID_OUT_BYTES else None,
-    )
+        return self.columns if self.layout is None else self.layout.columns(self.message)
 
 
 def split_by_stream(turn: Turn) -> Iterator[tuple[int, Piece]]:
@@ -196,7 +176,7 @@ def split_by_size(piece: Piece, limit: int) -> Iterator[Piece]:
     """Cuts a piece between rows so that none exceeds `limit` bytes, unless a single row does."""
     kept = piece.turn.answers.kept[piece.first : piece.last]
     kept_ends = piece.kept_first + np.cumsum(kept)
-    sizes = np.cumsum(_ROW_BYTES + kept * piece.turn.all_step_bytes)
+    sizes = np.cumsum(_ROW_BYTES + kept * piece.turn.encoding.all_step_bytes)
     row, kept_first, taken = 0, piece.kept_first, 0
     while row < len(kept):
         end = max(row + 1, int(np.searchsorted(sizes, taken + limit, side="right")))
@@ -205,12 +185,12 @@ def split_by_size(piece: Piece, limit: int) -> Iterator[Piece]:
         row, kept_first, taken = end, kept_last, int(sizes[end - 1])
 
 
-def split_rows(piece: Piece, spec: ModelSpec, limit: int) -> Piece:
-    """The same answers, with rows whose outputs exceed `limit` bytes as several rows: steps without outputs first."""
+def split_rows(piece: Piece, limit: int) -> Piece:
+    """A piece's answers, with rows whose outputs exceed `limit` bytes as several rows: steps without outputs first."""
     turn, rows, steps = piece.turn, slice(piece.first, piece.last), slice(piece.kept_first, piece.kept_last)
     answers = turn.answers
     kept, bare = answers.kept[rows], answers.lengths[rows] - answers.kept[rows]
-    most = max(1, limit // max(1, turn.all_step_bytes))  # steps with outputs of one row
+    most = max(1, limit // max(1, turn.encoding.all_step_bytes))  # steps with outputs of one row
     counts = np.maximum(1, -(-kept // most))
     row = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0 for the first part of each row
@@ -223,20 +203,24 @@ def split_rows(piece: Piece, spec: ModelSpec, limit: int) -> Piece:
         kept=kept_here,
         outputs=tuple(values[steps] for values in answers.outputs),
     )
-    return Piece(encode_turn(split, spec), 0, len(row), 0, piece.kept_last - piece.kept_first)
+    return Piece(turn.encoding.encode(split), 0, len(row), 0, piece.kept_last - piece.kept_first)
 
 
 def cut_out(piece: Piece) -> Part:
     """Copies a piece out of its turn."""
     turn, first, last, kept_first, kept_last = piece
     if turn.layout is not None and last - first == 1:
-        return Part((), piece.bytes, True, True, turn.message(turn.layout, first), turn.layout)
+        return Part((), piece.bytes, True, True, turn.layout.encode(turn, first), turn.layout)
+    lengths, kept = turn.lengths()
     columns = (
         turn.handles[4 * first : 4 * last],
         turn.first_seqs[8 * first : 8 * last],
-        turn.lengths[4 * first : 4 * last],
-        turn.kept[4 * first : 4 * last],
-        *[values[size * kept_first : size * kept_last] for values, size in zip(turn.outputs, turn.step_bytes, strict=True)],
+        lengths[4 * first : 4 * last],
+        kept[4 * first : 4 * last],
+        *[
+            values[size * kept_first : size * kept_last]
+            for values, size in zip(turn.outputs, turn.encoding.step_bytes, strict=True)
+        ],
     )
     return Part(columns, piece.bytes, turn.single, turn.complete)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from stepstream_server.engine.ports import (
+    Answers,
     CallersLeft,
     Command,
     Delivery,
@@ -25,7 +26,7 @@ from stepstream_server.engine.ports import (
 )
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.coalescing import Blocks, Calls, Steps
-from stepstream_server.rpc.deliveries import Drawn, Piece, encode_turn, split_by_stream, split_rolled
+from stepstream_server.rpc.deliveries import Drawn, Encoding, Piece, split_by_stream, split_rolled
 from stepstream_server.spec import ModelSpec
 
 _CREDIT_BYTES = 2048  # the 8,192 credits of a stream stand for 16 MiB of outputs
@@ -71,8 +72,9 @@ class EngineClient:
     def __init__(self, spec: ModelSpec, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
         self.spec = spec
         self.limits = limits
-        self.step_bytes = spec.output_step_bytes
-        self.input_bytes = [each.step_bytes for each in spec.inputs]  # of one step
+        self._encoding = Encoding(spec)
+        self.step_bytes = self._encoding.all_step_bytes
+        self._input_bytes = [each.step_bytes for each in spec.inputs]  # of one step
         self.step_credits = step_credits(spec)
         self.window_credits = window_credits(spec, limits.window_steps, limits.window_bytes)
         self._loop = loop
@@ -84,7 +86,7 @@ class EngineClient:
         self._questions: dict[int, Callable[[Any], None]] = {}  # of control messages; an entry goes with its reply or its asker
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
-        self._envelopes = 0  # passed in so far
+        self.envelope = 1  # the number of the envelope in which what is said now is passed in
         self._heard = 0  # of them taken in by the engine
         self._unheard: list[tuple[int, asyncio.Future[None]]] = []  # who waits until so many are
         # Since the loop began its round:
@@ -108,10 +110,16 @@ class EngineClient:
         self._close_blocks()
         self._said.append(command)
 
+    def takes(self, inputs: Sequence[bytes], steps: int) -> bool:
+        """Whether inputs of so many steps are as many and as long as the model declares."""
+        sizes = self._input_bytes
+        return list(map(len, inputs)) == (sizes if steps == 1 else [steps * size for size in sizes])
+
     def block(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
         """Passes on rows of one message of a stream, packed as ROW is, with their inputs as they came, as `submit` does."""
-        self._pass_in_soon()
-        if stream in self._blocks:
+        if not self._due:
+            self._pass_in_soon()
+        if stream in self._blocks.streams:
             self._close_blocks()
         self._blocks.add(stream, rows, inputs)
 
@@ -153,11 +161,6 @@ class EngineClient:
     def forget(self, number: int) -> bool:
         """A one-shot caller or a rollout has all that it wants. Returns whether it was still listening."""
         return self._listeners.pop(number, None) is not None or self._rollouts.pop(number, None) is not None
-
-    @property
-    def envelope(self) -> int:
-        """The number of the envelope in which what is said now is passed in."""
-        return self._envelopes + 1
 
     def has_heard(self, envelope: int) -> bool:
         """Whether the engine has taken an envelope in, or never will."""
@@ -225,13 +228,15 @@ class EngineClient:
             self._hung_up = []
         if self._said:
             said, self._said = self._said, []
-            self._envelopes += 1
-            with contextlib.suppress(ServerFault):  # all who wait are told by `fail`
+            self.envelope += 1
+            try:  # noqa: SIM105  # `suppress` is three calls more
                 self._door.submit(*said)
+            except ServerFault:  # all who wait are told by `fail`
+                pass
 
     def _close_blocks(self) -> None:
         """What comes now must stay behind the rows that were gathered."""
-        if self._blocks:
+        if self._blocks.streams:
             self._said.append(self._blocks.take())
 
     def _wake(self, callback: Callable[[], None]) -> None:
@@ -250,17 +255,18 @@ class EngineClient:
             if answer is not None:
                 answer(reply.value)
         if delivery.answers is not None:
-            self._pass_answers(delivery)
+            self._pass_answers(delivery.answers)
         if delivery.rolled is not None:
             for stream, drawn in split_rolled(delivery.rolled):
                 if (follower := self._rollouts.get(stream)) is not None:
                     follower.rolled(drawn)
         errors, detached = delivery.errors, delivery.detached
-        self._pass_errors(errors, unknown=False)
-        for row, stream in enumerate(detached.streams):
-            if (holder := self._holders.get(stream)) is not None:
-                holder.detached(self, detached, row)
-        self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
+        if errors.streams or detached.streams:
+            self._pass_errors(errors, unknown=False)
+            for row, stream in enumerate(detached.streams):
+                if (holder := self._holders.get(stream)) is not None:
+                    holder.detached(self, detached, row)
+            self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
         if delivery.heard > self._heard:  # not if it was none of the engine's
             self._heard = delivery.heard
             if self._unheard:
@@ -283,10 +289,8 @@ class EngineClient:
         """Who is told of refusals under this number."""
         return self._listeners[number] if number in self._listeners else self._rollouts.get(number)
 
-    def _pass_answers(self, delivery: Delivery) -> None:
-        if delivery.answers is None or not len(delivery.answers.streams):
-            return
-        for stream, piece in split_by_stream(encode_turn(delivery.answers, self.spec)):
+    def _pass_answers(self, answers: Answers) -> None:
+        for stream, piece in split_by_stream(self._encoding.encode(answers)):
             if (listener := self._listeners.get(stream)) is not None:
                 listener.answered(self, piece)
 

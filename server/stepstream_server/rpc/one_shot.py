@@ -174,12 +174,13 @@ class Caller:
 
     def answered(self, engine: EngineClient, piece: Piece) -> None:
         turn, start = piece.turn, piece.kept_first
+        sizes = turn.encoding.step_bytes
         for handle, first_seq, length, kept in turn.rows()[piece.first : piece.last]:
             waiting = self._rows.get(engine)
             if waiting is None:
                 return
             end = start + kept
-            outputs = tuple([data[size * start : size * end] for data, size in zip(turn.outputs, turn.step_bytes, strict=True)])
+            outputs = tuple([data[size * start : size * end] for data, size in zip(turn.outputs, sizes, strict=True)])
             start = end
             asked, row = waiting[handle]
             if asked.answered(row, first_seq, length, outputs):

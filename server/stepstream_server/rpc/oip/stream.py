@@ -16,7 +16,7 @@ from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_reque
 from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
 from stepstream_server.rpc.one_shot import Asked, Caller
 from stepstream_server.rpc.stream.call import Call
-from stepstream_server.rpc.stream.flow_control import Unread
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 
 _FOREVER = float("inf")
 _OBJECT_BYTES = 512  # that hold a response in memory, beside its bytes
@@ -60,7 +60,7 @@ class InferStream(Call):
         grpc_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(settings, unread)
+        super().__init__(self._take, self._respond, Credits(settings.stream_credit_steps), Lookahead(), unread)
         self._layouts = layouts
         self._grpc_errors = grpc_errors
         self._clock = clock
@@ -90,7 +90,7 @@ class InferStream(Call):
             except StepStreamError as error:
                 self._fail(place, error)
 
-    def take(self, message: oip_pb2.ModelInferRequest) -> None:
+    def _take(self, message: oip_pb2.ModelInferRequest) -> None:
         try:
             request = decode_request(message, self._layouts, self._clock(), _FOREVER)
         except StepStreamError as error:
@@ -109,7 +109,7 @@ class InferStream(Call):
         self._credits.take(place.credits)
         return place
 
-    def next(self) -> tuple[bytes, int] | None:
+    def _respond(self) -> tuple[bytes, int] | None:
         """The response whose turn it is, if it is ready. Raises StepStreamError where errors end the call."""
         place = self._places[0] if self._places else None
         if place is None or place.response is None:

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from stepstream_server.config import DoorSettings
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.boundary import Context
 from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 
 
 class Call(ABC):
-    """On the event loop's thread. What `take` and `next` raise ends the call."""
+    """On the event loop's thread."""
 
-    def __init__(self, settings: DoorSettings, unread: Unread) -> None:
-        self._credits = Credits(settings.stream_credit_steps)
-        self._lookahead = Lookahead()
+    def __init__(
+        self,
+        take: Callable[[Any], None],
+        next: Callable[[], tuple[bytes, int] | None],
+        credits: Credits,
+        lookahead: Lookahead,
+        unread: Unread,
+    ) -> None:
+        """take: is given each request that is read. next: gives the next response, serialised, with the credits that it returns
+        once it is written, or None if none is ready. What either raises ends the call."""
+        self._take = take
+        self._next = next
+        self._credits = credits
+        self._lookahead = lookahead
         self._unread = unread
         self._ready = False  # whether there is something to write, or a reason to end
         self._waiting: asyncio.Future[None] | None = None  # for that; an asyncio.Event takes twice as long
         self._half_closed = False
         self._error: Exception | None = None
-        self._reader: asyncio.Task[None] | None = None
-
-    @abstractmethod
-    def take(self, request: Any) -> None:
-        """Takes a request that was read."""
-
-    @abstractmethod
-    def next(self) -> tuple[bytes, int] | None:
-        """The next response, serialised, with the credits that it returns once it is written; None if none is ready."""
+        self._reading: asyncio.Task[None] | None = None
 
     @property
     @abstractmethod
@@ -54,12 +56,15 @@ class Call(ABC):
         await opening
         loop = asyncio.get_running_loop()
         if self._error is None:  # else it was ended before it began
-            self._reader = loop.create_task(self._read(context))
+            self._reading = loop.create_task(self._read(context))
         while True:
             self._ready = False
-            while (item := self.next()) is not None:
+            while (item := self._next()) is not None:
                 response, credits = item
-                await self._write(context, response)
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError as gone:  # the client is gone: gRPC knows it before it cancels the call
+                    raise asyncio.CancelledError from gone
                 self._credits.give(credits)
             if self._error is not None:
                 raise self._error
@@ -103,22 +108,15 @@ class Call(ABC):
             self._waiting.set_result(None)
 
     def _stop_reading(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def _write(self, context: Context, response: bytes) -> None:
-        """Where the client is gone, the call is cancelled; gRPC knows it before it says so otherwise."""
-        try:
-            await context.write(response)
-        except grpc.aio.InternalError as gone:
-            raise asyncio.CancelledError from gone
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def _read(self, context: Context) -> None:
         """By calls of the context: an iterator of requests would cost another coroutine per message."""
-        credits, lookahead = self._credits, self._lookahead
+        take, credits, lookahead = self._take, self._credits, self._lookahead
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
-                self.take(request)
+                take(request)
                 if lookahead.used_up:
                     await lookahead.room()
                 if credits.used_up:

@@ -23,7 +23,7 @@ class Credits:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._room = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None  # for room
         self.in_flight = 0
 
     def take(self, count: int) -> None:
@@ -31,7 +31,8 @@ class Credits:
 
     def give(self, count: int) -> None:
         self.in_flight -= count
-        self._room.set()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     @property
     def used_up(self) -> bool:
@@ -40,8 +41,8 @@ class Credits:
     async def room(self) -> None:
         """Waits until something may be read again."""
         while self.used_up:
-            self._room.clear()
-            await self._room.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
 
 
 class Lookahead:

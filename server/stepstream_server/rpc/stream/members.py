@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -25,6 +25,7 @@ from stepstream_server.rpc.stream.writer import Writer, encode_attached, encode_
 FREE = 0
 WAITING = -1  # asked for by Open or Attach, not yet answered
 LEAVING = -2  # Detach asked for, not yet confirmed
+_OUTSTANDING = 3  # the place of its column
 _FIRST_SIZE = 16  # handles that an ordinary stream has room for before it grows: 0.5 KB
 _LARGEST = (1 << 63) - 1  # counts beyond it are clamped: they are above any next_seq
 _SHOWN = 128  # characters of an id or a model's name that an answer repeats: what a valid id may have
@@ -41,10 +42,17 @@ class Handles:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._owners: Ints = np.zeros(_FIRST_SIZE, np.int64)
-        self._sessions: Ints = np.zeros(_FIRST_SIZE, np.int64)
-        self._generations: Ints = np.zeros(_FIRST_SIZE, np.int64)
-        self._outstanding: Ints = np.zeros(_FIRST_SIZE, np.int64)  # outcomes that will arrive, in steps
+        # One row per column, so that a table in the making is one piece of memory.
+        self._set(np.zeros((4, _FIRST_SIZE), np.int64))
+
+    def _set(self, table: Ints) -> None:
+        """table: owners, session indices, generations, and outcomes that will arrive, in steps."""
+        self._table = table
+        self._owners: Ints = table[0]
+        self._sessions: Ints = table[1]
+        self._generations: Ints = table[2]
+        self._outstanding: Ints = table[3]
+        self._at = [memoryview(column) for column in table]  # elements in a third of the time that an array takes
 
     def reserve(self, handle: int) -> None:
         """Takes a free handle for a session that is being opened or attached.
@@ -87,14 +95,10 @@ class Handles:
         owners = self.owners(handles)
         return int(owners[0]) if (owners == owners[0]).all() else FREE
 
-    def owner(self, handle: int) -> int:
-        """The same of one handle."""
-        owner: int = self._owners.item(handle) if handle < len(self._owners) else FREE
-        return owner
-
-    def session(self, handle: int) -> tuple[int, int]:
-        """Session index and generation of one that stands for one."""
-        return self._sessions.item(handle), self._generations.item(handle)
+    def find(self, handle: int) -> tuple[int, int, int]:
+        """Owner, session index and generation of one handle; the owner is 0 or below where it stands for no session."""
+        owners, sessions, generations, _ = self._at
+        return (owners[handle], sessions[handle], generations[handle]) if handle < len(owners) else (FREE, 0, 0)
 
     def owners(self, handles: NDArray[np.uint32]) -> Ints:
         """Owner of each handle, 0 or below where it stands for no session."""
@@ -113,8 +117,8 @@ class Handles:
         np.add.at(self._outstanding, handles, steps)
 
     def expect_one(self, handle: int, steps: int) -> None:
-        """The same of one handle."""
-        self._outstanding[handle] += steps
+        """Remembers that outcomes of so many steps of one handle will arrive."""
+        self._at[_OUTSTANDING][handle] += steps
 
     def settle(self, handles: Ints, steps: Ints) -> int:
         """Takes outcomes that arrived. Returns how many of the steps were expected: kept answers sent again were not."""
@@ -129,25 +133,19 @@ class Handles:
 
     def settle_one(self, handle: int, steps: int) -> int:
         """Takes outcomes of one handle. Returns how many of the steps were expected."""
-        left: int = self._outstanding.item(handle)
-        settled = min(left, steps)
-        self._outstanding[handle] = left - settled
+        outstanding = self._at[_OUTSTANDING]
+        left = outstanding[handle]
+        settled = steps if steps <= left else left
+        outstanding[handle] = left - settled
         return settled
 
     def _grow(self, size: int) -> None:
-        """At least doubles the table, so that growing costs O(1) per handle over time."""
-        size = max(size, 2 * len(self._owners))
-        self._owners = _grown(self._owners, size)
-        self._sessions = _grown(self._sessions, size)
-        self._generations = _grown(self._generations, size)
-        self._outstanding = _grown(self._outstanding, size)
-
-
-def _grown(column: Ints, size: int) -> Ints:
-    """Longer by zeros, whose memory the system provides when they are written: one large handle alone costs a page."""
-    grown = np.zeros(size, np.int64)
-    grown[: len(column)] = column
-    return grown
+        """At least doubles the table, so that growing costs O(1) per handle over time. The system provides the memory of what is
+        added when it is written: one large handle alone costs a page for each column."""
+        old = len(self._owners)
+        table = np.zeros((4, max(size, 2 * old)), np.int64)
+        table[:, :old] = self._table
+        self._set(table)
 
 
 @dataclass(slots=True)
@@ -176,7 +174,7 @@ class Members:
         lookahead: Lookahead,
         writer: Writer,
     ) -> None:
-        self._engines: list[EngineClient] = []  # in the handle table, the first is owner 1
+        self.engines: list[EngineClient] = []  # that this stream uses; in the handle table, the first is owner 1
         self._number = number
         self._identity = identity
         self._holder = holder
@@ -237,28 +235,20 @@ class Members:
             new=False,
         )
 
-    def engine(self, owner: int) -> EngineClient:
-        """The engine of an owner in the handle table."""
-        return self._engines[owner - 1]
-
-    def owners(self) -> Iterator[tuple[int, EngineClient]]:
-        """Every model that this stream uses, by its owner number."""
-        return enumerate(self._engines, 1)
-
     def end(self) -> None:
         """The stream is over: nobody is left to be answered."""
         for engine, request in self._questions:
             engine.withdraw(request)
         self._questions.clear()
-        for engine in self._engines:
+        for engine in self.engines:
             engine.leave(self._number)
 
     def _listen(self, model: str, version: int) -> EngineClient:
         """The engine of a model, which from now on brings this stream's outcomes. Raises StepStreamError."""
         engine = self._models.find(model, version)
-        if engine not in self._engines:
+        if engine not in self.engines:
             engine.hold(self._number, self._holder)
-            self._engines.append(engine)
+            self.engines.append(engine)
         return engine
 
     def _reserve(self, asked: list[_Asked]) -> list[_Asked]:
@@ -318,7 +308,7 @@ class Members:
 
     def _settle(self, engine: EngineClient, asked: _Asked, result: Opened | StepStreamError) -> inference_pb2.AttachedSession:
         if isinstance(result, Opened):
-            self._handles.bind(asked.handle, self._engines.index(engine) + 1, result)
+            self._handles.bind(asked.handle, self.engines.index(engine) + 1, result)
         elif asked.error is None:
             self._handles.free(asked.handle)
         return encode_attached_session(asked.handle, asked.id, result)

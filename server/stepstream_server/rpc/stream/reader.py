@@ -135,7 +135,7 @@ class Reader:
             return
         owner = self._handles.common_owner(handles)
         if owner > FREE:
-            self._even_block(message, rows, self._members.engine(owner), arrival)
+            self._even_block(message, rows, self._members.engines[owner - 1], arrival)
         else:
             self._uneven_block(message, rows, arrival)
 
@@ -145,22 +145,21 @@ class Reader:
         if len(handle_bytes) != 4 or len(seq_bytes) != 8 or len(length_bytes) not in (0, 4) or len(acked_bytes) not in (0, 8):
             return False
         handle = int.from_bytes(handle_bytes, "little")
-        owner = self._handles.owner(handle)
+        owner, session, generation = self._handles.find(handle)
         if owner <= FREE:
             return False
         steps = int.from_bytes(length_bytes, "little") if length_bytes else 1
         seq, acked = int.from_bytes(seq_bytes, "little"), int.from_bytes(acked_bytes, "little")
-        engine, inputs = self._members.engine(owner), message.inputs
+        engine, inputs = self._members.engines[owner - 1], message.inputs
         if (
             not 0 < steps <= self._settings.max_block_steps
-            or max(seq, acked) >> columns.SEQ_BITS
-            or [len(each) for each in inputs] != [steps * size for size in engine.input_bytes]
+            or (seq | acked) >> columns.SEQ_BITS
+            or not engine.takes(inputs, steps)
             or message.outputs not in _ALL
             or engine.step_bytes > self._most_step_bytes
             or message.HasField("timeout")
         ):
             return False
-        session, generation = self._handles.session(handle)
         row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
         self._credits.take(steps * engine.step_credits)
         self._handles.expect_one(handle, steps)
@@ -264,7 +263,7 @@ class Reader:
 
     def _by_engine(self, owners: Ints) -> Iterator[tuple[EngineClient, Ints]]:
         """Positions of the rows of each model."""
-        for owner, engine in self._members.owners():
+        for owner, engine in enumerate(self._members.engines, 1):
             positions = np.flatnonzero(owners == owner)
             if len(positions):
                 yield engine, positions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from stepstream_proto.v1 import inference_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import Reason, StepStreamError
@@ -13,7 +12,7 @@ from stepstream_server.rpc.deliveries import Piece
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.stream.call import Call
-from stepstream_server.rpc.stream.flow_control import Unread
+from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 from stepstream_server.rpc.stream.members import Handles, Members
 from stepstream_server.rpc.stream.reader import Reader
 from stepstream_server.rpc.stream.registry import StreamIdentity
@@ -33,22 +32,16 @@ class Stream(Call):
         *,
         identity: StreamIdentity = StreamIdentity(),  # noqa: B008  # immutable
     ) -> None:
-        super().__init__(settings, unread)
-        flow = self._credits, self._lookahead
+        flow = Credits(settings.stream_credit_steps), Lookahead()
         self._handles = Handles(settings.max_handles_per_stream)
         self._writer = Writer(settings.max_message_bytes, unread, self.grown)
         self._members = Members(number, identity, self, models, settings.max_block_steps, self._handles, *flow, self._writer)
-        self._requests = Reader(number, self._members, settings, self._handles, *flow, self._writer, clock)
+        reader = Reader(number, self._members, settings, self._handles, *flow, self._writer, clock)
+        super().__init__(reader.take, self._writer.next, *flow, unread)
 
     @property
     def unread_bytes(self) -> int:
         return self._writer.bytes
-
-    def take(self, request: inference_pb2.StreamRequest) -> None:
-        self._requests.take(request)
-
-    def next(self) -> tuple[bytes, int] | None:
-        return self._writer.next()
 
     def drain(self, seconds: float) -> None:
         self._writer.control(encode_drain(seconds), 0)
@@ -58,15 +51,15 @@ class Stream(Call):
         self._writer.clear()
 
     def answered(self, engine: EngineClient, piece: Piece) -> None:
-        steps = piece.steps
-        if piece.last - piece.first == 1:
-            handle, _, length, _ = piece.turn.rows()[piece.first]
-            sent_again = steps - self._handles.settle_one(handle, length)
+        turn, first, last, *_ = piece
+        if last - first == 1:
+            handle, _, steps, _ = turn.rows()[first]
+            settled = self._handles.settle_one(handle, steps)
         else:
-            rows, answers = slice(piece.first, piece.last), piece.turn.answers
-            sent_again = steps - self._handles.settle(answers.handles[rows], answers.lengths[rows])
-        if sent_again:
-            self._credits.take(sent_again * engine.step_credits)  # nobody has paid for them
+            handles, lengths = turn.answers.handles[first:last], turn.answers.lengths[first:last]
+            steps, settled = int(lengths.sum()), self._handles.settle(handles, lengths)
+        if settled < steps:
+            self._credits.take((steps - settled) * engine.step_credits)  # nobody has paid for them: they are sent again
         self._writer.answers(engine, piece, steps * engine.step_credits)
 
     def refused(self, engine: EngineClient, errors: RowErrors, row: int) -> None:

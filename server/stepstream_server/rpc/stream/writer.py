@@ -6,6 +6,7 @@ overtakes a control message.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -95,29 +96,61 @@ def encode_drain(seconds: float) -> inference_pb2.StreamResponse:
     return inference_pb2.StreamResponse(drain=inference_pb2.Drain(deadline=encode_duration(seconds)))
 
 
-class Message:
-    """One message in the making: answers and errors of a model, or detached handles, or a finished response."""
+class _Message(ABC):
+    """One message in the making, with the credits that return once it is written."""
 
-    __slots__ = ("bytes", "credits", "ending", "engine", "errors", "handles", "held_bytes", "parts", "response")
+    __slots__ = ("bytes", "credits", "held_bytes")
 
-    def __init__(self, engine: EngineClient | None, response: inference_pb2.StreamResponse | None, ending: Ending | None) -> None:
-        self.engine = engine
-        self.response = response
-        self.ending = ending
-        self.handles: list[int] = []
-        self.parts: list[Part] = []
-        self.errors: list[inference_pb2.RowError] = []
+    def __init__(self, credits: int = 0) -> None:
         self.bytes = 0  # on the wire, nearly
         self.held_bytes = 0  # in memory, nearly
-        self.credits = 0
+        self.credits = credits
+
+    @abstractmethod
+    def encode(self) -> bytes:
+        """The message, serialised."""
+
+
+class _Answers(_Message):
+    """Answers and errors of a model; None: errors of handles that stand for none."""
+
+    __slots__ = ("engine", "errors", "parts")
+
+    def __init__(self, engine: EngineClient | None) -> None:
+        super().__init__()
+        self.engine = engine
+        self.parts: list[Part] = []
+        self.errors: list[inference_pb2.RowError] = []
 
     def encode(self) -> bytes:
-        """Serialised."""
-        if self.response is not None:
-            return self.response.SerializeToString()
-        if self.ending is not None:
-            return encode_detached(self.handles, self.ending).SerializeToString()
         return encode_answers(self.parts, self.errors)
+
+
+class _DetachedHandles(_Message):
+    """Handles that no longer stand for sessions, all for one reason."""
+
+    __slots__ = ("ending", "handles")
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__()
+        self.ending = ending
+        self.handles: list[int] = []
+
+    def encode(self) -> bytes:
+        return encode_detached(self.handles, self.ending).SerializeToString()
+
+
+class _Control(_Message):
+    """A finished response."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: inference_pb2.StreamResponse, credits: int) -> None:
+        super().__init__(credits)
+        self._response = response
+
+    def encode(self) -> bytes:
+        return self._response.SerializeToString()
 
 
 class Writer:
@@ -131,15 +164,12 @@ class Writer:
         self._unread = unread
         self._ready = ready
         self._limit = min(_MERGE_BYTES, max_message_bytes // 2)  # half: a part may be added that nearly fills a message alone
-        self._queue: deque[Message] = deque()
-        self._growing: dict[EngineClient | None, Message] = {}  # by model, None: errors of handles that stand for none
-
-    def __len__(self) -> int:
-        return len(self._queue)
+        self._queue: deque[_Message] = deque()
+        self._growing: dict[EngineClient | None, _Answers] = {}  # by model
 
     def answers(self, engine: EngineClient, piece: Piece, credits: int) -> None:
         limit = self._limit
-        for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, engine.spec, limit), limit):
+        for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, limit), limit):
             part = cut_out(each)
             message = self._growing.get(engine)
             if message is None or message.errors or message.bytes + part.size > limit:
@@ -161,16 +191,17 @@ class Writer:
 
     def detached(self, handle: int, ending: Ending, credits: int) -> None:
         last = self._queue[-1] if self._queue else None
-        if last is None or last.ending is not ending:
-            last = self._append(Message(None, None, ending))
+        if not isinstance(last, _DetachedHandles) or last.ending is not ending:
+            last = _DetachedHandles(ending)
+            self._append(last)
         last.handles.append(handle)
         last.credits += credits
         self._hold(last, 8)
         self._ready()
 
     def control(self, response: inference_pb2.StreamResponse, credits: int) -> None:
-        message = self._append(Message(None, response, None))
-        message.credits = credits
+        message = _Control(response, credits)
+        self._append(message)
         self._hold(message, response.ByteSize())
         self._ready()
 
@@ -180,7 +211,7 @@ class Writer:
             return None
         message = self._queue.popleft()
         self._let_go(message.held_bytes)
-        if self._growing.get(message.engine) is message:
+        if isinstance(message, _Answers) and self._growing.get(message.engine) is message:
             del self._growing[message.engine]
         return message.encode(), message.credits
 
@@ -190,7 +221,7 @@ class Writer:
         self._growing.clear()
         self._let_go(self.bytes)
 
-    def _hold(self, message: Message, size: int) -> None:
+    def _hold(self, message: _Message, size: int) -> None:
         message.bytes += size
         held = size + _OBJECT_BYTES
         message.held_bytes += held
@@ -201,14 +232,12 @@ class Writer:
         self.bytes -= size
         self._unread.bytes -= size
 
-    def _grow(self, engine: EngineClient | None) -> Message:
-        message = Message(engine, None, None)
+    def _grow(self, engine: EngineClient | None) -> _Answers:
+        message = self._growing[engine] = _Answers(engine)
         self._queue.append(message)
-        self._growing[engine] = message
         return message
 
-    def _append(self, message: Message) -> Message:
-        """A control message: what comes later must not join what was there before."""
+    def _append(self, message: _Message) -> None:
+        """What comes later must not join what was there before it."""
         self._growing.clear()
         self._queue.append(message)
-        return message
