@@ -129,7 +129,7 @@ class OnnxBackend:
         plain = _plain(batch.numbers)
         finite = None if plain else self._finite(batch.before, batch.inputs, batch.after, batch.outputs)
         self._scatter(slots, batch.after, finite)
-        return Computed(tuple(output.copy() for output in batch.outputs), finite)
+        return Computed(tuple([output.copy() for output in batch.outputs]), finite)
 
     def _chunk(self, slots: Ints, inputs: tuple[Tensor, ...]) -> Computed:
         """Several steps. Batches smaller than the least number of rows are padded with copies of their last row."""

@@ -48,6 +48,7 @@ from stepstream_server.engine.ports import (
     Refuse,
     Reply,
     Reset,
+    RowErrors,
     Sink,
     Statistics,
     StreamEnded,
@@ -245,6 +246,11 @@ class Engine:
     def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
         """Admits steps, those that neighbours of one door bring together: each admission costs as much as many rows. None is
         left."""
+        if len(blocks) == 1:
+            ((door, block),) = blocks
+            self._admission.blocks(door, [block], self.clock())
+            self._settlement.tell(report)
+            blocks.clear()
         for door, some in itertools.groupby(blocks, key=itemgetter(0)):
             self._admission.blocks(door, [block for _, block in some], self.clock())
             self._settlement.tell(report)
@@ -356,10 +362,12 @@ class Engine:
         launch = Launch(n + len(batch.rolls), batch.length, now - flight.begun)
         report.launches.append(launch)
         self._scheduler.learn(launch)
+        if not len(batch.rolls):
+            self._steps += self._settlement.settle(batch, computed, flight.begun, now, report)
+            return
         if n:
             self._steps += self._settlement.settle(batch, _part(computed, 0, n), flight.begun, now, report)
-        if len(batch.rolls):
-            self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
+        self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
 
     def _collect_all(self, report: TurnReport) -> None:
         while self._flights:
@@ -385,18 +393,21 @@ class Engine:
             self._drains.clear()
         letters = self._outbox.empty(self.clock(), idle=not busy)
         for delivery in letters.values():
-            for reason, length in zip(delivery.errors.reasons, delivery.errors.lengths, strict=True):
-                report.failures[reason] = report.failures.get(reason, 0) + length
+            if delivery.errors.reasons:
+                _count_failures(delivery.errors, report)
         self._observer.turn(report)  # first, so that whoever has heard an answer finds it counted
         for door, delivery in letters.items():
             self._sinks[door].deliver(delivery)
         return busy
 
 
+def _count_failures(errors: RowErrors, report: TurnReport) -> None:
+    for reason, length in zip(errors.reasons, errors.lengths, strict=True):
+        report.failures[reason] = report.failures.get(reason, 0) + length
+
+
 def _part(computed: Computed, start: int, end: int | None) -> Computed:
     """Takes the part of a launch that some of its rows have."""
-    if start == 0 and end == len(computed.outputs[0]):
-        return computed
     finite = None if computed.finite is None else computed.finite[start:end]
     return Computed(tuple(values[start:end] for values in computed.outputs), finite)
 

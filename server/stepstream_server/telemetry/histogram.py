@@ -25,14 +25,17 @@ class Histogram:
 
     def add(self, values: Floats, weights: Ints) -> None:
         """Counts `weights[i]` observations of `values[i]`. Both [n]."""
+        if len(values) == 1:
+            self.add_one(values.item(), weights.item())
+            return
         buckets = self._bounds.searchsorted(values)
         self._counts += np.bincount(buckets, weights, self._counts.size)
         self.sum += float(values @ weights)
 
-    def add_one(self, value: float) -> None:
-        """Counts one observation."""
-        self._counts[bisect_left(self._edges, value)] += 1
-        self.sum += value
+    def add_one(self, value: float, weight: int = 1) -> None:
+        """Counts so many observations of one value."""
+        self._counts[bisect_left(self._edges, value)] += weight
+        self.sum += value * weight
 
     @property
     def count(self) -> int:

@@ -66,13 +66,11 @@ class TurnTotals:
         self._last_at = 0.0
 
     def turn(self, report: TurnReport) -> None:
-        """Adds one turn: some 6 us for one row, 20 us for 1,000."""
+        """Adds one turn: some 3 us for one row, 20 us for 1,000."""
         with self._lock:
             self._duplicates += report.duplicates
-            self._opened.update(report.opened)
-            self._refused.update(report.refused)
-            self._closed.update(report.closed)
-            self._failures.update(report.failures)
+            if report.opened or report.refused or report.closed or report.failures or report.rollouts_ended:
+                self._add_events(report)
             for launch in report.launches:
                 self._batch_size.add_one(launch.batch)
                 self._compute_seconds.add_one(launch.seconds)
@@ -81,11 +79,17 @@ class TurnTotals:
                 self._launched_seconds += launch.seconds * launch.batch * launch.length
             if report.draws:
                 self._add_draws(report)
-            self._rollouts_ended.update(report.rollouts_ended)
             if report.steps.size:
                 self._last_at = self._wall_clock()
                 self._queue_seconds.add(report.queue_seconds, report.steps)
                 self._step_seconds.add(report.step_seconds, report.steps)
+
+    def _add_events(self, report: TurnReport) -> None:
+        self._opened.update(report.opened)
+        self._refused.update(report.refused)
+        self._closed.update(report.closed)
+        self._failures.update(report.failures)
+        self._rollouts_ended.update(report.rollouts_ended)
 
     def _add_draws(self, report: TurnReport) -> None:
         self._draws += report.draws

@@ -27,9 +27,9 @@ class TurnReport:
     """The deeds of one turn. Columns have one entry per answered row; `steps` weighs them."""
 
     launches: list[Launch] = field(default_factory=list)
-    steps: Ints = field(default_factory=lambda: _NO_STEPS)
-    queue_seconds: Floats = field(default_factory=lambda: _NO_SECONDS)  # arrival to launch
-    step_seconds: Floats = field(default_factory=lambda: _NO_SECONDS)  # arrival to hand-over
+    steps: Ints = field(default_factory=_NO_STEPS.view)
+    queue_seconds: Floats = field(default_factory=_NO_SECONDS.view)  # arrival to launch
+    step_seconds: Floats = field(default_factory=_NO_SECONDS.view)  # arrival to hand-over
     duplicates: int = 0  # steps answered from the cache
     failures: dict[Reason, int] = field(default_factory=dict)  # steps refused or failed
     opened: dict[Origin, int] = field(default_factory=dict)

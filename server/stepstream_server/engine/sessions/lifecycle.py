@@ -175,7 +175,9 @@ class Lifecycle:
 
     def expire(self, now: float, report: TurnReport) -> None:
         """Ends sessions that have been idle or alive for too long; so many at once that steps are not held up."""
-        self.end(self._table.expired(now, _EXPIRED_PER_TURN), Ending.EXPIRED, now, report)
+        expired = self._table.expired(now, _EXPIRED_PER_TURN)
+        if len(expired):
+            self.end(expired, Ending.EXPIRED, now, report)
 
     def end_over(self, now: float, report: TurnReport) -> bool:
         """Ends sessions whose last step was answered in this turn, and replaced ones of which nothing is pending any more.

@@ -99,7 +99,7 @@ class Cut:
         rows = chosen[:n]
         if intake != NONE:  # they lie one behind the other: a view will do
             values = self._books.queue.inputs(intake)
-            inputs = tuple(each[offset : offset + n * length].reshape(n, length, *each.shape[1:]) for each in values)
+            inputs = tuple([each[offset : offset + n * length].reshape(n, length, *each.shape[1:]) for each in values])
         else:
             inputs = self._books.queue.gather(rows, length) if n else ()
         return Batch(rows, chosen[n:], length, self._slots[:n].copy(), inputs, goes_on)

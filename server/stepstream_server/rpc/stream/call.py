@@ -57,22 +57,8 @@ class Call(ABC):
         loop = asyncio.get_running_loop()
         if self._error is None:  # else it was ended before it began
             self._reading = loop.create_task(self._read(context))
-        while True:
-            self._ready = False
-            while (item := self._next()) is not None:
-                response, credits = item
-                try:
-                    await context.write(response)
-                except grpc.aio.InternalError as gone:  # the client is gone: gRPC knows it before it cancels the call
-                    raise asyncio.CancelledError from gone
-                self._credits.give(credits)
-            if self._error is not None:
-                raise self._error
-            if self._half_closed and not self._credits.in_flight:
-                return
-            if not self._ready:
-                self._waiting = loop.create_future()
-                await self._waiting
+        # By a task of its own: whatever waits for the call would be passed through at each wait of its writer, too.
+        await loop.create_task(self._write(context))
 
     def grown(self) -> None:
         """There is something to write."""
@@ -110,6 +96,26 @@ class Call(ABC):
     def _stop_reading(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
+
+    async def _write(self, context: Context) -> None:
+        """Writes what is ready, until the call is done. Raises what makes it impossible to go on."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._ready = False
+            while (item := self._next()) is not None:
+                response, credits = item
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError as gone:  # the client is gone: gRPC knows it before it cancels the call
+                    raise asyncio.CancelledError from gone
+                self._credits.give(credits)
+            if self._error is not None:
+                raise self._error
+            if self._half_closed and not self._credits.in_flight:
+                return
+            if not self._ready:
+                self._waiting = loop.create_future()
+                await self._waiting
 
     async def _read(self, context: Context) -> None:
         """By calls of the context: an iterator of requests would cost another coroutine per message."""
