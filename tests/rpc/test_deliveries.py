@@ -14,6 +14,7 @@ from stepstream_server.engine.ports import Answers
 from stepstream_server.rpc.deliveries import (
     Encoding,
     Part,
+    Piece,
     Turn,
     cut_out,
     encode_answers,
@@ -95,6 +96,11 @@ def decode(message: inference_pb2.Answers) -> list[Row]:
     return read
 
 
+def whole(piece: Piece) -> Part:
+    """A piece, cut out of its turn."""
+    return cut_out(piece, piece.bytes)
+
+
 def answers_of(parts: list[Part]) -> inference_pb2.Answers:
     """A message's answers, as they come out at the other end."""
     return inference_pb2.StreamResponse.FromString(encode_answers(parts, [])).answers
@@ -111,13 +117,13 @@ def test_each_stream_gets_its_rows(by_stream: list[list[Row]]) -> None:
     """Splitting a turn and encoding the pieces gives every stream exactly its rows, in order, with their outputs."""
     pieces = dict(split_by_stream(as_turn(by_stream)))
     for stream, of_stream in enumerate(by_stream):
-        assert decode(answers_of([cut_out(pieces[stream])])) == of_stream
+        assert decode(answers_of([whole(pieces[stream])])) == of_stream
 
 
 @given(st.lists(turns, min_size=1, max_size=3))
 def test_turns_join_into_one_message(several: list[list[list[Row]]]) -> None:
     """A stream that is behind gets the rows of several turns in one message, whatever their lengths."""
-    parts: list[Part] = [cut_out(dict(split_by_stream(as_turn(by_stream)))[0]) for by_stream in several]
+    parts: list[Part] = [whole(dict(split_by_stream(as_turn(by_stream)))[0]) for by_stream in several]
     assert decode(answers_of(parts)) == [row for by_stream in several for row in by_stream[0]]
 
 
@@ -127,7 +133,7 @@ def test_a_piece_is_cut_between_rows(by_stream: list[list[Row]], limit: int) -> 
     for stream, piece in split_by_stream(as_turn(by_stream)):
         parts = list(split_by_size(piece, limit))
         assert all(part.bytes <= limit or part.last - part.first == 1 for part in parts)
-        decoded = [decode(answers_of([cut_out(part)])) for part in parts]
+        decoded = [decode(answers_of([whole(part)])) for part in parts]
         assert [row for rows_of_part in decoded for row in rows_of_part] == by_stream[stream]
 
 
@@ -135,8 +141,8 @@ def test_a_piece_is_cut_between_rows(by_stream: list[list[Row]], limit: int) -> 
 def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit: int) -> None:
     """No row has more bytes of outputs than the limit unless a single step does, and each step keeps its number and outputs."""
     for stream, piece in split_by_stream(as_turn(by_stream)):
-        whole = split_rows(piece, limit)
-        decoded = decode(answers_of([cut_out(whole)]))
+        cut = split_rows(piece, limit)
+        decoded = decode(answers_of([whole(cut)]))
         assert all(len(row.sums) <= max(1, limit // SPEC.output_step_bytes) for row in decoded)
         assert [step for row in decoded for step in steps_of(row)] == [
             step for row in by_stream[stream] for step in steps_of(row)
@@ -147,7 +153,7 @@ def test_a_row_too_large_is_cut_between_steps(by_stream: list[list[Row]], limit:
 def test_columns_that_say_nothing_are_left_out(kept: int, lengths: int, written: tuple[int, int]) -> None:
     """`lengths` is empty where every row is one step, `kept` where every step has outputs."""
     ((_, piece),) = split_by_stream(as_turn([[Row(1, 0, lengths, (1.0,) * kept, (1.0,) * kept)]]))
-    answers = answers_of([cut_out(piece)])
+    answers = answers_of([whole(piece)])
     assert (len(answers.lengths), len(answers.kept)) == written
 
 

@@ -206,11 +206,11 @@ def split_rows(piece: Piece, limit: int) -> Piece:
     return Piece(turn.encoding.encode(split), 0, len(row), 0, piece.kept_last - piece.kept_first)
 
 
-def cut_out(piece: Piece) -> Part:
-    """Copies a piece out of its turn."""
+def cut_out(piece: Piece, size: int) -> Part:
+    """Copies a piece out of its turn. size: its bytes."""
     turn, first, last, kept_first, kept_last = piece
     if turn.layout is not None and last - first == 1:
-        return Part((), piece.bytes, True, True, turn.layout.encode(turn, first), turn.layout)
+        return Part((), size, True, True, turn.layout.encode(turn, first), turn.layout)
     lengths, kept = turn.lengths()
     columns = (
         turn.handles[4 * first : 4 * last],
@@ -222,7 +222,7 @@ def cut_out(piece: Piece) -> Part:
             for values, size in zip(turn.outputs, turn.encoding.step_bytes, strict=True)
         ],
     )
-    return Part(columns, piece.bytes, turn.single, turn.complete)
+    return Part(columns, size, turn.single, turn.complete)
 
 
 def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowError]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -87,7 +88,7 @@ class EngineClient:
         self._requests = itertools.count()
         self._failure: StepStreamError | None = None
         self.envelope = 1  # the number of the envelope in which what is said now is passed in
-        self._heard = 0  # of them taken in by the engine
+        self.heard: float = 0  # of envelopes taken in by the engine; inf: it has failed, and takes in no more
         self._unheard: list[tuple[int, asyncio.Future[None]]] = []  # who waits until so many are
         # Since the loop began its round:
         self._said: list[Command] = []
@@ -162,13 +163,9 @@ class EngineClient:
         """A one-shot caller or a rollout has all that it wants. Returns whether it was still listening."""
         return self._listeners.pop(number, None) is not None or self._rollouts.pop(number, None) is not None
 
-    def has_heard(self, envelope: int) -> bool:
-        """Whether the engine has taken an envelope in, or never will."""
-        return envelope <= self._heard or self._failure is not None
-
     async def until_heard(self, envelope: int) -> None:
-        """Waits for it."""
-        if not self.has_heard(envelope):
+        """Waits until the engine has taken an envelope in, or never will."""
+        if envelope > self.heard:
             future: asyncio.Future[None] = self._loop.create_future()
             self._unheard.append((envelope, future))
             await future
@@ -267,15 +264,15 @@ class EngineClient:
                 if (holder := self._holders.get(stream)) is not None:
                     holder.detached(self, detached, row)
             self._pass_errors(errors, unknown=True)  # after the news that their handles stand for nothing any more
-        if delivery.heard > self._heard:  # not if it was none of the engine's
-            self._heard = delivery.heard
+        if delivery.heard > self.heard:  # not if it was none of the engine's
+            self.heard = delivery.heard
             if self._unheard:
                 self._let_speak()
 
     def _let_speak(self) -> None:
         waiting, self._unheard = self._unheard, []
         for envelope, future in waiting:
-            if not self.has_heard(envelope):
+            if envelope > self.heard:
                 self._unheard.append((envelope, future))
             elif not future.done():
                 future.set_result(None)
@@ -297,7 +294,7 @@ class EngineClient:
     def give_up(self, error: StepStreamError) -> None:
         """Nothing more will come from the engine: tells all who wait."""
         self._distribute()
-        self._failure = error
+        self._failure, self.heard = error, math.inf
         self._let_speak()
         questions, self._questions = self._questions, {}
         for answer in questions.values():

@@ -62,10 +62,8 @@ class Lookahead:
     @property
     def used_up(self) -> bool:
         """Whether the stream must wait."""
-        if len(self._sent) < _MESSAGES:
-            return False
-        engine, envelope = self._sent[0]
-        return not engine.has_heard(envelope)
+        sent = self._sent
+        return len(sent) == _MESSAGES and sent[0][1] > sent[0][0].heard
 
     async def room(self) -> None:
         """Waits until something may be read again."""

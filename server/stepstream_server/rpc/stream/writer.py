@@ -101,10 +101,10 @@ class _Message(ABC):
 
     __slots__ = ("bytes", "credits", "held_bytes")
 
-    def __init__(self, credits: int = 0) -> None:
+    def __init__(self) -> None:
         self.bytes = 0  # on the wire, nearly
         self.held_bytes = 0  # in memory, nearly
-        self.credits = credits
+        self.credits = 0
 
     @abstractmethod
     def encode(self) -> bytes:
@@ -145,8 +145,8 @@ class _Control(_Message):
 
     __slots__ = ("_response",)
 
-    def __init__(self, response: inference_pb2.StreamResponse, credits: int) -> None:
-        super().__init__(credits)
+    def __init__(self, response: inference_pb2.StreamResponse) -> None:
+        super().__init__()
         self._response = response
 
     def encode(self) -> bytes:
@@ -168,16 +168,23 @@ class Writer:
         self._growing: dict[EngineClient | None, _Answers] = {}  # by model
 
     def answers(self, engine: EngineClient, piece: Piece, credits: int) -> None:
-        limit = self._limit
-        for each in [piece] if piece.bytes <= limit else split_by_size(split_rows(piece, limit), limit):
-            part = cut_out(each)
-            message = self._growing.get(engine)
-            if message is None or message.errors or message.bytes + part.size > limit:
-                message = self._grow(engine)
-            message.parts.append(part)
-            self._hold(message, part.size)
-        self._growing[engine].credits += credits  # they return when the last of it is written
+        size = piece.bytes
+        if size <= self._limit:
+            self._add(engine, cut_out(piece, size)).credits += credits
+        else:
+            for each in split_by_size(split_rows(piece, self._limit), self._limit):
+                last = self._add(engine, cut_out(each, each.bytes))
+            last.credits += credits  # they return when the last of it is written
         self._ready()
+
+    def _add(self, engine: EngineClient, part: Part) -> _Answers:
+        """Adds a part of answers to the message that grows, or to a new one; returns that."""
+        message = self._growing.get(engine)
+        if message is None or message.errors or message.bytes + part.size > self._limit:
+            message = self._grow(engine)
+        message.parts.append(part)
+        self._hold(message, part.size)
+        return message
 
     def errors(self, engine: EngineClient | None, errors: Sequence[inference_pb2.RowError], credits: int) -> None:
         for error in errors:
@@ -200,7 +207,8 @@ class Writer:
         self._ready()
 
     def control(self, response: inference_pb2.StreamResponse, credits: int) -> None:
-        message = _Control(response, credits)
+        message = _Control(response)
+        message.credits = credits
         self._append(message)
         self._hold(message, response.ByteSize())
         self._ready()
