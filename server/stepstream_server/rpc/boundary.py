@@ -6,7 +6,7 @@ Here is the only table from `Reason` to a gRPC status, and how an error looks on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import grpc
@@ -61,6 +61,8 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
     grpc.StatusCode.DATA_LOSS: (Reason.SNAPSHOT_CORRUPT,),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),
 }
+_OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
+
 STATUS: dict[Reason, grpc.StatusCode] = {reason: code for code, reasons in _CODES.items() for reason in reasons}
 
 # Of a message. Trailers have it three times, and clients take 8 KiB of trailers; what came from a caller may be of any length.
@@ -129,30 +131,27 @@ def _packed(message: Message) -> any_pb2.Any:
     return packed
 
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """The last place that sees an exception before gRPC does."""
+class Boundary:
+    """What services are added to in a server's place. Around each call of ours it is the last that sees an exception before gRPC
+    does; health and reflection speak gRPC themselves.
+    """
 
-    def __init__(self, services: Mapping[str, Translate], on_call: OnCall, max_calls: int) -> None:
+    def __init__(self, server: grpc.aio.Server, services: Mapping[str, Translate], on_call: OnCall, max_calls: int) -> None:
+        self._server = server
         self._services = services  # ours, by their names on the wire
         self._on_call = on_call
         self._max_calls = max_calls  # other than streams, which have a limit of their own
         self._calls = 0
-        self._wrapped: dict[str, Handler] = {}  # by path
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wraps our handlers, each once; health and reflection speak gRPC themselves."""
-        handler = await continuation(handler_call_details)
-        path = handler_call_details.method
-        if handler is None or path in self._wrapped:
-            return self._wrapped.get(path)
-        service, _, method = path.lstrip("/").rpartition("/")
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: generated code adds each service by its name, too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Adds a service, as generic handlers: for each call of any method gRPC would wait anew for one of every registered
+        method, which costs 20 us where there are two dozen of them (grpcio 1.85)."""
         if service in self._services:
-            handler = self._wrapped[path] = self._wrap(handler, service, method)
-        return handler
+            handlers = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
     def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
@@ -166,19 +165,36 @@ class Boundary(grpc.aio.ServerInterceptor):
         return make(wrap(inner, parse, service, method), None, serializer)
 
     def _unary(self, inner: Unary, parse: Parse, service: str, method: str) -> Unary:
+        """Without context managers, which would take as long as all else here."""
+
         async def call(request: bytes, context: Context) -> Any:
-            async with self._guard(service, method, context):
-                with self._place():
-                    return await inner(parse(request), context)
+            code = _CANCELLED
+            try:
+                self._enter()
+                try:
+                    response = await inner(parse(request), context)
+                finally:
+                    self._calls -= 1
+                code = _OK
+                return response
+            except Exception as error:
+                failure = self._status(error, service, method)
+                code = failure.code.name
+            finally:
+                self._on_call(service, method, code)  # before its caller can know that it has ended
+            await context.abort_with_status(failure)
 
         return call
 
     def _generator(self, inner: Generator, parse: Parse, service: str, method: str) -> Generator:
         async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
             async with self._guard(service, method, context):
-                with self._place():
+                self._enter()
+                try:
                     async for response in inner(parse(request), context):
                         yield response
+                finally:
+                    self._calls -= 1
 
         return call
 
@@ -191,30 +207,29 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         return call
 
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the calls that may be open at once. Raises CallerError(QUEUE_FULL)."""
+    def _enter(self) -> None:
+        """Counts one of the calls that may be open at once. Raises CallerError(QUEUE_FULL)."""
         if self._calls >= self._max_calls:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._max_calls} calls are in use")
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+
+    def _status(self, error: Exception, service: str, method: str) -> grpc.Status:
+        """The status that a call ends with for what it has raised."""
+        return call_status(self._services[service](_known(error, method)))
 
     @contextlib.asynccontextmanager
     async def _guard(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
         """Ends the call with the status of whatever it raises. A call that is cancelled stays so. It is counted before its caller
         can know that it has ended."""
-        code, failure = grpc.StatusCode.CANCELLED, None
+        code, failure = _CANCELLED, None
         try:
             yield
-            code = grpc.StatusCode.OK
+            code = _OK
         except Exception as error:
-            failure = call_status(self._services[service](_known(error, method)))
-            code = failure.code
+            failure = self._status(error, service, method)
+            code = failure.code.name
         finally:
-            self._on_call(service, method, code.name)
+            self._on_call(service, method, code)
         if failure is not None:
             await context.abort_with_status(failure)
 

@@ -6,6 +6,7 @@ into one message. A row that answers one step, which is what most do, becomes a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -31,6 +32,7 @@ def wire_field(number: int, content: bytes) -> bytes:
     return wire_head(number, len(content)) + content
 
 
+@functools.lru_cache(maxsize=4096)  # of the few sizes that messages have
 def wire_head(number: int, size: int) -> bytes:
     """What stands before the content of a field of type bytes, string or message."""
     return _varint(number << 3 | 2) + _varint(size)

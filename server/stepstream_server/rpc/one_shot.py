@@ -203,18 +203,15 @@ class Caller:
 class _Awaited(Asked):
     """A request that somebody waits for."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("answered_all",)
 
     def __init__(self, rows: int, steps: int) -> None:
         super().__init__(rows, steps)
-        self._event = asyncio.Event()
+        self.answered_all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def done(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> list[Outcome]:
-        await self._event.wait()
-        return self.outcomes
+        if not self.answered_all.done():  # else its caller has left
+            self.answered_all.set_result(None)
 
 
 async def complete(engine: EngineClient, number: int, steps: Steps) -> list[Outcome]:
@@ -225,6 +222,7 @@ async def complete(engine: EngineClient, number: int, steps: Steps) -> list[Outc
     caller, asked = Caller(number), _Awaited(len(steps.ids), steps.length)
     try:
         caller.ask(engine, steps, asked)
-        return await asked.wait()
+        await asked.answered_all
+        return asked.outcomes
     finally:
         caller.leave()

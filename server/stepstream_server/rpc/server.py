@@ -56,18 +56,18 @@ class RpcServer:
 
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
-        boundary = Boundary(_OURS, self._on_call, self._settings.max_calls)
-        server = grpc.aio.server(interceptors=[boundary], options=server_options(self._settings, shared=self._shared))
+        server = grpc.aio.server(options=server_options(self._settings, shared=self._shared))
+        boundary = Boundary(server, _OURS, self._on_call, self._settings.max_calls)
         inference = InferenceService(self._models, self.streams, self._settings)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
-        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), server)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, boundary)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), boundary)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), boundary)
         catalogue = Catalogue(self._models, self.health, self._version)
-        oip.register(server, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        oip.register(boundary, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, boundary)  # type: ignore[arg-type]  # stands for a server
         # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.
         names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, server)
+        reflection.enable_server_reflection(names, boundary)  # type: ignore[arg-type]  # stands for a server
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.boundary import Boundary, Context
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.layouts import Layouts
@@ -70,7 +70,7 @@ class InferenceCalls:
         await self._streams.serve(make, context)
 
 
-def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogue) -> None:
+def register(boundary: Boundary, calls: InferenceCalls, catalogue: Catalogue) -> None:
     """Serves the protocol. Its messages are of a package of our own, so that gRPC's generated code cannot say the name."""
     handlers: dict[str, Handler] = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(calls.ModelInfer, oip_pb2.ModelInferRequest.FromString),
@@ -85,7 +85,7 @@ def register(server: grpc.aio.Server, calls: InferenceCalls, catalogue: Catalogu
         "RepositoryIndex": _question(catalogue.RepositoryIndex, oip_pb2.RepositoryIndexRequest),
         **{method: grpc.unary_unary_rpc_method_handler(_absent(method)) for method in ABSENT},
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(NAME, handlers),))
+    boundary.add_registered_method_handlers(NAME, handlers)
 
 
 def _question(answer: Callable[[Any, Context], Awaitable[Message]], request: type[Message]) -> Handler:
