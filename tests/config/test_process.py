@@ -1,0 +1,42 @@
+"""What the server chooses for its processes before they begin."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from stepstream_server.process import choose_experiments
+
+SERVE = """
+import asyncio, grpc.aio
+async def serve():
+    server = grpc.aio.server()
+    await server.start()
+    await server.stop(0)
+asyncio.run(serve())
+"""
+
+
+def complaints(experiments: str) -> str:
+    """What gRPC says on standard error when it begins with these experiments."""
+    environment = os.environ | {"GRPC_EXPERIMENTS": experiments}
+    return subprocess.run([sys.executable, "-c", SERVE], env=environment, capture_output=True, text=True, check=True).stderr
+
+
+def test_the_installed_grpc_knows_the_experiments_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of experiments come and go: gRPC says so of one that it does not know."""
+    monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
+    choose_experiments()
+    assert "Unknown experiment" not in complaints(os.environ["GRPC_EXPERIMENTS"])
+    assert "Unknown experiment: never_heard_of" in complaints("-never_heard_of")
+
+
+@pytest.mark.parametrize("set_by_operator", ["", "all"])
+def test_the_operators_experiments_stay(monkeypatch: pytest.MonkeyPatch, set_by_operator: str) -> None:
+    """An empty list is a choice, too."""
+    monkeypatch.setenv("GRPC_EXPERIMENTS", set_by_operator)
+    choose_experiments()
+    assert os.environ["GRPC_EXPERIMENTS"] == set_by_operator
