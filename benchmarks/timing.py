@@ -117,3 +117,9 @@ def median_seconds(run: Callable[[], object], seconds: float) -> float:
 def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
     """Round by round."""
     return [value / other for value, other in zip(values, others, strict=True)]
+
+
+def serial_bounds(echo: Sequence[float], kernel: Sequence[float]) -> list[float]:
+    """Computes, round by round, the highest rate of a server that receives and sends as fast as the echo and computes as fast as
+    the bare kernel, one after the other, from the rates of the two."""
+    return [1 / (1 / alone + 1 / computing) for alone, computing in zip(echo, kernel, strict=True)]

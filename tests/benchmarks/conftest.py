@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from benchmarks.process import Server, module_command, running
-from stepstream_server.bundles import init_model
+from stepstream_server.bundles import Bundle, init_model
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """A model of two inputs, four units and three outputs."""
+    return init_model(tmp_path / "small", "lstm", 2, 4, 1, 3, seed=0)
 
 
 @pytest.fixture(scope="module")

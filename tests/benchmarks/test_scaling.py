@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from benchmarks.load import Result
 from benchmarks.process import Server
 from benchmarks.scaling import case_of, row_20
 from benchmarks.timing import FULL
-from stepstream_server.bundles import init_model
+from stepstream_server.bundles import Bundle
 
 
 def _runs(*rates: int) -> list[Result]:
@@ -46,7 +45,7 @@ def test_each_case_is_compared_with_its_echo_and_its_first() -> None:
     ids=["full", "quick", "without perf_analyzer"],
 )
 def test_only_the_default_has_a_target(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, workers: tuple[int, ...], missing: str, cases: list[str]
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, workers: tuple[int, ...], missing: str, cases: list[str]
 ) -> None:
     """A server is started for each number of workers; what perf_analyzer sees of the default one is held to 0.9."""
     started: list[Sequence[str]] = []
@@ -62,7 +61,6 @@ def test_only_the_default_has_a_target(
     monkeypatch.setattr(scaling, "running", running)
     monkeypatch.setattr(scaling, "_steps", lambda *_: {"server": _runs(1), "echo": _runs(2)})
     monkeypatch.setattr(scaling, "_requests", lambda *_: {"server": requests, "echo": requests})
-    bundle = init_model(tmp_path / "small", "lstm", 2, 4, 1, 3, seed=0)
     lines = row_20(bundle, dataclasses.replace(FULL, workers=workers), lambda _: None)
     assert [command[-2:] for command in started] == [["--workers", case.split()[0]] for case in cases]
     assert [each.case for each in lines] == cases + [f"perf_analyzer, {case}" for case in cases if not missing]
