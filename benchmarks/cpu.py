@@ -33,7 +33,7 @@ def row_9(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     spent = interleave(runs, effort.paced_rounds)
     against = [server / (echo + alone) for server, echo, alone in zip(*spent.values(), strict=True)]
     beside = {f"{name} CPU ms per 1,000 steps": statistics.median(each) * 1e6 for name, each in spent.items()}
-    return [line(9, f"{_STREAMS} streams: CPU per step", against, "×", 1.3, beside=beside)]
+    return [line(9, f"{_STREAMS} streams: CPU per step", against, "×", 1.4, beside=beside)]
 
 
 def _of_process(plan: Plan) -> float:

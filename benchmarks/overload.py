@@ -61,7 +61,7 @@ def row_7(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list
     wanted = ("offered/s", *DELAYS.values(), "lag p99 µs")
     beside = {f"{name} {figure}": details[f"{name} {figure}"] for name in results for figure in wanted}
     against = ratios(p99["server"], p99["echo"])
-    return [line(7, "70 % of the peak: p99", against, "×", 1.5, beside=beside, detail=details, note=behind(results))]
+    return [line(7, "70 % of the peak: p99", against, "×", 2.0, beside=beside, detail=details, note=behind(results))]
 
 
 def _peak(targets: Targets, target: Server, effort: Effort, in_flight: int) -> float:
