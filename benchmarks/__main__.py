@@ -19,7 +19,7 @@ from benchmarks import against, chart, machine, soak
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.analyzed import analyzed
 from benchmarks.cpu import row_9
-from benchmarks.drive import bundle_folder, targets
+from benchmarks.drive import SMALL, make_model, targets
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.idle import row_10
 from benchmarks.neighbours import row_8, row_15, row_23
@@ -35,7 +35,6 @@ from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
 from benchmarks.timing import FULL, QUICK, SMOKE, Effort
 from benchmarks.turns import row_1
-from stepstream_server.bundles import init_model
 from stepstream_server.cores import default_workers
 
 _RESULTS = Path(__file__).parent / "results"
@@ -133,7 +132,7 @@ def _runs(
     folder: Path, rows: Collection[int], effort: Effort, checkout: Checkout, tell: Callable[[str], None]
 ) -> list[Callable[[], list[Line]]]:
     """What to call for the rows asked for."""
-    bundle = init_model(bundle_folder(folder / "served"), "lstm", 16, 128, 1, 1, seed=0)
+    bundle = make_model(folder / "served", SMALL)
 
     def on_targets() -> list[Line]:
         with targets(bundle, checkout) as compared:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.analyzed import analyzed
 from benchmarks.cpu import row_9
-from benchmarks.drive import Targets, bundle_folder, targets
+from benchmarks.drive import SMALL, Targets, make_model, targets
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import Checkout
@@ -33,7 +33,7 @@ from benchmarks.rollouts import row_21
 from benchmarks.startup import row_14
 from benchmarks.streams import row_2, row_5
 from benchmarks.timing import Effort, interleave
-from stepstream_server.bundles import Bundle, init_model
+from stepstream_server.bundles import Bundle
 
 TURNS = "turns"
 _ON_TARGETS = {"2": row_2, "3": row_3, "4": row_4, "5": row_5, "9": row_9}
@@ -93,7 +93,7 @@ def compare(sides: Sides, rows: Collection[str], effort: Effort, tell: Callable[
     """Figures of both, row by row, in the order of `ROWS`."""
     once = _once(effort)
     with tempfile.TemporaryDirectory() as folder:
-        bundle = init_model(bundle_folder(Path(folder) / "served"), "lstm", 16, 128, 1, 1, seed=0)
+        bundle = make_model(Path(folder) / "served", SMALL)
         found = []
         if any(row in rows for row in _ON_TARGETS):
             with _both_targets(bundle, sides) as both:

@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.analyzer import STABLE_PERCENT, AnalyzerPlan, AnalyzerResult, analyze
-from benchmarks.drive import echo_command
+from benchmarks.drive import LARGE, SMALL, echo_command, make_model, size_of
 from benchmarks.process import HERE, Checkout, Server, running
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
-from stepstream_server.bundles import Bundle, init_model
+from stepstream_server.bundles import Bundle
 
 ROWS = {17, 18, 19}
 _GATED_STREAMS = 64
-_SIZES = {"h128": (128, 1), "h512x2": (512, 2)}  # units, layers
 _RATE = 2000  # requests per second of row 18: what one process answers without a queue on a small machine
 _VARIATION = 40  # per cent of a sequence's length, in row 18
 
@@ -28,7 +27,7 @@ def analyzed(
     folder: Path, rows: Collection[int], effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE
 ) -> list[Line]:
     """The rows asked for, for a small and a larger model on one server, with an echo of each model's shapes beside."""
-    bundles = [init_model(folder / name, "lstm", 16, hidden, layers, 1, seed=0) for name, (hidden, layers) in _SIZES.items()]
+    bundles = [make_model(folder, name) for name in (SMALL, LARGE)]
     lines = []
     with checkout.serving(folder) as server:
         for bundle in bundles:
@@ -42,9 +41,8 @@ class Compared:
     """The server and the echo, which take turns."""
 
     def __init__(self, server: Server, echo: Server, bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> None:
-        cell = bundle.spec.cell
-        self.size = f"H {cell.hidden_size} × {cell.layers}"
-        self.first = bundle.spec.name == next(iter(_SIZES))
+        self.size = size_of(bundle)
+        self.small = bundle.spec.name == SMALL
         self.effort = effort
         self.tell = tell
         window_ms = effort.analyzer_window_ms
@@ -60,11 +58,11 @@ class Compared:
 
 
 def _row_17(compared: Compared) -> list[Line]:
-    """Closed loop, one sequence per stream: requests per second; of the first model for other numbers of streams too."""
+    """Closed loop, one sequence per stream: requests per second; of the small model for other numbers of streams too."""
     lines = []
-    for streams in (_GATED_STREAMS, *(compared.effort.streams if compared.first else ())):
+    for streams in (_GATED_STREAMS, *(compared.effort.streams if compared.small else ())):
         compared.tell(f"row 17: {compared.size}, {streams} streams")
-        gate = 0.75 if compared.first and streams == _GATED_STREAMS else None
+        gate = 0.75 if compared.small and streams == _GATED_STREAMS else None
         case = f"{compared.size}, {streams} stream{'s' if streams > 1 else ''}"
         lines.append(throughput(17, case, compared.run(concurrency=streams), gate))
     return lines

@@ -19,9 +19,11 @@ from benchmarks.paced_lane import PacedPlan
 from benchmarks.process import HERE, ROOT, Checkout, Server, module_command, read_json, running, started
 from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, median_seconds
-from stepstream_server.bundles import Bundle
+from stepstream_server.bundles import Bundle, init_model
 from stepstream_server.cores import default_workers, usable_cores
 
+SMALL, LARGE = "h128", "h512x2"  # models of the comparisons
+_SIZES = {SMALL: (128, 1), LARGE: (512, 2)}  # units, layers
 _MOST_GENERATORS = 4
 _GENERATOR_BUSY = 0.9  # of a core: beyond it the generator may be what is measured
 DELAYS = {"p50": "p50 µs", "p99": "p99 µs", "p999": "p99.9 µs"}  # of results: what tables call them
@@ -256,6 +258,13 @@ def _busiest(results: Mapping[str, Sequence[Result]]) -> float:
     return max(_share(each) for each in results.values())
 
 
-def bundle_folder(folder: Path) -> Path:
-    """Where the model of all comparisons is written."""
-    return folder / "h128"
+def make_model(folder: Path, name: str) -> Bundle:
+    """Writes the small or the large model of the comparisons into a folder: 16 inputs, one output, random weights."""
+    hidden, layers = _SIZES[name]
+    return init_model(folder / name, "lstm", 16, hidden, layers, 1, seed=0)
+
+
+def size_of(bundle: Bundle) -> str:
+    """Says how large a model is, as tables call it."""
+    cell = bundle.spec.cell
+    return f"H {cell.hidden_size} × {cell.layers}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.drive import size_of
 from benchmarks.kernel import bind_model, bind_operator, torch_lstm
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, median_seconds, ratios
@@ -32,7 +33,7 @@ def row_1(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Lin
         backend = backends.build(bundle.spec, bundle.weights, settings, slots=_SLOTS, max_batch=_LARGEST)
         slots = np.random.default_rng(0).permutation(backend.allocate(_SLOTS))
         for batch in effort.batches if hidden < _LARGE else effort.large_batches:
-            tell(f"row 1: H {hidden} × {layers}, B {batch}")
+            tell(f"row 1: {size_of(bundle)}, B {batch}")
             lines.append(_compare(bundle, backend, slots[:batch], settings, effort))
     return lines
 
@@ -51,7 +52,7 @@ def _compare(bundle: Bundle, backend: Backend, slots: Ints, settings: BackendSet
     timed = {name: (lambda call=call: median_seconds(call, effort.kernel_seconds) * 1e6) for name, call in runs.items()}
     times = interleave(timed, effort.rounds)
     beside = {f"{name} µs": statistics.median(values) for name, values in times.items()}
-    case = f"H {cell.hidden_size} × {cell.layers}, B {batch}"
+    case = f"{size_of(bundle)}, B {batch}"
     if batch >= 16:
         return line(1, case, ratios(times["turn"], times["graph"]), "×", 1.15, beside=beside)
     more = [turn - graph for turn, graph in zip(times["turn"], times["graph"], strict=True)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.load import Plan, measure
 from benchmarks.process import module_command, running
-from stepstream_server.bundles import init_model
+from stepstream_server.bundles import Bundle
 
 ECHO = ["--input-bytes", "8", "--output-bytes", "4"]
 _LISTEN = "0A"  # proc(5), net/tcp
@@ -36,8 +36,7 @@ def test_one_process_has_its_port_to_itself() -> None:
         assert _listeners(server.address) == 1
 
 
-def test_echo_of_the_other_protocol_shares_too(tmp_path: Path) -> None:
+def test_echo_of_the_other_protocol_shares_too(bundle: Bundle) -> None:
     """Both echoes know the same flags."""
-    bundle = init_model(tmp_path / "small", "lstm", 2, 4, 1, 3, seed=0)
     with running(module_command("oip_echo", str(bundle.path), "--processes", "2")) as server:
         assert _listeners(server.address) == 2
