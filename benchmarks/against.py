@@ -41,7 +41,7 @@ _ANALYZED = {"17", "19"}
 ROWS = (*_ON_TARGETS, "14", "17", "19", "21", TURNS)
 # At most: many short rounds tell more of two servers than a few long ones.
 _LOAD_SECONDS, _WARM_UP_SECONDS, _WINDOW_MS = 0.6, 0.2, 250
-_OF_SERVER = re.compile(r"(server|without workers) (steps/s|requests/s|p50 µs|CPU .+)|tokens/s|first token p50 µs")
+_OF_SERVER = re.compile(r"(server|without workers|with a worker) (steps/s|requests/s|p50 µs|CPU .+)|tokens/s|first token p50 µs")
 _PROFILED = {"turn_us": "turn µs", "block_us": "block µs"}  # as benchmarks.profile_turn names them
 
 Verdict = Literal["", "faster", "slower"]

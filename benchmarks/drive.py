@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -56,10 +57,27 @@ def targets(bundle: Bundle, checkout: Checkout = HERE) -> Iterator[Targets]:
         yield Targets(server, echo, plain, bundle, checkout)
 
 
+@contextmanager
+def large_targets(checkout: Checkout) -> Iterator[Targets]:
+    """Starts three servers of the large model and ends them."""
+    with tempfile.TemporaryDirectory() as folder, targets(make_model(Path(folder), LARGE), checkout) as large:
+        yield large
+
+
 def echo_command(module: str, *flags: str, workers: int | None = None) -> list[str]:
-    """An echo of this package in as many processes as a server has workers, by default as many as it has by default."""
-    processes = max(1, default_workers() if workers is None else workers)
-    return module_command(module, *flags, "--processes", str(processes))
+    """Says how to start an echo of this package in as many processes as a server has workers, at least one."""
+    return module_command(module, *flags, "--processes", str(max(1, _workers(workers))))
+
+
+def other_workers(workers: int | None) -> tuple[int, str]:
+    """Chooses how many workers a second server has that shows, beside one that is told so many, what the hop to workers takes;
+    says too how it is called."""
+    return (0, "without workers") if _workers(workers) else (1, "with a worker")
+
+
+def _workers(told: int | None) -> int:
+    """Says how many workers a server has that is told so many; None: it is not told."""
+    return default_workers() if told is None else told
 
 
 def echo_sizes(bundle: Bundle) -> tuple[str, ...]:

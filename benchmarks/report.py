@@ -20,7 +20,7 @@ TITLES = {
     2: "single-step streams against the echo",
     3: "packed blocks, 4 in flight, against the serial bound of echo and kernel",
     4: "packed 64 × 1, 4 in flight, against the serial bound of echo and kernel",
-    5: "a lone session: p50 beyond echo and kernel",
+    5: "a lone session: p50 beyond echo and kernel, rate against a plain server",
     6: "goodput of an open loop of twice the peak, against the peak",
     7: "p99 of an open loop at 70 % of the peak, against the echo's at 70 % of its own",
     8: "p99 of single steps beside one session that streams chunks without end",

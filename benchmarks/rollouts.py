@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks.drive import details, plan_for, rates, rolling_plan, run, run_kernel, run_rolling, warning
+from benchmarks.drive import details, other_workers, plan_for, rates, rolling_plan, run, run_kernel, run_rolling, warning
 from benchmarks.kernel import bind_model
 from benchmarks.load import Result
 from benchmarks.process import HERE, ROOT, Checkout, Server
@@ -22,15 +22,16 @@ _PROMPT = 2000  # bytes
 
 
 def row_21(effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE) -> list[Line]:
-    """Tokens per second of rollouts, against the bare kernel's at a batch of as many; of one also without workers.
+    """Tokens per second of rollouts, against the bare kernel's at a batch of as many; of one also without workers, or with one.
 
     The kernel steps and draws nothing.
     """
     bundle = load(_MODEL)
     with checkout.serving(_MODEL.parent) as server:
         lines = [_against_kernel(server, bundle, count, "", effort, tell) for count in effort.rollouts]
-    with checkout.serving(_MODEL.parent, "--workers", "0") as server:
-        return [*lines, _against_kernel(server, bundle, 1, ", without workers", effort, tell)]
+    workers, called = other_workers(checkout.workers)
+    with checkout.serving(_MODEL.parent, "--workers", str(workers)) as server:
+        return [*lines, _against_kernel(server, bundle, 1, f", {called}", effort, tell)]
 
 
 def row_22(effort: Effort, tell: Callable[[str], None], checkout: Checkout = HERE) -> list[Line]:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.drive import Targets, compare, details, facts, generators, rates, run, run_kernel, warning
+from benchmarks.drive import (
+    Targets,
+    compare,
+    details,
+    facts,
+    generators,
+    large_targets,
+    other_workers,
+    rates,
+    run,
+    run_kernel,
+    size_of,
+    warning,
+)
 from benchmarks.kernel import bind_model
+from benchmarks.load import Result
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.config import BackendSettings
 
 _STREAMS = 64
 _SHARES = {(_STREAMS, _STREAMS): 0.72, (_STREAMS, 1): 0.6}  # of the echo's rate, by streams and connections: the targets of row 2
+
+Results = Mapping[str, Sequence[Result]]
 
 
 def row_2(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
@@ -48,25 +64,43 @@ def _count(number: int, what: str) -> str:
 
 
 def row_5(targets: Targets, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
-    """One session, one step at a time: median of its round trip beyond the echo's and the kernel's.
+    """Measures one session, one step at a time: the median of its round trip beyond the echo's and the kernel's, and its rate
+    against a plain server's.
 
-    Of the server as it is by default, and of one that has no workers and so does without their hop.
+    A second server has no workers, or one where the default is none: the difference is what the hop to them takes.
     """
     tell("row 5")
     kernel = bind_model(targets.bundle.spec, targets.bundle.weights, BackendSettings(), 1, 1)
     kernel()
-    with targets.checkout.serving(targets.bundle.path.parent, "--workers", "0") as alone:
-        servers = {"server": targets.server, "without workers": alone, "echo": targets.echo}
+    workers, other = other_workers(targets.checkout.workers)
+    with targets.checkout.serving(targets.bundle.path.parent, "--workers", str(workers)) as server:
+        servers = {"server": targets.server, other: server, "echo": targets.echo, "plain": targets.plain}
         runs = {name: partial(run, targets.plan(each, effort)) for name, each in servers.items()}
         results = interleave(runs | {"kernel": partial(run_kernel, kernel, 1, effort)}, effort.rounds)
-    p50 = {name: [each.p50 * 1e6 for each in several] for name, several in results.items()}
-    lines = []
-    for name, case, gate in (
-        ("server", "p50 beyond echo + kernel", 200.0),
-        ("without workers", "p50 beyond echo + kernel, without workers", None),
-    ):
-        more = [server - echo - least for server, echo, least in zip(p50[name], p50["echo"], p50["kernel"], strict=True)]
-        compared = {each: results[each] for each in (name, "echo", "kernel")}
-        beside = {f"{each} p50 µs": statistics.median(p50[each]) for each in compared}
-        lines.append(line(5, case, more, "µs", gate, beside=beside, detail=details(compared)))
-    return lines
+    lines = [
+        _beyond("p50 beyond echo + kernel", "server", results, 200.0),
+        _beyond(f"p50 beyond echo + kernel, {other}", other, results, None),
+        _against_plain(targets, results, 1.2),
+    ]
+    tell("row 5: the large model")
+    with large_targets(targets.checkout) as large:
+        plans = {"server": large.plan(large.server, effort), "plain": large.plan(large.plain, effort)}
+        return [*lines, _against_plain(large, compare(plans, effort.rounds), 2.0)]
+
+
+def _beyond(case: str, name: str, results: Results, target: float | None) -> Line:
+    """Subtracts the echo's round trip and the kernel's from that of a server, round by round."""
+    compared = {each: results[each] for each in (name, "echo", "kernel")}
+    p50 = {each: [run.p50 * 1e6 for run in several] for each, several in compared.items()}
+    more = [whole - echo - least for whole, echo, least in zip(*p50.values(), strict=True)]
+    beside = {f"{each} p50 µs": statistics.median(several) for each, several in p50.items()}
+    return line(5, case, more, "µs", target, beside=beside, detail=details(compared))
+
+
+def _against_plain(targets: Targets, results: Results, target: float) -> Line:
+    """Compares the server's rate with a plain server's."""
+    compared = {name: results[name] for name in ("server", "plain")}
+    against = ratios(*(rates(each) for each in compared.values()))
+    case = f"{size_of(targets.bundle)}, rate against a plain server"
+    beside, detail = facts(compared), details(compared)
+    return line(5, case, against, "×", target, "at least", beside, detail, warning(compared))
