@@ -41,9 +41,9 @@ _RESULTS = Path(__file__).parent / "results"
 _REFERENCE = _RESULTS / "reference.json"
 _EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
-_ON_THEIR_OWN = {10: row_10, 11: row_11, 15: row_15, 20: row_20}
+_ON_THEIR_OWN = {10: row_10, 11: row_11, 20: row_20}
 _OF_SHIPPED = {21: row_21, 22: row_22}
-_OWN_WORKERS = {10, 11, 15, 20, 23}  # rows of servers that are told how many, or run by default
+_OWN_WORKERS = {10, 11, 20, 23}  # rows of servers that are told how many, or run by default
 _FEW_CORES = 4
 _QUIET_LOAD = 0.5  # processes
 _DOCUMENT = ROOT / "docs" / "performance.md"  # the plots lie beside it
@@ -146,6 +146,8 @@ def _runs(
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell, checkout))
+    if 15 in rows:
+        runs.append(lambda: row_15(bundle, effort, tell, checkout))
     runs += [partial(row, effort, tell, checkout) for number, row in _OF_SHIPPED.items() if number in rows]
     if 23 in rows:
         runs.append(lambda: row_23(folder / "predicting", effort, tell))
