@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import resource
+import statistics
 import subprocess
 import tempfile
 import time
@@ -22,6 +24,7 @@ _NO_FIGURES = "Failed to obtain stable measurement", "No valid requests recorded
 _WINDOWS = 3  # that it wants to agree
 _TRIALS = 10  # windows at most until three in a row agree
 _AGAIN = 2  # more runs where there were no figures
+_WINDOW = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")  # as it says each with -v
 _SPARE_SECONDS = 30.0  # to start, and to end the sequences that are open
 
 
@@ -45,20 +48,20 @@ class AnalyzerPlan:
         window = ["-p", self.window_ms, "-r", trials, "-s", percent]
         open_loop = ["--request-rate-range", self.rate, "--request-distribution", "poisson", "--num-of-sequences"]
         load = [*(open_loop if self.rate else ["--concurrency-range"]), self.concurrency]
-        flags = ["-m", self.model, "-u", self.address, "-i", "grpc", *sequences, *window, *load]
+        flags = ["-m", self.model, "-u", self.address, "-i", "grpc", *sequences, *window, *load, "-v"]
         return [str(each) for each in [*flags, *(["--streaming"] if self.streaming else [])]]
 
 
 @dataclass(frozen=True, slots=True)
 class AnalyzerResult:
-    """Medians and rates are those of the windows that were measured; shares are of the whole run."""
+    """Medians and rates are those of the windows that were measured; processor time is that of the whole run."""
 
     rate: float  # requests answered per second
     p50: float  # s
     p99: float  # s
     stable: bool  # whether three windows agreed
-    server_share: float  # of a core, by the process that serves
-    generator_share: float
+    server_cpu: float  # s per request, of the process that serves and its descendants
+    generator_share: float  # of a core
 
 
 def analyze(plan: AnalyzerPlan) -> AnalyzerResult:
@@ -88,12 +91,13 @@ def _run(plan: AnalyzerPlan, trials: int, percent: float) -> AnalyzerResult | No
         if done.returncode or not report.exists():
             _fail(plan, f"it ended with code {done.returncode}: {said.strip()[-2000:]}")
         figures = read_report(report)
+    requests = statistics.mean(read_windows(done.stdout)) * seconds  # those between windows and behind the last one too
     return AnalyzerResult(
         rate=figures["Inferences/Second"],
         p50=figures["p50 latency"] / 1e6,
         p99=figures["p99 latency"] / 1e6,
         stable=percent == STABLE_PERCENT,
-        server_share=(cpu_seconds(plan.pid) - served) / seconds,
+        server_cpu=(cpu_seconds(plan.pid) - served) / requests,
         generator_share=(_children_seconds() - made) / seconds,
     )
 
@@ -105,6 +109,14 @@ def read_report(path: Path) -> dict[str, float]:
     if len(lines) != 1:
         raise ValueError(f"{path.name}: expected one line of figures, got {len(lines)}")
     return {name: float(value) for name, value in lines[0].items()}
+
+
+def read_windows(said: str) -> list[float]:
+    """Reads requests per second of every window, also of those that did not agree. Raises ValueError if there is none."""
+    rates = [float(rate) for rate in _WINDOW.findall(said)]
+    if not rates:
+        raise ValueError(f"expected the rate of each window, got {said[-500:]!r}")
+    return rates
 
 
 def environment() -> dict[str, str]:

@@ -55,7 +55,7 @@ def test_only_the_default_has_a_target(
         started.append(command)
         yield Server("nowhere", 0)
 
-    requests = [AnalyzerResult(100.0, 0.1, 0.2, stable=True, server_share=0.5, generator_share=0.5)]
+    requests = [AnalyzerResult(100.0, 0.1, 0.2, stable=True, server_cpu=0.001, generator_share=0.5)]
     monkeypatch.setattr(scaling, "default_workers", lambda: 2)
     monkeypatch.setattr(scaling, "missing", lambda: missing)
     monkeypatch.setattr(scaling, "running", running)
