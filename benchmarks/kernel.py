@@ -43,10 +43,14 @@ class BareKernel:
         self._session.run_with_iobinding(self._bindings[0])
         self._bindings = self._bindings[::-1]
 
+    def place(self, name: str) -> Tensor:
+        """Finds the memory of an input or output, to be written or read between calls."""
+        values: Tensor = self._bound[name][0].numpy()
+        return values
+
     def read(self, name: str) -> Tensor:
         """A copy of an input, output or, after an even number of calls, state."""
-        values: Tensor = self._bound[name][0].numpy()
-        return values.copy()
+        return self.place(name).copy()
 
 
 def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: BackendSettings, batch: int, length: int) -> BareKernel:

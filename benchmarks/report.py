@@ -34,7 +34,7 @@ TITLES = {
     18: "perf_analyzer, an open loop of sequences over streams: p99 against the echo's",
     19: "perf_analyzer, sequences by unary calls: requests per second against the echo",
     20: "single-step streams by number of workers, against an echo of as many processes",
-    21: "rollouts: tokens per second against the bare kernel at that batch",
+    21: "rollouts: tokens per second against the bare kernel at that batch; of one, against kernel and draws alone",
     22: "a prompt: the bare kernel's time for it in one launch against the time to the first token",
     23: "p99 of single steps beside 64 endless rollouts",
 }

@@ -18,7 +18,7 @@ class Effort:
     """How much is measured. Seconds are per run."""
 
     rounds: int  # of interleaved runs
-    side_rounds: int  # of what is reported without a target: most of row 2, rows 16, 20 and 21
+    side_rounds: int  # of what is reported without a target: most of rows 2 and 21, rows 16 and 20
     load_seconds: float
     warm_up_seconds: float
     kernel_seconds: float

@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 
+from benchmarks.bare_rollout import BareRollout
 from benchmarks.process import Server, cpu_seconds, running, serve_command
 from benchmarks.rolling import Caller, RollingPlan, measure
 from benchmarks.wire import Connection, WireError
-from stepstream_proto.v1 import inference_pb2
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
 from stepstream_server.bundles import write
 from support.models import random_model
 
 PLAN = RollingPlan("unused", 0, "model", width=1, tokens=5, callers=3, prompt_steps=2, max_steps=4, temperature=0.8)
 ENDED_BY_SERVER = bytes([0, 0, 0, 1, 5, 0, 0, 0, 1])  # a HEADERS frame that ends stream 1 and has no fields
 GOES_ON, AT_ITS_LENGTH = inference_pb2.ROLLOUT_ENDING_UNSPECIFIED, inference_pb2.ROLLOUT_ENDING_LENGTH
+
+TOKENS: dict[str, Any] = {"tokens": 5, "outputs": 5, "name": "tokens"}  # as `random_model` makes what the server has
 
 Pair = tuple[Connection, socket.socket]
 
@@ -116,7 +122,7 @@ def _data_frame(message: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of a small model of five tokens."""
-    spec, weights = random_model(tokens=5, outputs=5, name="tokens")
+    spec, weights = random_model(**TOKENS)
     folder = tmp_path_factory.mktemp("models")
     write(folder / spec.name, spec, weights)
     with running(serve_command(folder)) as server:
@@ -132,3 +138,22 @@ def test_rollouts_are_read_until_the_time_is_over(server: Server, max_steps: int
     assert (result.steps == result.blocks) or max_steps > 1
     assert 0 < result.p50 <= result.p99 <= result.p999
     assert cpu_seconds(server.pid) > 0
+
+
+def test_bare_rollout_draws_what_the_server_draws(server: Server) -> None:
+    """The bare kernel that is fed with its own draws gives the server's tokens for the same prompt, temperature and seed, however
+    often it is asked for more."""
+    prompt = [3, 1, 4]
+    request = inference_pb2.GenerateRequest(
+        model="tokens", prompt=[np.array(prompt, "<i8").tobytes()], max_steps=200, temperature=0.8, seed=11
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        served = b"".join(each.tokens for each in inference_pb2_grpc.InferenceServiceStub(channel).Generate(request))
+    bare = BareRollout(*random_model(**TOKENS), prompt, temperature=0.8, seed=11)
+    assert bare.draw(80) + bare.draw(120) == np.frombuffer(served, "<i8").tolist()
+
+
+def test_bare_rollout_wants_a_model_of_tokens() -> None:
+    """A model that predicts no token cannot be rolled out so."""
+    with pytest.raises(ValueError, match="readings: expected a model that predicts its next token"):
+        BareRollout(*random_model(name="readings"), [], temperature=0.8, seed=0)

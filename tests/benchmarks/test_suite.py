@@ -15,7 +15,7 @@ from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.process import ROOT
 from benchmarks.report import TITLES, markdown, read
 
-REPORTED_ONLY = {16, 18, 21, 23} | ({20} if missing() else set())  # without a target
+REPORTED_ONLY = {16, 18, 23} | ({20} if missing() else set())  # without a target
 REFERENCE = ROOT / "benchmarks" / "results" / "reference.json"
 
 
