@@ -26,6 +26,8 @@ from benchmarks.analyzed import analyzed
 from benchmarks.cpu import row_9
 from benchmarks.drive import SMALL, Targets, make_model, targets
 from benchmarks.fetch_perf_analyzer import missing
+from benchmarks.neighbours import row_15_streams
+from benchmarks.overload import row_7
 from benchmarks.packed import row_3, row_4
 from benchmarks.process import Checkout
 from benchmarks.report import Line, number
@@ -36,12 +38,14 @@ from benchmarks.timing import Effort, interleave
 from stepstream_server.bundles import Bundle
 
 TURNS = "turns"
-_ON_TARGETS = {"2": row_2, "3": row_3, "4": row_4, "5": row_5, "9": row_9}
+_ON_TARGETS = {"2": row_2, "3": row_3, "4": row_4, "5": row_5, "7": row_7, "9": row_9}
 _ANALYZED = {"17", "19"}
-ROWS = (*_ON_TARGETS, "14", "17", "19", "21", TURNS)
+ROWS = (*_ON_TARGETS, "14", "15", "17", "19", "21", TURNS)
 # At most: many short rounds tell more of two servers than a few long ones.
 _LOAD_SECONDS, _WARM_UP_SECONDS, _WINDOW_MS = 0.6, 0.2, 250
-_OF_SERVER = re.compile(r"(server|without workers|with a worker) (steps/s|requests/s|p50 µs|CPU .+)|tokens/s|first token p50 µs")
+_OF_SERVER = re.compile(
+    r"(server|without workers|with a worker) (steps/s|requests/s|p50 µs|p99 µs|CPU .+)|tokens/s|first token p50 µs"
+)
 _PROFILED = {"turn_us": "turn µs", "block_us": "block µs"}  # as benchmarks.profile_turn names them
 
 Verdict = Literal["", "faster", "slower"]
@@ -147,6 +151,8 @@ def _on_their_own(
     found: list[Callable[[Checkout], Values]] = []
     if "14" in rows:
         found.append(lambda checkout: _of_lines(row_14(bundle.path.parent, effort, tell, checkout)))
+    if "15" in rows:
+        found.append(lambda checkout: _of_lines(row_15_streams(bundle, effort, tell, checkout)))
     if _ANALYZED & set(rows) and not missing():
         found.append(partial(_analyzed, {int(row) for row in _ANALYZED & set(rows)}, effort, tell))
     if "21" in rows:

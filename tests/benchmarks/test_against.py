@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.against import ROWS, Compared, Verdict, chosen, verdict
-from benchmarks.process import ROOT, checkout_at
+from benchmarks import against
+from benchmarks.against import ROWS, Compared, Verdict, chosen, compare, verdict
+from benchmarks.process import HERE, ROOT, Checkout, checkout_at
+from benchmarks.report import Line, line
+from benchmarks.timing import SMOKE, Effort
+from stepstream_server.bundles import Bundle
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,25 @@ def test_figures_know_which_way_is_better(figure: str, expected: Verdict) -> Non
 def test_a_figure_of_nothing_has_no_ratio() -> None:
     """Processor time may be too short to be seen."""
     assert Compared("9", "case", "server CPU µs/step", [1.0], [0.0]).ratio is None
+
+
+def test_streams_without_end_can_be_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 15 is measured of both checkouts in turn, without what it compares with a server at rest; figures of the echo are not
+    the checkouts'."""
+    measured: list[str] = []
+
+    def row(bundle: Bundle, effort: Effort, tell: Callable[[str], None], checkout: Checkout) -> list[Line]:
+        measured.append(checkout.python)
+        value = 1.0 if checkout.python == "this" else 2.0
+        return [line(15, "case", [value], "×", 2.0, beside={"server p99 µs": value, "echo p99 µs": 1.0})]
+
+    monkeypatch.setattr(against, "row_15_streams", row)
+    sides = {name: dataclasses.replace(HERE, python=name) for name in ("this", "other")}
+    compared = compare(sides, ["15"], dataclasses.replace(SMOKE, rounds=2), lambda _: None)
+    assert measured == ["this", "other", "other", "this"]
+    assert [(each.row, each.figure, each.this, each.other) for each in compared] == [
+        ("15", figure, [1.0, 1.0], [2.0, 2.0]) for figure in ("×", "server p99 µs")
+    ]
 
 
 def test_rows_without_a_comparison_are_refused() -> None:
