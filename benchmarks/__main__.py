@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,6 @@ from stepstream_server.cores import default_workers
 
 _RESULTS = Path(__file__).parent / "results"
 _REFERENCE = _RESULTS / "reference.json"
-_EFFORTS = {"full": FULL, "quick": QUICK, "smoke": SMOKE}
 _ON_TARGETS = {2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: row_9, 16: row_16}
 _ON_THEIR_OWN = {10: row_10, 11: row_11, 20: row_20}
 _OF_SHIPPED = {21: row_21, 22: row_22}
@@ -58,10 +57,9 @@ def main() -> None:
         "--against", type=Path, metavar="DIR", help=f"compare with the server of another checkout: rows {', '.join(against.ROWS)}"
     )
     parser.add_argument("--workers", type=int, metavar="N", help=f"of the servers, but for rows {_listed(_OWN_WORKERS)}")
-    parser.add_argument(
-        "--quick", action="store_const", dest="effort", const="quick", default="full", help="two minutes, rougher"
-    )
-    parser.add_argument("--smoke", action="store_const", dest="effort", const="smoke", help="only whether it works")
+    parser.add_argument("--quick", action="store_const", dest="effort", const=QUICK, default=FULL, help="two minutes, rougher")
+    parser.add_argument("--smoke", action="store_const", dest="effort", const=SMOKE, help="only whether it works")
+    parser.add_argument("--rounds", type=int, metavar="N", help="of every row, rather than as many as each has")
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: latest.json or against.json among the results)")
     parser.add_argument("--adopt", type=Path, metavar="JSON", help="measure nothing; make an earlier result the documented one")
     arguments = parser.parse_args()
@@ -69,33 +67,37 @@ def main() -> None:
         _adopt(read(arguments.adopt))
         return
     here = dataclasses.replace(HERE, workers=arguments.workers)
+    effort: Effort = arguments.effort
     try:
+        if arguments.rounds is not None:
+            effort = effort.with_rounds(arguments.rounds)
         if arguments.against:
             rows, other = against.chosen(arguments.rows), checkout_at(arguments.against, arguments.workers)
         else:
             numbers = _rows(arguments.rows)
     except ValueError as error:
         parser.error(str(error))
+    told = [] if arguments.rounds is None else [f"Rounds of every row, as told: {arguments.rounds}."]
     if arguments.against:
-        _compare({"this": here, "other": other}, rows, arguments.effort, arguments.out or _RESULTS / "against.json")
+        _compare({"this": here, "other": other}, rows, effort, told, arguments.out or _RESULTS / "against.json")
     else:
-        _report(here, numbers, arguments.effort, arguments.out or _RESULTS / "latest.json")
+        _report(here, numbers, effort, told, arguments.out or _RESULTS / "latest.json")
 
 
-def _report(checkout: Checkout, rows: Collection[int], effort: str, out: Path) -> None:
-    """This checkout alone."""
-    notes = _notes(rows, checkout.workers)
-    report = Report(effort, machine.describe(), notes, _measure(rows, _EFFORTS[effort], checkout))
+def _report(checkout: Checkout, rows: Collection[int], effort: Effort, told: Sequence[str], out: Path) -> None:
+    """Measures this checkout alone. told: what was asked for beside the rows."""
+    notes = [*_notes(rows, checkout.workers), *told]
+    report = Report(effort.name, machine.describe(), notes, _measure(rows, effort, checkout))
     report.write(out)
     report.show(_console())
 
 
-def _compare(sides: against.Sides, rows: Collection[str], effort: str, out: Path) -> None:
-    """Two checkouts in alternation."""
-    notes = _notes({int(row) for row in rows if row != against.TURNS}, sides["this"].workers)
+def _compare(sides: against.Sides, rows: Collection[str], effort: Effort, told: Sequence[str], out: Path) -> None:
+    """Measures two checkouts in alternation."""
+    notes = [*_notes({int(row) for row in rows if row != against.TURNS}, sides["this"].workers), *told]
     with _telling() as tell:
-        compared = against.compare(sides, rows, _EFFORTS[effort], tell)
-    facts = {"effort": effort, "machine": machine.describe(), "notes": notes}
+        compared = against.compare(sides, rows, effort, tell)
+    facts = {"effort": effort.name, "machine": machine.describe(), "notes": notes}
     against.write(out, facts | {name: str(side.root) for name, side in sides.items()}, compared)
     against.show(_console(), compared)
     for note in notes:

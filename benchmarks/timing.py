@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ _LEAST_CALLS = 3
 class Effort:
     """How much is measured. Seconds are per run."""
 
+    name: str
     rounds: int  # of interleaved runs
     side_rounds: int  # of what is reported without a target: most of rows 2 and 21, rows 16 and 20
     load_seconds: float
@@ -35,8 +37,23 @@ class Effort:
     workers: tuple[int, ...]  # of row 20, beside none and as many as the server has by default
     rollouts: tuple[int, ...]  # at once, of row 21
 
+    def with_rounds(self, rounds: int) -> Effort:
+        """Gives as many rounds to whatever has rounds. Raises ValueError if they are none."""
+        if rounds < 1:
+            raise ValueError(f"expected at least one round, got {rounds}")
+        return dataclasses.replace(
+            self,
+            rounds=rounds,
+            side_rounds=rounds,
+            idle_rounds=rounds,
+            paced_rounds=rounds,
+            analyzer_rounds=rounds,
+            starts=rounds,
+        )
+
 
 FULL = Effort(
+    name="full",
     rounds=5,
     side_rounds=3,
     load_seconds=1.5,
@@ -56,6 +73,7 @@ FULL = Effort(
     rollouts=(1, 16, 64, 256),
 )
 QUICK = Effort(
+    name="quick",
     rounds=2,
     side_rounds=1,
     load_seconds=0.4,
@@ -75,6 +93,7 @@ QUICK = Effort(
     rollouts=(1, 64),
 )
 SMOKE = Effort(  # only whether it works: no figures
+    name="smoke",
     rounds=1,
     side_rounds=1,
     load_seconds=0.1,

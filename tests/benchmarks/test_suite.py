@@ -40,10 +40,20 @@ def test_smoke_run_reports_every_row(tmp_path: Path) -> None:
 
 
 def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
-    """`--rows 1` measures and writes row 1 alone."""
-    done = _run("--smoke", "--rows", "1", "--out", str(tmp_path / "one.json"))
+    """`--rows 1` measures and writes row 1 alone, and says how many rounds it took if it was told."""
+    done = _run("--smoke", "--rows", "1", "--rounds", "2", "--out", str(tmp_path / "one.json"))
     assert done.returncode == 0, done.stderr
-    assert {line.row for line in read(tmp_path / "one.json").lines} == {1}
+    report = read(tmp_path / "one.json")
+    assert {line.row for line in report.lines} == {1}
+    assert any(line.low < line.high for line in report.lines)
+    assert "Rounds of every row, as told: 2." in report.notes
+
+
+def test_no_rounds_are_refused() -> None:
+    """Nothing can be said of what was not measured."""
+    done = _run("--rounds", "0")
+    assert done.returncode == 2
+    assert "expected at least one round, got 0" in done.stderr
 
 
 def test_unknown_rows_are_refused() -> None:
