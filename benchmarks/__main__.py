@@ -95,6 +95,8 @@ def _report(checkout: Checkout, rows: Collection[int], effort: Effort, told: Seq
 def _compare(sides: against.Sides, rows: Collection[str], effort: Effort, told: Sequence[str], out: Path) -> None:
     """Measures two checkouts in alternation."""
     notes = [*_notes({int(row) for row in rows if row != against.TURNS}, sides["this"].workers), *told]
+    if sides["other"].workers is None:
+        notes.append("The other checkout's server has as many workers as it has by default.")
     with _telling() as tell:
         compared = against.compare(sides, rows, effort, tell)
     facts = {"effort": effort.name, "machine": machine.describe(), "notes": notes}
@@ -195,7 +197,8 @@ def _notes(rows: Collection[int], told: int | None) -> list[str]:
     if told is not None:
         notes[0] = f"Workers of the server, as told: {told}; processes of the echo: {max(1, told)}."
     if cores < _FEW_CORES:
-        notes.append(f"On {cores} cores the generator, the server's workers and its engine compete: under load each wants one.")
+        wanted = "the generator, the server's workers, or its event loop where it has none, and its engine"
+        notes.append(f"On {cores} cores {wanted} compete: under load each wants one.")
     if load > _QUIET_LOAD:
         notes.append(
             f"Other work ran on the machine: when the run began, {load:.1f} processes had been running over the last minute."

@@ -29,7 +29,7 @@ def row_20(bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> list[
     """
     steps: dict[int, Steps] = {}
     requests: dict[int, Requests] = {}
-    for workers in sorted({0, default_workers(), *effort.workers}):
+    for workers in sorted({0, default_workers() or 1, *effort.workers}):
         tell(f"row 20: {case_of(workers)}")
         with running(serve_command(bundle.path.parent, "--workers", str(workers))) as server:
             steps[workers] = _steps(server, workers, bundle, effort)

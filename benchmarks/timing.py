@@ -34,7 +34,7 @@ class Effort:
     soak_steps: int
     analyzer_rounds: int  # of rows 17 to 20
     analyzer_window_ms: int  # a run takes three windows or more
-    workers: tuple[int, ...]  # of row 20, beside none and as many as the server has by default
+    workers: tuple[int, ...]  # of row 20, beside none and as many as the server has by default, at least one
     rollouts: tuple[int, ...]  # at once, of row 21
 
     def with_rounds(self, rounds: int) -> Effort:

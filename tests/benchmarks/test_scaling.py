@@ -36,16 +36,17 @@ def test_each_case_is_compared_with_its_echo_and_its_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "missing", "cases"),
+    ("default", "workers", "missing", "cases"),
     [
-        ((1, 2, 3), "", ["0 workers", "1 worker", "2 workers (default)", "3 workers"]),
-        ((), "", ["0 workers", "2 workers (default)"]),
-        ((), "no such program", ["0 workers", "2 workers (default)"]),
+        (2, (1, 2, 3), "", ["0 workers", "1 worker", "2 workers (default)", "3 workers"]),
+        (2, (), "", ["0 workers", "2 workers (default)"]),
+        (0, (), "", ["0 workers (default)", "1 worker"]),
+        (2, (), "no such program", ["0 workers", "2 workers (default)"]),
     ],
-    ids=["full", "quick", "without perf_analyzer"],
+    ids=["full", "quick", "none by default", "without perf_analyzer"],
 )
 def test_only_the_default_has_a_target(
-    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, workers: tuple[int, ...], missing: str, cases: list[str]
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, default: int, workers: tuple[int, ...], missing: str, cases: list[str]
 ) -> None:
     """A server is started for each number of workers; what perf_analyzer sees of the default one is held to 0.9."""
     started: list[Sequence[str]] = []
@@ -56,7 +57,7 @@ def test_only_the_default_has_a_target(
         yield Server("nowhere", 0)
 
     requests = [AnalyzerResult(100.0, 0.1, 0.2, stable=True, server_cpu=0.001, generator_share=0.5)]
-    monkeypatch.setattr(scaling, "default_workers", lambda: 2)
+    monkeypatch.setattr(scaling, "default_workers", lambda: default)
     monkeypatch.setattr(scaling, "missing", lambda: missing)
     monkeypatch.setattr(scaling, "running", running)
     monkeypatch.setattr(scaling, "_steps", lambda *_: {"server": _runs(1), "echo": _runs(2)})
@@ -65,7 +66,7 @@ def test_only_the_default_has_a_target(
     assert [command[-2:] for command in started] == [["--workers", case.split()[0]] for case in cases]
     assert [each.case for each in lines] == cases + [f"perf_analyzer, {case}" for case in cases if not missing]
     assert {each.case: each.target for each in lines if each.target} == (
-        {} if missing else {"perf_analyzer, 2 workers (default)": 0.9}
+        {} if missing else {f"perf_analyzer, {case_of(default)}": 0.9}
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as suite
+from benchmarks import machine
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.process import ROOT
@@ -47,6 +48,16 @@ def test_only_the_rows_asked_for_are_measured(tmp_path: Path) -> None:
     assert {line.row for line in report.lines} == {1}
     assert any(line.low < line.high for line in report.lines)
     assert "Rounds of every row, as told: 2." in report.notes
+
+
+@pytest.mark.parametrize("told", [None, 0], ids=["by default", "told"])
+def test_server_without_workers_is_noted(monkeypatch: pytest.MonkeyPatch, told: int | None) -> None:
+    """The echo has a process all the same, and on few cores it is the event loop that wants one."""
+    monkeypatch.setattr(suite, "default_workers", lambda: 0 if told is None else 3)
+    monkeypatch.setattr(machine, "describe", lambda: {"cores": 2})
+    workers, cores, *_ = suite._notes({1}, told)
+    assert workers.endswith(": 0; processes of the echo: 1.")
+    assert "event loop where it has none" in cores
 
 
 def test_no_rounds_are_refused() -> None:
