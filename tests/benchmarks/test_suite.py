@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as suite
-from benchmarks import machine
+from benchmarks import chart, machine
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.process import ROOT
-from benchmarks.report import TITLES, markdown, read
+from benchmarks.report import TITLES, line, markdown, read
 
 REPORTED_ONLY = {16, 18, 23} | ({20} if missing() else set())  # without a target
 REFERENCE = ROOT / "benchmarks" / "results" / "reference.json"
@@ -74,22 +76,49 @@ def test_unknown_rows_are_refused() -> None:
     assert "no such row: [99]" in done.stderr
 
 
-def test_adopted_result_is_documented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A result becomes the reference, its table and its plots stand in the documentation, and what is around them stays."""
+@pytest.fixture
+def adopt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], str]:
+    """Makes a result the documented one, in copies of the reference and of a document, whose text it returns."""
     document, reference = tmp_path / "performance.md", tmp_path / "reference.json"
     reference.write_bytes(REFERENCE.read_bytes())
     document.write_text("before\n<!-- begin of figures -->\nold\n<!-- end of figures -->\nafter\n")
-    monkeypatch.setattr(suite, "_DOCUMENT", document)
-    monkeypatch.setattr(suite, "_REFERENCE", reference)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--adopt", str(REFERENCE)])
-    suite.main()
-    report, text = read(REFERENCE), document.read_text()
+
+    def adopted(result: Path) -> str:
+        monkeypatch.setattr(suite, "_DOCUMENT", document)
+        monkeypatch.setattr(suite, "_REFERENCE", reference)
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--adopt", str(result)])
+        suite.main()
+        return document.read_text()
+
+    return adopted
+
+
+def test_adopted_result_is_documented(adopt: Callable[[Path], str], tmp_path: Path) -> None:
+    """A result becomes the reference, its table and its plots stand in the documentation, and what is around them stays."""
+    report, text = read(REFERENCE), adopt(REFERENCE)
     assert text.startswith(f"before\n<!-- begin of figures -->\n{markdown(report)}")
     assert text.endswith("<!-- end of figures -->\nafter\n")
-    assert read(reference) == report
+    assert read(tmp_path / "reference.json") == report
     for picture in ("throughput.png", "memory.png"):
         assert f"]({picture})" in text
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_with_new_cases_are_adopted_beside_old_ones(
+    monkeypatch: pytest.MonkeyPatch, adopt: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """All cases of a row that was measured anew are replaced, however they were called; the picture shows rows of both runs."""
+    drawn: list[str] = []
+    monkeypatch.setattr(chart, "_bar", lambda axes, at, each: drawn.append(each.case))
+    earlier = read(REFERENCE)
+    lines = [line(5, "a new ratio", [3.0], "×", 2.0, "at least"), line(15, "another one", [1.5], "×", 2.0)]
+    dataclasses.replace(earlier, notes=["said anew"], lines=lines).write(tmp_path / "part.json")
+    text = adopt(tmp_path / "part.json")
+    kept = [each for each in earlier.lines if each.row not in (5, 15)]
+    assert read(tmp_path / "reference.json").lines == sorted([*lines, *kept], key=lambda each: each.row)
+    assert "| 5 | a new ratio | 3 × | 3 to 3 | ≥ 2 × | met |  |" in text
+    assert "Rows 5, 15 were measured in a run of their own: said anew" in text
+    assert sorted(drawn) == sorted(each.case for each in [*lines, *kept] if each.unit == "×" and each.target is not None)
 
 
 def test_documented_table_is_the_reference_result() -> None:
