@@ -101,7 +101,7 @@ def row_15_streams(bundle: Bundle, effort: Effort, tell: Callable[[str], None], 
         servers = {"echo": echo, "server": server}
         scenes = {name: Scene(each, "streams", plan_for(each, bundle, effort, 1)) for name, each in servers.items()}
         seen = _look(scenes, _share_of_peak(server, bundle, effort), bundle, effort)
-        return [_line(15, "a client that opens streams without end, against the echo's", seen, 2.0)]
+        return [_line(15, "streams opened without end, against the echo's", seen, 2.0)]
 
 
 def row_23(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:

@@ -30,11 +30,11 @@ TITLES = {
     14: "from exec to SERVING",
     15: "p99 of honest clients beside one that misbehaves",
     16: "sessions opened and closed per second",
-    17: "perf_analyzer, sequences over streams: CPU time and requests per second against the echo of its protocol",
+    17: "perf_analyzer, sequences over streams: CPU time and rate against the echo of its protocol",
     18: "perf_analyzer, an open loop of sequences over streams: p99 against the echo's",
     19: "perf_analyzer, sequences by unary calls: requests per second against the echo",
     20: "single-step streams by number of workers, against an echo of as many processes",
-    21: "rollouts: tokens per second against the bare kernel at that batch; of one, against kernel and draws alone",
+    21: "rollouts: tokens per second against the bare kernel at that batch; of one, kernel + draws",
     22: "a prompt: the bare kernel's time for it in one launch against the time to the first token",
     23: "p99 of single steps beside 64 endless rollouts",
 }

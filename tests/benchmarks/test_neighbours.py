@@ -65,7 +65,7 @@ def test_streams_without_end_are_compared_with_the_echo_under_them(monkeypatch: 
     assert [(each.case, round(each.value, 6), each.target) for each in lines] == [
         ("p99 beside a client that never reads", 2.0, None),
         ("p99 beside a client that writes without end", 3.0, None),
-        ("p99 beside a client that opens streams without end, against the echo's", 1.5, 2.0),
+        ("p99 beside streams opened without end, against the echo's", 1.5, 2.0),
     ]
     assert attacked[-4:] == [("echo", "streams"), ("server 3", "streams"), ("server 3", "streams"), ("echo", "streams")]
     assert set(offered) == {(address, 0.3 * PEAK) for address in p99}
