@@ -51,7 +51,7 @@ def test_settled_steps_are_never_more_than_were_expected(moves: list[tuple[int, 
         handles, lengths = column(*[handle] * repeat), np.full(repeat, steps, np.int64)
         if arriving:
             settled = min(model[handle], steps * repeat)
-            assert table.settle(handles, lengths) == settled
+            assert table.settle(handles, lengths, steps * repeat) == settled
             model[handle] -= settled
         else:
             table.expect(handles, lengths)
@@ -63,7 +63,7 @@ def test_several_handles_settle_together() -> None:
     """One answer that was not expected does not return what another handle is owed."""
     table = bound(0, 1)
     table.expect(column(0, 1), np.array([2, 5]))
-    assert table.settle(column(0, 1, 0), np.array([2, 1, 7])) == 3
+    assert table.settle(column(0, 1, 0), np.array([2, 1, 7]), 10) == 3
     assert table.free(1) == 4
 
 

@@ -21,8 +21,8 @@ I64 = np.dtype("<i8")
 WIRE_TYPES: dict[DType, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": I64}
 _LARGEST = (1 << 63) - 1  # of an acknowledgement
 SEQ_BITS = 62  # of a step number: adding the length of a row never overflows
-_ONE: Ints = np.ones(1, np.int64)  # the lengths of every single-step message
-_ONE.flags.writeable = False
+_ONES: Ints = np.ones(1024, np.int64)  # the lengths of all single-step messages but very large ones
+_ONES.flags.writeable = False
 
 _KEEP = {0: Keep.ALL, 1: Keep.ALL, 2: Keep.LAST, 3: Keep.NONE}  # Outputs of the contract, UNSPECIFIED is ALL
 
@@ -58,13 +58,13 @@ def check_rows(field: str, rows: int, most: int) -> None:
 def counts_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows]; what int64 cannot hold becomes its largest. Raises CallerError(INVALID_ARGUMENT)."""
     counts = _u64_column(field, data, rows)
-    return counts if int(counts.item() if rows == 1 else counts.min(initial=0)) >= 0 else np.where(counts < 0, _LARGEST, counts)
+    return np.where(counts < 0, _LARGEST, counts) if _all_bits(counts) < 0 else counts
 
 
 def seqs_column(field: str, data: bytes, rows: int) -> Ints:
     """uint64[rows], each below 2^62. Raises CallerError(INVALID_ARGUMENT)."""
     seqs = _u64_column(field, data, rows)
-    if seqs.item() >> SEQ_BITS if rows == 1 else (seqs >> SEQ_BITS).any():
+    if _all_bits(seqs) >> SEQ_BITS:
         raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected numbers below 2^62", field=field)
     return seqs
 
@@ -119,7 +119,7 @@ def decode_keep(outputs: int) -> Keep:
 
 def _lengths(data: bytes, rows: int) -> tuple[Ints, int]:
     if not data:
-        return _ONE if rows == 1 else np.ones(rows, np.int64), rows
+        return _ONES[:rows] if rows <= len(_ONES) else np.ones(rows, np.int64), rows
     if len(data) != 4 * rows:
         raise _wrong_bytes("lengths", f"none or 4 bytes per row, {4 * rows}", len(data))
     lengths = np.frombuffer(data, U32).astype(np.int64)
@@ -133,6 +133,12 @@ def _u64_column(field: str, data: bytes, rows: int) -> Ints:
     if len(data) != 8 * rows:
         raise _wrong_bytes(field, f"8 bytes per row, {8 * rows}", len(data))
     return np.frombuffer(data, I64)
+
+
+def _all_bits(numbers: Ints) -> int:
+    """The bits that are set in any of them; negative if one of them is."""
+    bits: int = np.bitwise_or.reduce(numbers)
+    return bits
 
 
 def _wrong_bytes(field: str, expected: str, actual: int) -> CallerError:

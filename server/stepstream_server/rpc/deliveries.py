@@ -110,7 +110,8 @@ class Turn:
             self.single: bool = lengths.item() == 1  # every row is one step long
             self.complete: bool = kept.item() == lengths.item()  # every step of every row has outputs
         else:
-            self.single, self.complete = bool((lengths == 1).all()), bool((kept == lengths).all())
+            self.single = len(lengths) == np.count_nonzero(lengths == 1)
+            self.complete = len(lengths) == np.count_nonzero(kept == lengths)
         self.layout = encoding.layout if self.single and self.complete else None  # of messages of one row
         self._rows: list[tuple[int, int, int, int]] | None = None
         self._lengths: tuple[bytes, bytes] | None = None
@@ -166,6 +167,9 @@ def split_by_stream(turn: Turn) -> Iterator[tuple[int, Piece]]:
     rows = len(streams)
     if rows == 1:
         yield streams.item(), Piece(turn, 0, 1, 0, kept.item())
+        return
+    if streams.item(0) == streams.item(-1):
+        yield streams.item(0), Piece(turn, 0, rows, 0, rows if turn.layout is not None else int(kept.sum()))
         return
     edges = [0, *(np.flatnonzero(streams[1:] != streams[:-1]) + 1).tolist(), rows]
     offsets = np.concatenate(([0], np.cumsum(kept)))[edges].tolist()

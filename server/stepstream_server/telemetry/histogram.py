@@ -28,8 +28,7 @@ class Histogram:
         if len(values) == 1:
             self.add_one(values.item(), weights.item())
             return
-        buckets = self._bounds.searchsorted(values)
-        self._counts += np.bincount(buckets, weights, self._counts.size)
+        self._counts += np.bincount(self._bounds.searchsorted(values), weights, self._counts.size)
         self.sum += float(values @ weights)
 
     def add_one(self, value: float, weight: int = 1) -> None:

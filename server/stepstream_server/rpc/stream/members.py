@@ -93,7 +93,8 @@ class Handles:
     def common_owner(self, handles: NDArray[np.uint32]) -> int:
         """The owner of all of these handles (at least one), 0 or below if there is not one owner of all."""
         owners = self.owners(handles)
-        return int(owners[0]) if (owners == owners[0]).all() else FREE
+        owner: int = owners.item(0)
+        return owner if np.count_nonzero(owners == owner) == len(owners) else FREE
 
     def find(self, handle: int) -> tuple[int, int, int]:
         """Owner, session index and generation of one handle; the owner is 0 or below where it stands for no session."""
@@ -120,16 +121,17 @@ class Handles:
         """Remembers that outcomes of so many steps of one handle will arrive."""
         self._at[_OUTSTANDING][handle] += steps
 
-    def settle(self, handles: Ints, steps: Ints) -> int:
-        """Takes outcomes that arrived. Returns how many of the steps were expected: kept answers sent again were not."""
+    def settle(self, handles: Ints, steps: Ints, total: int) -> int:
+        """Takes outcomes that arrived, of so many steps in total. Returns how many of them were expected: kept answers sent
+        again were not."""
         outstanding = self._outstanding
         np.subtract.at(outstanding, handles, steps)
         excess = 0
-        if (outstanding[handles] < 0).any():
+        if outstanding[handles].min() < 0:
             over = np.unique(handles[outstanding[handles] < 0])
             excess = -int(outstanding[over].sum())
             outstanding[over] = 0
-        return int(steps.sum()) - excess
+        return total - excess
 
     def settle_one(self, handle: int, steps: int) -> int:
         """Takes outcomes of one handle. Returns how many of the steps were expected."""

@@ -202,12 +202,12 @@ class Reader:
         return content
 
     def _take(self, engine: EngineClient, rows: Rows, content: Content, arrival: float) -> None:
-        packed = np.zeros(len(rows.handles), ROW)
-        packed["stream"], packed["arrival"] = self._number, arrival
+        common = _PACK(self._number, 0, 0, 0, content.keep, 0, 0, 0, 0, 0, 0, arrival, content.deadline)
+        packed = np.frombuffer(bytearray(common) * len(rows.handles), ROW)
         packed["session"], packed["generation"] = self._expect(engine, rows)
         packed["handle"], packed["first"], packed["length"] = rows.handles, rows.first_seqs, rows.lengths
-        packed["keep"], packed["deadline"] = content.keep, content.deadline
-        packed["acked"] = 0 if content.acked is None else content.acked
+        if content.acked is not None:
+            packed["acked"] = content.acked
         engine.block(self._number, packed.tobytes(), content.inputs)
         self._lookahead.sent(engine)
 

@@ -57,7 +57,8 @@ class Stream(Call):
             settled = self._handles.settle_one(handle, steps)
         else:
             handles, lengths = turn.answers.handles[first:last], turn.answers.lengths[first:last]
-            steps, settled = int(lengths.sum()), self._handles.settle(handles, lengths)
+            steps = last - first if turn.single else int(lengths.sum())
+            settled = self._handles.settle(handles, lengths, steps)
         if settled < steps:
             self._credits.take((steps - settled) * engine.step_credits)  # nobody has paid for them: they are sent again
         self._writer.answers(engine, piece, steps * engine.step_credits)
