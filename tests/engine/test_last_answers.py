@@ -56,6 +56,19 @@ def test_a_repeat_of_the_end_that_is_queued_behind_it_is_answered() -> None:
     ]
 
 
+def test_a_repeat_that_ends_is_repeated_though_others_step_behind_it() -> None:
+    """An unnumbered step, which nobody could acknowledge later, acknowledges what was before it; but not the answer with which
+    the session has ended."""
+    h = Harness()
+    step(h, 1.0, start=True, seq=0)
+    h.settle()
+    step(h, 1.0, seq=0, end=True, handle=1)
+    step(h, 2.0, seq=NO_SEQ, handle=2, stream=8)
+    assert h.settle() == [Answer(CALLER, 1, 0, 1, (1.0,)), Refusal(8, 2, 1, 1, Reason.SESSION_CLOSED, 0)]
+    step(h, 1.0, seq=0, end=True, handle=3)
+    assert h.settle() == [Answer(CALLER, 3, 0, 1, (1.0,))]
+
+
 def test_a_repeat_that_ends_ends_the_session() -> None:
     """The step was applied before, by a call that did not say so; what is behind is refused."""
     h = Harness()

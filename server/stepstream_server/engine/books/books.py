@@ -91,6 +91,10 @@ class Books:
         """Lets go of sessions' answers below each count: [n] of both."""
         resolution.acknowledge_all(self.records, sessions, counts, now)
 
+    def let_go_of_answers(self, sessions: Ints) -> None:
+        """Lets go of all answers of sessions that end, and of which nothing is queued."""
+        ledger.acknowledge_applied(self.records, sessions)
+
     def go_back(self, session: int, seq: int) -> None:
         """Nothing of a session is pending from `seq` on."""
         ledger.go_back(self.records, session, seq)

@@ -85,6 +85,13 @@ def acknowledge(records: Records, number: int, count: int) -> None:
 
 
 @compiled
+def acknowledge_applied(records: Records, numbers: Ints) -> None:
+    """Lets go of all answers of sessions that end."""
+    for number in numbers:
+        acknowledge(records, number, records.sessions[number]["next_seq"])
+
+
+@compiled
 def release(records: Records, number: int) -> None:
     """Frees a session's acknowledged answers, unless a repeat waits for one of them."""
     session = records.sessions[number]

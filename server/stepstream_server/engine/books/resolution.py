@@ -48,10 +48,13 @@ def resolve(records: Records, number: int, now: float) -> None:
 
 @compiled
 def acknowledge(records: Records, number: int, count: int, now: float) -> None:
-    """Acknowledges a session's answers below a count, once the repeats that were sent before have been answered."""
-    if records.sessions[number]["repeats"] > 0:
+    """Acknowledges a session's answers below a count, once the repeats that were sent before have been answered. If one of them
+    has ended the session, nothing is acknowledged: its answers are kept for a repeat of that end."""
+    session = records.sessions[number]
+    if session["repeats"] > 0:
         resolve(records, number, now)
-    ledger.acknowledge(records, number, count)
+    if not session["over"]:
+        ledger.acknowledge(records, number, count)
 
 
 @compiled

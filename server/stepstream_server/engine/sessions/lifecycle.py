@@ -226,7 +226,7 @@ class Lifecycle:
         table = self._table
         self.let_go(sessions, ending)
         self._settle_left(sessions, ending, answers or {}, report)
-        self._books.acknowledge(sessions, table.next_seq[sessions], now)
+        self._books.let_go_of_answers(sessions)
         self._backend.release(table.slot[sessions])
         if ending is Ending.REPLACED:
             report.replaced += [table.id(session) for session in sessions.tolist()]

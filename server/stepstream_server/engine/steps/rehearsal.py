@@ -53,6 +53,7 @@ def _rehearse_books(books: Books) -> None:
     books.begin_at(0, 0, 0, 0)
     books.go_back(0, 0)
     books.acknowledge(_NOBODY, _NOBODY, 0.0)
+    books.let_go_of_answers(_NOBODY)
     books.drop_held(_NOBODY)
     books.move_on(_NOBODY, 1)
     books.queued_streams()
