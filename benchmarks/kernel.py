@@ -55,7 +55,7 @@ class BareKernel:
 
 def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: BackendSettings, batch: int, length: int) -> BareKernel:
     """The whole model, front, cell and heads, as the backend runs it, on inputs that are the same at every call."""
-    session = _session(build_graph(spec, weights), settings)
+    session = _session(build_graph(spec, weights), settings, batch)
     rng = np.random.default_rng(0)
     inputs = {f"input.{each.name}": random_inputs(rng, (batch, length, *each.shape), each.limit) for each in spec.inputs}
     outputs = {f"output.{each.name}": np.empty((batch, length, *each.shape), np.float32) for each in spec.outputs}
@@ -65,7 +65,7 @@ def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: Backend
 
 def bind_operator(inputs: int, hidden: int, layers: int, settings: BackendSettings, batch: int, length: int) -> BareKernel:
     """The recurrent operators alone, one behind the other, with random weights: no head, no packing of states."""
-    session = _session(_operators(inputs, hidden, layers), settings)
+    session = _session(_operators(inputs, hidden, layers), settings, batch)
     values = np.random.default_rng(0).normal(size=(length, batch, inputs)).astype(np.float32)
     top = np.empty((length, 1, batch, hidden), np.float32)
     names = [f"{name}{layer}" for layer in range(layers) for name in "hc"]
@@ -77,7 +77,7 @@ def torch_lstm(inputs: int, hidden: int, layers: int, settings: BackendSettings,
     """What a user of torch would call: one step of `nn.LSTM` of these sizes, its state carried on, without a head."""
     torch.manual_seed(0)
     lstm = torch.nn.LSTM(inputs, hidden, layers, batch_first=True)
-    torch.set_num_threads(compute_threads(settings, 4 * sum(each.numel() for each in lstm.parameters())))
+    torch.set_num_threads(compute_threads(settings, 4 * sum(each.numel() for each in lstm.parameters()), batch))
     values = torch.randn(batch, 1, inputs)
     state = (torch.zeros(layers, batch, hidden), torch.zeros(layers, batch, hidden))
 
@@ -114,9 +114,9 @@ def _bind(
     return BareKernel(session, (binding(0), binding(1)), bound)
 
 
-def _session(model: onnx.ModelProto, settings: BackendSettings) -> ort.InferenceSession:
+def _session(model: onnx.ModelProto, settings: BackendSettings, batch: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = compute_threads(settings, model.ByteSize())
+    options.intra_op_num_threads = compute_threads(settings, model.ByteSize(), batch)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")

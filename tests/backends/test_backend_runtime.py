@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -76,11 +77,29 @@ def test_a_runtime_that_does_not_pack_is_a_fault(monkeypatch: pytest.MonkeyPatch
 
 
 def test_threads_are_as_set_or_as_many_as_the_model_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0 takes one for a small model, and the cores that the front door leaves for a large one."""
+    """0 takes one for few rows of a small model, and the cores that the front door leaves for a large one or for many rows."""
     monkeypatch.setattr(threads, "default_threads", lambda: 5)
-    assert threads.compute_threads(BackendSettings(threads=3), 1 << 30) == 3
-    assert threads.compute_threads(BackendSettings(), 300_000) == 1
-    assert threads.compute_threads(BackendSettings(), 13_000_000) == 5
+    assert threads.compute_threads(BackendSettings(threads=3), 1 << 30, 1) == 3
+    assert threads.compute_threads(BackendSettings(), 300_000, 255) == 1
+    assert threads.compute_threads(BackendSettings(), 300_000, 256) == 5
+    assert threads.compute_threads(BackendSettings(), 13_000_000, 1) == 5
+
+
+def test_slices_of_a_wide_launch_use_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows there are: none of them is so small that it would go to the session of few threads."""
+    monkeypatch.setattr(threads, "default_threads", lambda: 2)
+    spec, weights = random_model("lstm", 2, 256, 1, 1)
+    backend = build(spec, weights, BackendSettings(), slots=1000, max_batch=1000)
+    assert isinstance(backend, onnx_backend.OnnxBackend)
+    assert backend._sessions.few is not backend._sessions.many
+    for rows in (255, 256, 300, 511, 512, 700, 1000):
+        slots = backend.allocate(rows)
+        backend.launch("step", slots, (np.zeros((rows, 1, 2), np.float32),), 1)
+        backend.release(slots)
+    sizes = sorted(backend._steps._batches)
+    assert sizes[0] == 255
+    assert min(sizes[1:]) >= threads.WIDE_ROWS
+    assert all(backend._steps.of(size).session is backend._sessions.many for size in sizes[1:])
 
 
 def test_a_device_that_is_not_there_is_a_fault() -> None:

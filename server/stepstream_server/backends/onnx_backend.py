@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from stepstream_server.backends.limits import PLAIN, Limits, limits
 from stepstream_server.backends.numerics import instruction_set
 from stepstream_server.backends.onnx_graph import build_graph
-from stepstream_server.backends.onnx_step import StepBatches
+from stepstream_server.backends.onnx_step import Sessions, StepBatches
 from stepstream_server.backends.promise import check_promise
 from stepstream_server.backends.state_pool import StatePool
-from stepstream_server.backends.threads import compute_threads
+from stepstream_server.backends.threads import WIDE_ROWS, compute_threads
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
@@ -39,9 +39,9 @@ Mask = NDArray[np.bool_]
 class OnnxBackend:
     """Implements `engine.ports.Backend`."""
 
-    def __init__(self, spec: ModelSpec, session: ort.InferenceSession, pool: StatePool, bounds: Limits, max_batch: int) -> None:
+    def __init__(self, spec: ModelSpec, sessions: Sessions, pool: StatePool, bounds: Limits, max_batch: int) -> None:
         self._spec = spec
-        self._session = session
+        self._sessions = sessions
         self._pool = pool
         self._limits = bounds
         self._inputs = [f"input.{tensor.name}" for tensor in spec.inputs]
@@ -49,7 +49,7 @@ class OnnxBackend:
         self._least_rows = _LEAST_ROWS[spec.cell.kind]
         self._max_batch = max_batch
         self._slice_rows = _slice_rows(spec)
-        self._steps = StepBatches(session, spec, self._least_rows, min(max_batch, self._slice_rows))
+        self._steps = StepBatches(sessions, spec, self._least_rows, min(max_batch, 2 * self._slice_rows))
 
     @property
     def slots(self) -> int:
@@ -109,7 +109,8 @@ class OnnxBackend:
         if function != "step":
             raise ServerFault(Reason.NOT_IMPLEMENTED, f"the model has no function {function!r}, only 'step'")
         run = self._step if length == 1 else self._chunk
-        count = -(-len(slots) // self._slice_rows)
+        # Slices of a launch that is worth many threads are worth them, too.
+        count = min(-(-len(slots) // self._slice_rows), max(1, len(slots) // WIDE_ROWS))
         if count <= 1:
             return run(slots, inputs)
         bounds = [len(slots) * part // count for part in range(count + 1)]
@@ -125,7 +126,7 @@ class OnnxBackend:
         batch.load(inputs)
         # mode="clip" lets numpy write into `out` directly; slots come from the engine and are within range.
         self._pool.rows.take(slots, axis=0, out=batch.before, mode="clip")
-        self._session.run_with_iobinding(batch.binding)
+        batch.session.run_with_iobinding(batch.binding)
         plain = _plain(batch.numbers)
         finite = None if plain else self._finite(batch.before, batch.inputs, batch.after, batch.outputs)
         self._scatter(slots, batch.after, finite)
@@ -139,7 +140,7 @@ class OnnxBackend:
             feeds = {
                 name: value.repeat([1] * (batch - 1) + [self._least_rows - batch + 1], axis=0) for name, value in feeds.items()
             }
-        *outputs, after = (result[:batch] for result in self._session.run(self._results, feeds))
+        *outputs, after = (result[:batch] for result in self._sessions.of(batch).run(self._results, feeds))
         before = feeds["state"][:batch]
         plain = all(map(_plain, (before, after, *outputs, *(value for value in inputs if value.dtype == np.float32))))
         finite = None if plain else self._finite(before, inputs, after, tuple(outputs))
@@ -192,14 +193,19 @@ def build_onnx(
     spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, *, slots: int, max_batch: int
 ) -> OnnxBackend:
     """A backend ready for `warm_up`. Raises ServerFault if the runtime would not keep its results independent of the batch."""
-    session = _session(spec, weights, settings)
-    return OnnxBackend(spec, session, StatePool(spec.states, slots), limits(spec, weights), max_batch)
+    weight_bytes = sum(each.nbytes for each in weights.values())
+    threads, wide_threads = (compute_threads(settings, weight_bytes, rows) for rows in (1, WIDE_ROWS))
+    few = _session(spec, weights, settings, threads)
+    many = few if wide_threads == threads else _session(spec, weights, settings, wide_threads)
+    return OnnxBackend(spec, Sessions(few, many), StatePool(spec.states, slots), limits(spec, weights), max_batch)
 
 
-def _session(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings) -> ort.InferenceSession:
+def _session(
+    spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, threads: int
+) -> ort.InferenceSession:
     """Weights as initialisers, packed once: only then are the kernels' sums the same for every batch (checked here)."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = compute_threads(settings, sum(each.nbytes for each in weights.values()))
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is a chain
     options.log_severity_level = 3  # errors; warnings of the optimiser tell an operator nothing
     options.add_session_config_entry(_PREPACKING, "0")

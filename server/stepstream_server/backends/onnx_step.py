@@ -7,15 +7,28 @@ again to look at each of them apart; here they lie side by side in memory that a
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from stepstream_server.backends.threads import WIDE_ROWS
 from stepstream_server.engine.ports import Tensor
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 Floats = NDArray[np.float32]
+
+
+class Sessions(NamedTuple):
+    """One graph on few threads and on many; the same session twice where that makes no difference."""
+
+    few: ort.InferenceSession
+    many: ort.InferenceSession  # for batches that are worth it
+
+    def of(self, rows: int) -> ort.InferenceSession:
+        """The one for a batch of so many rows."""
+        return self.many if rows >= WIDE_ROWS else self.few
 
 
 class StepBatch:
@@ -23,6 +36,7 @@ class StepBatch:
 
     def __init__(
         self,
+        session: ort.InferenceSession,
         binding: ort.IOBinding,
         states: tuple[Floats, Floats],
         inputs: tuple[Tensor, ...],
@@ -30,6 +44,7 @@ class StepBatch:
         rows: int,
         numbers: Floats,
     ) -> None:
+        self.session = session
         self.binding = binding
         self.before, self.after = (state[:rows] for state in states)  # [rows, state_elements]
         self.inputs = tuple(value[:rows] for value in inputs)  # [rows, 1, *shape]
@@ -48,8 +63,8 @@ class StepBatch:
 class StepBatches:
     """A StepBatch for every number of rows, made when it is first asked for: at most `max_batch` of them, of a few KB each."""
 
-    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, least_rows: int, max_batch: int) -> None:
-        self._session = session
+    def __init__(self, sessions: Sessions, spec: ModelSpec, least_rows: int, max_batch: int) -> None:
+        self._sessions = sessions
         self._spec = spec
         self._least_rows = least_rows
         tensors = [tensor for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float32"]
@@ -66,7 +81,8 @@ class StepBatches:
 
     def _bind(self, rows: int) -> StepBatch:
         """Lays the arrays out in the shared memory, and binds them."""
-        binding, places, seen = self._session.io_binding(), _Places(self._memory), max(rows, self._least_rows)
+        session, places, seen = self._sessions.of(rows), _Places(self._memory), max(rows, self._least_rows)
+        binding = session.io_binding()
 
         def bind(name: str, array: Tensor) -> Tensor:
             put = binding.bind_input if name == "state" or name.startswith("input.") else binding.bind_output
@@ -82,7 +98,7 @@ class StepBatches:
         states = bind("state", places.take(state)), bind("next_state", places.take(state))
         inputs = tuple(tensor("input", declared) for declared in self._spec.inputs)
         outputs = tuple(tensor("output", declared) for declared in self._spec.outputs)
-        return StepBatch(binding, states, inputs, outputs, rows, places.taken)
+        return StepBatch(session, binding, states, inputs, outputs, rows, places.taken)
 
 
 class _Places:

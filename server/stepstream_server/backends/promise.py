@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stepstream_server.backends.threads import WIDE_ROWS
 from stepstream_server.engine.ports import Backend, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
 from stepstream_server.spec import ModelSpec
@@ -20,7 +21,7 @@ def check_promise(backend: Backend, spec: ModelSpec) -> None:
 
     Uses slots of its own, and returns them. Takes well under a second for models that a CPU can serve.
     """
-    rows = min(LARGE_BATCH, backend.slots, backend.max_batch)
+    rows = min(WIDE_ROWS, backend.slots, backend.max_batch)
     slots = backend.allocate(rows)
     try:
         _compare(backend, spec, slots)
@@ -32,7 +33,7 @@ def _compare(backend: Backend, spec: ModelSpec, slots: Ints) -> None:
     """Runs one session's steps in every way and compares with the first."""
     inputs, states = _example(spec, len(slots))
     expected: Result | None = None
-    for rows in sorted({1, min(BATCH, len(slots)), len(slots)}):
+    for rows in sorted({1, *(min(batch, len(slots)) for batch in (BATCH, LARGE_BATCH, WIDE_ROWS))}):
         for chunk in (1, LENGTH):
             # The session sits in the batch's last row and, each time, in another slot.
             backend.write(slots, states)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from stepstream_server.config import BackendSettings
 from stepstream_server.cores import default_threads
 
-_ALONE_BYTES = 2 << 20  # of weights: up to here a launch is over before threads have woken
+WIDE_ROWS = 256  # from here on a launch of any model takes a millisecond or so, which is worth waking threads for
+_ALONE_BYTES = 2 << 20  # of weights: up to here a smaller launch is over before threads have woken
 
 
-def compute_threads(settings: BackendSettings, weight_bytes: int) -> int:
-    """As set, or one for a small model and the cores that the front door leaves for a large one."""
-    return settings.threads or (1 if weight_bytes <= _ALONE_BYTES else default_threads())
+def compute_threads(settings: BackendSettings, weight_bytes: int, rows: int) -> int:
+    """As set; or one for a launch of few rows of a small model, else the cores that the front door leaves."""
+    small = weight_bytes <= _ALONE_BYTES and rows < WIDE_ROWS
+    return settings.threads or (1 if small else default_threads())
