@@ -74,7 +74,7 @@ RETRY_DELAY_MS: dict[Reason, int] = {
     Reason.SESSION_CAPACITY: 1000,  # sessions come and go in seconds rather than turns
     Reason.MODEL_NOT_READY: 1000,  # warm-up takes a second or two
     Reason.SERVER_DRAINING: 1000,  # another replica, or this one restarted
-    Reason.ENGINE_LOST: 1000,  # the same
+    Reason.ENGINE_LOST: 1000,  # another replica, or this one restarted
 }
 
 # Generic in their stubs only, hence the quotes.
@@ -93,7 +93,7 @@ def wire_error(error: StepStreamError) -> common_pb2.Error:
 
 
 def row_error(reason: Reason, message: str, retry_delay_seconds: float = 0.0) -> common_pb2.Error:
-    """The same where no exception was raised: refusals cross the engine port as columns."""
+    """An error in band for which no exception was raised: refusals cross the engine port as columns."""
     return common_pb2.Error(
         code=STATUS[reason].value[0],
         reason=reason.name,

@@ -89,7 +89,7 @@ def check_seq(field: str, seq: int) -> int:
 
 
 def check_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> Sequence[bytes]:
-    """The same, once they are known to be so many steps of each declared input. Raises CallerError(INVALID_ARGUMENT)."""
+    """Returns inputs that are so many steps of each declared input. Raises CallerError(INVALID_ARGUMENT) for others."""
     if len(inputs) != len(spec.inputs):
         raise CallerError(
             Reason.INVALID_ARGUMENT,
@@ -137,7 +137,7 @@ def _u64_column(field: str, data: bytes, rows: int) -> Ints:
 
 def _all_bits(numbers: Ints) -> int:
     """The bits that are set in any of them; negative if one of them is."""
-    bits: int = np.bitwise_or.reduce(numbers)
+    bits: int = numbers.item() if len(numbers) == 1 else np.bitwise_or.reduce(numbers)
     return bits
 
 

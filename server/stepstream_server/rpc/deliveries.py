@@ -110,8 +110,8 @@ class Turn:
             self.single: bool = lengths.item() == 1  # every row is one step long
             self.complete: bool = kept.item() == lengths.item()  # every step of every row has outputs
         else:
-            self.single = len(lengths) == np.count_nonzero(lengths == 1)
-            self.complete = len(lengths) == np.count_nonzero(kept == lengths)
+            self.single = bool(np.logical_and.reduce(lengths == 1))
+            self.complete = bool(np.logical_and.reduce(kept == lengths))
         self.layout = encoding.layout if self.single and self.complete else None  # of messages of one row
         self._rows: list[tuple[int, int, int, int]] | None = None
         self._lengths: tuple[bytes, bytes] | None = None
@@ -237,18 +237,21 @@ def encode_answers(parts: Sequence[Part], errors: Sequence[inference_pb2.RowErro
         return parts[0].message
     message = inference_pb2.Answers(errors=errors)
     if parts:
-        columns = parts[0].as_columns() if len(parts) == 1 else _joined(parts)
-        message.handles, message.first_seqs, lengths, kept, *outputs = columns
+        part = parts[0] if len(parts) == 1 else _joined(parts)
+        message.handles, message.first_seqs, lengths, kept, *outputs = part.as_columns()
         message.outputs.extend(outputs)
-        if False in [each.single for each in parts]:
+        if not part.single:
             message.lengths = lengths
-        if False in [each.complete for each in parts]:
+        if not part.complete:
             message.kept = kept
     return wire_field(_ANSWERS, message.SerializeToString())
 
 
-def _joined(parts: Sequence[Part]) -> list[bytes]:
-    return [b"".join(columns) for columns in zip(*[each.as_columns() for each in parts], strict=True)]
+def _joined(parts: Sequence[Part]) -> Part:
+    """One part of several that follow each other."""
+    columns = tuple([b"".join(column) for column in zip(*[each.as_columns() for each in parts], strict=True)])
+    single, complete = all(each.single for each in parts), all(each.complete for each in parts)
+    return Part(columns, sum([each.size for each in parts]), single, complete)
 
 
 class Drawn(NamedTuple):

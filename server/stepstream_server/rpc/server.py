@@ -60,7 +60,9 @@ class RpcServer:
         boundary = Boundary(server, _OURS, self._on_call, self._settings.max_calls)
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, boundary)
-        session_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(self._models, self._settings), boundary)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(
+            SessionService(self._models, self.streams.openings, self._settings), boundary
+        )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), boundary)
         catalogue = Catalogue(self._models, self.health, self._version)
         oip.register(boundary, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)

@@ -18,6 +18,7 @@ from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import check_id, check_request_id, decode_duration, decode_ids, encode_duration
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.openings import Openings
 from stepstream_server.spec import ModelSpec
 
 _PAGE_SIZE = 100  # sessions of a page whose size nobody named: some 20 KB
@@ -109,14 +110,15 @@ def encode_opened(results: Iterable[Opened | StepStreamError]) -> list[session_p
 class SessionService(session_pb2_grpc.SessionServiceServicer):
     """Sessions as things of their own."""
 
-    def __init__(self, models: Models, settings: DoorSettings) -> None:
+    def __init__(self, models: Models, openings: Openings, settings: DoorSettings) -> None:
         self._models = models
+        self._openings = openings
         self._settings = settings
 
     async def OpenSession(self, request: session_pb2.OpenSessionRequest, context: Context) -> session_pb2.OpenSessionResponse:
         engine = self._models.find(request.model, request.version)
         ids = [check_id("id", request.id) if request.id else ""]
-        (opened,) = await _open(engine, ids, request)
+        (opened,) = await self._open(engine, ids, request)
         if isinstance(opened, StepStreamError):
             raise opened
         try:
@@ -128,7 +130,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def OpenSessions(self, request: session_pb2.OpenSessionsRequest, context: Context) -> session_pb2.OpenSessionsResponse:
         engine = self._models.find(request.model, request.version)
         ids = decode_ids("ids", request.ids, request.count)
-        return session_pb2.OpenSessionsResponse(sessions=encode_opened(await _open(engine, ids, request)))
+        return session_pb2.OpenSessionsResponse(sessions=encode_opened(await self._open(engine, ids, request)))
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Context) -> session_pb2.GetSessionResponse:
         engine = self._models.find(request.model, request.version)
@@ -161,6 +163,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         at_seq = decode_at_seq(request)
         ids = decode_ids("fork_ids", request.fork_ids, request.count or 1)
         request_id = check_request_id(request.request_id)
+        await self._openings.turn()
         forked: ports.Forked = await engine.ask(lambda number: ports.Fork(number, id, request.secret, at_seq, ids, request_id))
         return session_pb2.ForkSessionResponse(sessions=encode_opened(forked.sessions), next_seq=forked.next_seq)
 
@@ -185,9 +188,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         engine = self._models.find(snapshot.model, snapshot.version)
         id = check_id("id", request.id or snapshot.id)
         request_id = check_request_id(request.request_id)
+        await self._openings.turn()
         imported: ports.Imported = await engine.ask(lambda number: ports.Import(number, snapshot, id, request_id))
         session, secret = await _describe(engine, imported.opened.id), imported.opened.secret
         return session_pb2.ImportSessionResponse(session=session, secret=secret, bitwise=imported.bitwise)
+
+    async def _open(
+        self, engine: EngineClient, ids: Sequence[str], request: session_pb2.OpenSessionRequest | session_pb2.OpenSessionsRequest
+    ) -> list[ports.Opened | StepStreamError]:
+        idle_ttl = decode_idle_ttl(request)
+        request_id = check_request_id(request.request_id)
+        await self._openings.turn()
+        opened: list[ports.Opened | StepStreamError] = await engine.ask(
+            lambda number: ports.Open(ports.NO_STREAM, number, ids, idle_ttl=idle_ttl, request_id=request_id)
+        )
+        return opened
 
     def _to_list(self, request: session_pb2.ListSessionsRequest) -> tuple[list[EngineClient], int]:
         """The models whose sessions are asked for and not listed yet, and where in the first of them to go on."""
@@ -205,17 +220,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             if (engine.spec.name, engine.spec.version) == (place.model, place.version):
                 return engines[index:], place.start
         raise wrong_page_token(request.page_token)
-
-
-async def _open(
-    engine: EngineClient, ids: Sequence[str], request: session_pb2.OpenSessionRequest | session_pb2.OpenSessionsRequest
-) -> list[ports.Opened | StepStreamError]:
-    idle_ttl = decode_idle_ttl(request)
-    request_id = check_request_id(request.request_id)
-    opened: list[ports.Opened | StepStreamError] = await engine.ask(
-        lambda number: ports.Open(ports.NO_STREAM, number, ids, idle_ttl=idle_ttl, request_id=request_id)
-    )
-    return opened
 
 
 async def _describe(engine: EngineClient, id: str) -> session_pb2.Session:

@@ -38,7 +38,7 @@ def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
 
 
 def encode_in_stream(response: bytes) -> bytes:
-    """The same as a stream's. As one field: of a field that stands there twice some clients keep the last alone."""
+    """A response in a stream's message. It is one field: some clients keep only the last of a field that occurs twice."""
     return wire_field(oip_pb2.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER, response)
 
 

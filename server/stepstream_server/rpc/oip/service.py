@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import Message
@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.boundary import Boundary, Context
+from stepstream_server.rpc.boundary import Boundary, Context, Handler
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.layouts import Layouts
@@ -24,8 +24,6 @@ from stepstream_server.rpc.one_shot import complete
 from stepstream_server.rpc.stream.registry import Streams
 
 NAME = "inference.GRPCInferenceService"
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stub only, hence the quotes
 
 _MODELS = "models are loaded when the server starts: change the folder given by `models` and restart"
 _SHARED_MEMORY = (

@@ -15,6 +15,7 @@ from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_request
 from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
 from stepstream_server.rpc.one_shot import Asked, Caller
+from stepstream_server.rpc.openings import Openings
 from stepstream_server.rpc.stream.call import Call
 from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 
@@ -55,12 +56,13 @@ class InferStream(Call):
         models: Models,
         settings: DoorSettings,
         unread: Unread,
+        openings: Openings,
         *,
         layouts: Layouts,
         grpc_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(self._take, self._respond, Credits(settings.stream_credit_steps), Lookahead(), unread)
+        super().__init__(self._take, self._respond, Credits(settings.stream_credit_steps), Lookahead(), unread, openings)
         self._layouts = layouts
         self._grpc_errors = grpc_errors
         self._clock = clock

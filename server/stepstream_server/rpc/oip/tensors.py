@@ -89,7 +89,7 @@ def data(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> b
 
 
 def numbers(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[Any]:
-    """The same as Python's numbers, or its booleans."""
+    """An input's elements as Python's numbers, or its booleans."""
     values: list[Any] = np.frombuffer(data(request, expected, raw), DTYPES[expected.datatype]).tolist()
     return values
 

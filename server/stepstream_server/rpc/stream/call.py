@@ -11,6 +11,7 @@ import grpc
 
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.openings import Openings
 from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 
 
@@ -19,23 +20,27 @@ class Call(ABC):
 
     def __init__(
         self,
-        take: Callable[[Any], None],
+        take: Callable[[Any], Callable[[], None] | None],
         next: Callable[[], tuple[bytes, int] | None],
         credits: Credits,
         lookahead: Lookahead,
         unread: Unread,
+        openings: Openings,
     ) -> None:
-        """take: is given each request that is read. next: gives the next response, serialised, with the credits that it returns
-        once it is written, or None if none is ready. What either raises ends the call."""
+        """take: is given each request that is read; what it returns is to be called when something may be opened. next: gives the
+        next response, serialised, with the credits that it returns once it is written, or None if none is ready. What these raise
+        ends the call."""
         self._take = take
         self._next = next
         self._credits = credits
         self._lookahead = lookahead
         self._unread = unread
+        self._openings = openings
         self._ready = False  # whether there is something to write, or a reason to end
         self._waiting: asyncio.Future[None] | None = None  # for that; an asyncio.Event takes twice as long
         self._half_closed = False
         self._error: Exception | None = None
+        self._opening: Callable[[], None] | None = None  # read, and waiting until something may be opened
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -69,6 +74,12 @@ class Call(ABC):
     def finish(self) -> None:
         """Reads no more; the call ends once all that was read is answered."""
         self._stop_reading()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            try:
+                opening()
+            except StepStreamError as error:
+                self._error = error
         self._half_closed = True
         self._go_on()
 
@@ -122,7 +133,11 @@ class Call(ABC):
         take, credits, lookahead = self._take, self._credits, self._lookahead
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
-                take(request)
+                self._opening = take(request)
+                if self._opening is not None:
+                    await self._openings.turn()
+                    self._opening()
+                    self._opening = None
                 if lookahead.used_up:
                     await lookahead.room()
                 if credits.used_up:

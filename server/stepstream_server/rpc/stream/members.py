@@ -94,7 +94,7 @@ class Handles:
         """The owner of all of these handles (at least one), 0 or below if there is not one owner of all."""
         owners = self.owners(handles)
         owner: int = owners.item(0)
-        return owner if np.count_nonzero(owners == owner) == len(owners) else FREE
+        return owner if np.logical_and.reduce(owners == owner) else FREE
 
     def find(self, handle: int) -> tuple[int, int, int]:
         """Owner, session index and generation of one handle; the owner is 0 or below where it stands for no session."""
@@ -127,7 +127,7 @@ class Handles:
         outstanding = self._outstanding
         np.subtract.at(outstanding, handles, steps)
         excess = 0
-        if outstanding[handles].min() < 0:
+        if np.minimum.reduce(outstanding[handles]) < 0:
             over = np.unique(handles[outstanding[handles] < 0])
             excess = -int(outstanding[over].sum())
             outstanding[over] = 0

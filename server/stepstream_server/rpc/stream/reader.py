@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -103,23 +104,27 @@ class Reader:
         self._clock = clock
         self._most_step_bytes = most_step_bytes(settings.max_message_bytes)
 
-    def take(self, request: inference_pb2.StreamRequest) -> None:
-        """Raises CallerError for a message that names no handles to answer to, ServerFault once the engine has stopped."""
+    def take(self, request: inference_pb2.StreamRequest) -> Callable[[], None] | None:
+        """Takes a request. What is returned opens or attaches sessions, and is to be called when that may be done.
+
+        Both raise CallerError for a message that names no handles to answer to, ServerFault once the engine has stopped.
+        """
         kind = request.WhichOneof("message")
         if kind == "block":
             self._block(request.block)
         elif kind == "acknowledge":
             self._acknowledge(request.acknowledge)
         elif kind == "open":
-            self._members.open(request.open)
+            return partial(self._members.open, request.open)
         elif kind == "attach":
-            self._members.attach(request.attach)
+            return partial(self._members.attach, request.attach)
         elif kind == "reset":
             self._reset(request.reset)
         elif kind == "detach":
             self._detach(request.detach)
         else:
             raise CallerError(Reason.INVALID_ARGUMENT, "message: expected one of StreamRequest's, got none", field="message")
+        return None
 
     def _block(self, message: inference_pb2.Block) -> None:
         arrival = self._clock()

@@ -10,6 +10,7 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.boundary import Context
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.openings import Openings
 from stepstream_server.rpc.stream.call import Call
 from stepstream_server.rpc.stream.flow_control import Unread
 
@@ -17,7 +18,7 @@ CLIENT, NUMBER = "stepstream-client", "stepstream-stream"
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
-Make = Callable[[int, Models, DoorSettings, Unread], Call]  # as the constructors of streams
+Make = Callable[[int, Models, DoorSettings, Unread, Openings], Call]  # as the constructors of streams
 
 
 class StreamIdentity(NamedTuple):
@@ -79,6 +80,7 @@ class Streams:
         self._open: dict[Call, StreamIdentity] = {}
         self._fencing = Fencing()
         self._unread = Unread(settings.max_unread_bytes, self._bound_unread)
+        self.openings = Openings()
         self._draining = False
         self._empty = asyncio.Event()
 
@@ -104,7 +106,7 @@ class Streams:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
         if len(self._open) >= self._settings.max_streams:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
-        stream = make(self._models.next_stream(), self._models, self._settings, self._unread)
+        stream = make(self._models.next_stream(), self._models, self._settings, self._unread, self.openings)
         self._open[stream] = identity
         self._fencing.enter(identity, stream)
         return stream

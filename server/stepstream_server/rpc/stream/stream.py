@@ -11,6 +11,7 @@ from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.rpc.deliveries import Piece
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.openings import Openings
 from stepstream_server.rpc.stream.call import Call
 from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
 from stepstream_server.rpc.stream.members import Handles, Members
@@ -28,6 +29,7 @@ class Stream(Call):
         models: Models,
         settings: DoorSettings,
         unread: Unread,
+        openings: Openings,
         clock: Callable[[], float] = time.monotonic,
         *,
         identity: StreamIdentity = StreamIdentity(),  # noqa: B008  # immutable
@@ -37,7 +39,7 @@ class Stream(Call):
         self._writer = Writer(settings.max_message_bytes, unread, self.grown)
         self._members = Members(number, identity, self, models, settings.max_block_steps, self._handles, *flow, self._writer)
         reader = Reader(number, self._members, settings, self._handles, *flow, self._writer, clock)
-        super().__init__(reader.take, self._writer.next, *flow, unread)
+        super().__init__(reader.take, self._writer.next, *flow, unread, openings)
 
     @property
     def unread_bytes(self) -> int:

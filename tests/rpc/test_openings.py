@@ -1,0 +1,83 @@
+"""Openings, one in a round of the event loop, whoever asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import grpc
+import pytest
+
+from stepstream_proto.v1 import session_pb2
+from stepstream_server.config import DoorSettings
+from stepstream_server.rpc.openings import Openings
+from support.front_door import CountingStream, front_door
+
+
+async def opened_by(openings: Openings, name: str, order: list[str]) -> None:
+    """Opens something when it may."""
+    await openings.turn()
+    order.append(name)
+
+
+async def test_what_others_do_goes_between_two_openings() -> None:
+    """However many wait: first come, first served."""
+    openings, order = Openings(), list[str]()
+    opening = [asyncio.create_task(opened_by(openings, f"opening {number}", order)) for number in range(5)]
+
+    async def step() -> None:
+        while not all(each.done() for each in opening):
+            order.append("step")
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(asyncio.gather(step(), *opening), 60)
+    openings_only = [each for each in order if each != "step"]
+    assert openings_only == [f"opening {number}" for number in range(5)]
+    places = [order.index(each) for each in openings_only]
+    assert all("step" in order[one:following] for one, following in itertools.pairwise(places))
+
+
+async def test_one_that_gives_up_holds_nobody_up() -> None:
+    """Whether it waits, or its turn has just come."""
+    openings, order = Openings(), list[str]()
+    opening = [asyncio.create_task(opened_by(openings, str(number), order)) for number in range(4)]
+    await asyncio.sleep(0)  # the first has opened, and the others wait
+    opening[1].cancel()
+    openings._next()  # the third's turn
+    opening[2].cancel()
+    await asyncio.wait_for(asyncio.gather(*opening, return_exceptions=True), 60)
+    assert order == ["0", "3"]
+    await asyncio.wait_for(opened_by(openings, "later", order), 60)
+
+
+async def test_streams_and_calls_open_in_turns() -> None:
+    """All of them get their sessions, also where many ask at once."""
+    async with front_door(settings=DoorSettings(max_streams=40)) as front:
+        streams = [CountingStream(front.channel) for _ in range(20)]
+        calls = [front.sessions.OpenSession(session_pb2.OpenSessionRequest(model="counter")) for _ in range(20)]
+        for stream in streams:
+            await stream.send_open("counter", [0])
+        attached = [(await stream.receive()).attached.sessions[0] for stream in streams]
+        answered = [await call for call in calls]
+        ids = {each.id for each in attached} | {each.session.id for each in answered}
+        assert len(ids) == 40
+
+
+async def test_an_opening_that_waits_when_its_stream_is_finished_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read: a server that is about to stop does not pass it over."""
+    async with front_door() as front, CountingStream(front.channel) as stream:
+        await stream.open("counter", [0])
+        openings = front.rpc.streams.openings
+        waits = asyncio.Event()
+
+        async def never() -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(openings, "turn", never)
+        await stream.send_open("counter", [1])
+        await asyncio.wait_for(waits.wait(), 60)
+        (open_stream,) = front.rpc.streams._open
+        open_stream.finish()
+        assert (await stream.receive()).attached.sessions[0].handle == 1
+        assert (await stream.end())[0] is grpc.StatusCode.OK
