@@ -57,13 +57,13 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     front = _front([bundle.spec for bundle in loaded], settings, metrics)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
-    threads: list[EngineThread] = []
+    drivers: list[EngineThread] = []
     try:
         metrics_address = exporter.start()
         building = asyncio.to_thread(_build_all, loaded, settings, metrics, front.inboxes)
         port, engines = await _both(front.start(settings.listen), building)
         front.connect(engines)
-        threads += _start(engines, metrics, crashed)
+        drivers += _start(front, engines, metrics, crashed)
         await front.serve(engines)
         on_started(Bound(join_address(split_address(settings.listen)[0], port), join_address(*metrics_address)))
         await _first(stop, crashed)
@@ -74,8 +74,8 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
         return int(crashed.is_set())
     finally:
         await front.stop(_END_GRACE_SECONDS)
-        for thread in threads:
-            await asyncio.to_thread(thread.stop)
+        for driver in drivers:
+            await asyncio.to_thread(driver.stop)
         front.close()
         await asyncio.to_thread(exporter.stop)
 
@@ -106,15 +106,15 @@ def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -
     return engine
 
 
-def _start(engines: Sequence[Engine], metrics: Metrics, crashed: asyncio.Event) -> list[EngineThread]:
+def _start(front: Front, engines: Sequence[Engine], metrics: Metrics, crashed: asyncio.Event) -> list[EngineThread]:
     """Sets all engines going."""
     loop = asyncio.get_running_loop()
-    threads = []
+    drivers = []
     for engine in engines:
-        threads.append(EngineThread(engine, partial(_on_crash, engine.spec, loop, crashed)))
-        threads[-1].start()
+        drivers.append(front.driver(engine, partial(_on_crash, engine.spec, loop, crashed)))
+        drivers[-1].start()
         metrics.watch(engine.spec.name, engine.spec.version, engine.stats)
-    return threads
+    return drivers
 
 
 def _on_crash(spec: ModelSpec, loop: asyncio.AbstractEventLoop, crashed: asyncio.Event, error: BaseException) -> None:

@@ -1,6 +1,6 @@
 """What can go wrong, by whose fault it is, in the words of the contract and without any transport's codes.
 
-`Reason` is the stable name that programs switch on; `rpc/status.py` alone maps it to a gRPC status.
+`Reason` is the stable name that programs switch on; `rpc/boundary.py` alone maps it to a gRPC status.
 """
 
 from __future__ import annotations

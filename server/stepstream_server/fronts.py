@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from stepstream_server.config import DoorSettings, LogSettings
+from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
+from stepstream_server.engine.thread import EngineThread
 from stepstream_server.ipc import Counts, Crew, Exchange
 from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Metrics
@@ -30,6 +33,9 @@ class Front(Protocol):
     def connect(self, engines: Sequence[Engine]) -> None:
         """Before the engines' first turns."""
 
+    def driver(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> EngineThread:
+        """What turns an engine that has been connected."""
+
     async def serve(self, engines: Sequence[Engine]) -> None:
         """Every model is warm."""
 
@@ -47,7 +53,7 @@ class Front(Protocol):
 
 
 class Inside:
-    """One process for all: to debug, and to embed."""
+    """One process for all: what there is on few cores, and to debug and to embed."""
 
     def __init__(self, specs: Sequence[ModelSpec], settings: DoorSettings, metrics: Metrics, version: str) -> None:
         from stepstream_server.rpc import EngineClient, Models, RpcServer  # takes time, which workers spend instead
@@ -62,11 +68,17 @@ class Inside:
         return await self._rpc.start(address)
 
     def connect(self, engines: Sequence[Engine]) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._arbiter = Arbiter(self._loop, time.monotonic)
         for engine in engines:
-            door = self._make_door(engine.spec, engine.limits, loop)
+            door = self._make_door(engine.spec, engine.limits, self._loop)
             door.open(engine.connect(door))
             self._doors.append(door)
+
+    def driver(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> EngineThread:
+        if engine.max_wait or engine.depth > 1:  # it is to wait for more steps, or for a device: not on the loop
+            return EngineThread(engine, on_crash)
+        return Clockwork(engine, self._loop, self._arbiter, on_crash)
 
     async def serve(self, engines: Sequence[Engine]) -> None:
         self._models.publish(self._doors)
@@ -106,6 +118,9 @@ class Workers:
     def connect(self, engines: Sequence[Engine]) -> None:
         for engine, exchange in zip(engines, self._exchanges, strict=True):
             exchange.open(engine.connect)
+
+    def driver(self, engine: Engine, on_crash: Callable[[BaseException], None]) -> EngineThread:
+        return EngineThread(engine, on_crash)
 
     async def serve(self, engines: Sequence[Engine]) -> None:
         self._crew.serve([engine.limits for engine in engines])

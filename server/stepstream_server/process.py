@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# How long the event loop and an engine may keep the interpreter from each other: a turn of up to a hundred rows, so that the two
-# do not take it from each other again and again in the middle of one. Measured against half a millisecond: up to 10 % less CPU
-# time per step with 64 streams, chunks and blocks, a third more steps over one connection. Beyond 3 ms nothing more is gained.
-_SWITCH_SECONDS = 0.002
+# How long the event loop and an engine's thread may keep the interpreter from each other. The thread computes chunks and wide
+# launches, and wants the lock back after each. Measured against 2 ms: 1.1 times the steps in blocks of 1 x 64; below half a
+# millisecond blocks of 1,000 x 1 lose 7 to 10 %, since the two take the lock from each other in the middle of a turn.
+_SWITCH_SECONDS = 0.001
 # Objects made and not yet freed between two looks for cycles of garbage. Python's 700 takes 8 % of a busy server's CPU time;
 # hardly anything here is in cycles, and what there was at the start is never looked at again.
 _YOUNG_OBJECTS = 10_000

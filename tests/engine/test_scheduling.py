@@ -76,21 +76,21 @@ def test_least_recently_served_chunks_go_first() -> None:
     """Whatever their order of arrival, and however small the budget, so that an endless chunk starves nobody."""
     scheduler = Scheduler(max_batch=64, turn_budget=0.008, alone_budget=0.008)
     for batch in (1, 2):
-        scheduler.learn(Launch(batch=batch, length=10, seconds=0.010))
+        scheduler.learn(Launch(batch=batch, length=10, seconds=0.010), 0.011)
     assert launches(scheduler, steps=[1000, 3], served=[5, 4]) == [([1], 2), ([0], 6)]
 
 
 def test_a_launch_of_chunks_has_no_more_rows_than_a_batch() -> None:
     """The others follow in another launch."""
     scheduler = Scheduler(max_batch=3, turn_budget=1.0, alone_budget=1.0)
-    scheduler.learn(Launch(batch=3, length=10, seconds=0.001))
+    scheduler.learn(Launch(batch=3, length=10, seconds=0.001), 0.002)
     assert launches(scheduler, steps=[8] * 5, served=[0] * 5) == [([0, 1, 2], 8), ([3, 4], 8)]
 
 
 def test_a_budget_bounds_what_chunks_take_of_a_turn() -> None:
     """With 0.1 ms per step and 2 ms of budget, a turn takes about 20 steps of a chunk beside single steps."""
     scheduler = Scheduler(max_batch=64, turn_budget=0.002, alone_budget=0.020)
-    scheduler.learn(Launch(batch=1, length=10, seconds=0.001))
+    scheduler.learn(Launch(batch=1, length=10, seconds=0.001), 0.002)
     assert launches(scheduler, steps=[5000, 1], served=[0, 0]) == [([0, 1], 1), ([0], 20)]
     assert launches(scheduler, steps=[5000], served=[0]) == [([0], 200)]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.bundles import write
 from support.models import random_model
-from support.server import serving
+from support.server import WAYS, serving
 from support.wire import WireStream, block, steps_of
 
 SESSIONS, STEPS, INPUTS = 1000, 100, 3
@@ -34,6 +34,7 @@ MODELS = {
     "rnn-1": ("rnn", 20, 1, 1),
     "rnn-2": ("rnn", 13, 2, 2),
 }
+OTHERS = [way for way in WAYS if way != "on the loop"]  # which no cell makes a difference to
 Array = NDArray[np.float32]
 
 
@@ -44,13 +45,13 @@ async def address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     cell, hidden, layers, outputs = MODELS[model]
     spec, weights = random_model(cell, INPUTS, hidden, layers, outputs, seed=7, name=model)  # type: ignore[arg-type]
     write(tmp_path / model, spec, weights)
-    async with serving(tmp_path) as bound:
+    async with serving(tmp_path, **WAYS[request.node.callspec.params["way"]]) as bound:
         yield bound.listen
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("model", MODELS)
-async def test_outputs_are_bitwise_those_of_the_session_alone(model: str, address: str, long_run: bool) -> None:
+@pytest.mark.parametrize(("model", "way"), [*((model, "on the loop") for model in MODELS), *(("lstm-1", way) for way in OTHERS)])
+async def test_outputs_are_bitwise_those_of_the_session_alone(model: str, way: str, address: str, long_run: bool) -> None:
     """However the steps are cut, merged, interleaved and spread over streams."""
     rng = np.random.default_rng(11)
     readings = rng.normal(size=(SESSIONS, STEPS, INPUTS)).astype(np.float32)

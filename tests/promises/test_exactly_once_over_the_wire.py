@@ -25,7 +25,7 @@ _HANG_SECONDS = 30  # an outcome that never comes is a failure, not a wait for e
 _MOST_SESSIONS = 6
 # For every change, and with `--long`. Of eight faults put into the ledger by hand five were found by the 71st history, one by the
 # 135th, one by about every 300th (and by tests/engine at once); one shows in about every 2,000th only: that is for `--long`.
-_HISTORIES, _MANY_HISTORIES = 500, 20_000
+_HISTORIES, _MANY_HISTORIES = 300, 10_000
 Found = TypeVar("Found")
 Rows = list[list[float]]
 
@@ -226,14 +226,15 @@ def one_of(found: Sequence[Found], index: int) -> Iterator[Found]:
 class Servers:
     """One server for all histories, and a fresh one after each that failed; all in one event loop with their clients."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, on_the_loop: bool) -> None:
         self._loop = loop
+        self._on_the_loop = on_the_loop  # whether it turns the engine
         self._served: Served | None = None
 
     def current(self) -> Served:
         """Starts it, if need be."""
         if self._served is None:
-            self._served = self._loop.run_until_complete(Served.start())
+            self._served = self._loop.run_until_complete(Served.start(on_the_loop=self._on_the_loop))
         return self._served
 
     def run(self, doing: Coroutine[Any, Any, None]) -> None:
@@ -254,10 +255,11 @@ class Servers:
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)  # the more examples, the longer; each rule has its own limit
-def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(long_run: bool) -> None:
+@pytest.mark.parametrize("on_the_loop", [True, False])
+def test_every_history_has_the_outcomes_of_the_reference_over_the_wire(on_the_loop: bool, long_run: bool) -> None:
     """Drop, duplicate, reorder, straddle, pipeline, take over, fork, reset, move, close, expire and fail midway, at random."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ExactlyOnce.servers = Servers(runner.get_loop())
+        ExactlyOnce.servers = Servers(runner.get_loop(), on_the_loop=on_the_loop)
         try:
             run_state_machine_as_test(
                 ExactlyOnce,

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
 from stepstream_server.bundles import write
 from support.models import random_model
-from support.server import serving
+from support.server import WAYS, serving
 from support.wire import WireStream, block, steps_of
 
 STEPS = 200
 
 
-@pytest.fixture
-async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+@pytest.fixture(params=WAYS.values(), ids=list(WAYS))
+async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server of one small LSTM."""
     spec, weights = random_model("lstm", 2, 16, 1, 1, name="m")
     write(tmp_path / "m", spec, weights)
-    async with serving(tmp_path) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
+    async with serving(tmp_path, **request.param) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
         yield channel
 
 

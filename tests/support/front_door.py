@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import UnionType
+from typing import Any
 
 import grpc
 import numpy as np
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
 from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Clock, Engine
 from stepstream_server.engine.ports import Command, Door
 from stepstream_server.engine.thread import EngineThread
@@ -39,6 +41,10 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._open.is_set()
 
     def __call__(self) -> None:
         if not self._open.is_set():
@@ -89,11 +95,13 @@ async def front_door(
     clock: Clock = time.monotonic,
     tap: Callable[[Command], None] = lambda command: None,
     spec: Callable[[str], ModelSpec] = counter_spec,
+    on_the_loop: bool = False,
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ.
 
-    `tap` hears of every command on its way to an engine.
+    `tap` hears of every command on its way to an engine. on_the_loop: whether the event loop turns engines where it may, while
+    their gates are open.
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     names = names or ("counter",)
@@ -101,9 +109,9 @@ async def front_door(
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), "0.0.0")
     served, threads = {}, []
     for name in names:
-        model, thread = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
+        model = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
         served[name] = model
-        threads.append(thread)
+        threads.append(_driver(model, clock, on_the_loop=on_the_loop))
     port = await rpc.start("127.0.0.1:0")
     for thread in threads:
         thread.start()
@@ -124,13 +132,33 @@ async def front_door(
 
 def _model(
     spec: ModelSpec, settings: EngineSettings, backend: FakeBackend, clock: Clock, tap: Callable[[Command], None]
-) -> tuple[CountingModel, EngineThread]:
+) -> CountingModel:
     gate, crashes = Gate(), list[BaseException]()
     backend.before_collect = gate
     engine = Engine(spec, backend, settings, Unobserved(), clock)
     door = EngineClient(engine.spec, engine.limits, asyncio.get_running_loop())
     door.open(TappedDoor(engine.connect(door), tap))
-    return CountingModel(door, engine, backend, gate, crashes), EngineThread(engine, crashes.append)
+    return CountingModel(door, engine, backend, gate, crashes)
+
+
+def _driver(model: CountingModel, clock: Clock, *, on_the_loop: bool) -> EngineThread:
+    """What turns the model's engine."""
+    if not on_the_loop:
+        return EngineThread(model.engine, model.crashes.append)
+    model.engine.warm_up()  # else nobody would know how short its launches are
+    loop = asyncio.get_running_loop()
+    return GatedClockwork(model.gate, model.engine, loop, Arbiter(loop, clock), model.crashes.append)
+
+
+class GatedClockwork(Clockwork):
+    """A clockwork whose loop turns no engine that would wait at a closed gate."""
+
+    def __init__(self, gate: Gate, *clockwork: Any) -> None:
+        super().__init__(*clockwork)
+        self._gate = gate
+
+    def _fits(self) -> bool:
+        return self._gate.is_open and super()._fits()
 
 
 class Arrivals:

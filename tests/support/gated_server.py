@@ -16,6 +16,7 @@ from stepstream_server.app import Bound, serve
 from stepstream_server.config import Settings
 from stepstream_server.engine.ports import Computed
 from support.front_door import Gate
+from support.server import ON_THE_THREAD
 
 
 class GatedBackend:
@@ -50,7 +51,8 @@ async def running(models: Path, monkeypatch: pytest.MonkeyPatch, **door: object)
     """Serves until `stop` is set, at the latest when the block ends."""
     gate, build = Gate(), backends.build
     monkeypatch.setattr(backends, "build", lambda *args, **options: GatedBackend(build(*args, **options), gate))
-    given = {"models": models, "listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "door": door}
+    addresses = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0"}
+    given = {"models": models, **addresses, "door": door, "workers": 0, "engine": ON_THE_THREAD}
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     code = asyncio.create_task(serve(Settings.model_validate(given), stop=stop, on_started=started.set_result))
     try:

@@ -11,6 +11,16 @@ from stepstream import Client
 from stepstream_server.app import Bound, serve
 from stepstream_server.config import Settings
 
+# Settings of an engine that is never turned by the event loop, since it may wait for more steps, though hardly ever does.
+ON_THE_THREAD = {"max_wait_seconds": 1e-9}
+
+# Settings by the ways in which a step can come to its engine.
+WAYS: dict[str, dict[str, object]] = {
+    "on the loop": {"workers": 0},
+    "on the thread": {"workers": 0, "engine": ON_THE_THREAD},
+    "2 workers": {"workers": 2},
+}
+
 
 @asynccontextmanager
 async def serving(models: Path, **settings: object) -> AsyncIterator[Bound]:

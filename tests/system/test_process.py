@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server import bundles
@@ -18,6 +19,12 @@ from support.health import NOT_SERVING, SERVING, Watch, health
 from support.process import launch, server_process
 from support.spoil import edit
 from support.wire import WireStream, block, read_to_end, steps_of, u32, u64
+
+FLAGS = {
+    "on the loop": ["--workers", "0"],
+    "on the thread": ["--workers", "0", "--engine.max_wait_seconds", "1e-9"],
+    "2 workers": ["--workers", "2"],
+}
 
 
 async def test_a_server_serves_until_it_is_told_to_stop(models: Path) -> None:
@@ -43,9 +50,10 @@ async def test_a_server_serves_until_it_is_told_to_stop(models: Path) -> None:
     assert events == ["model_warm", "listening", "draining", "drained"]
 
 
-async def test_sigterm_answers_what_was_accepted(models: Path) -> None:
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=list(FLAGS))
+async def test_sigterm_answers_what_was_accepted(models: Path, flags: list[str]) -> None:
     """Every step that was read is answered, the stream hears Drain and ends with OK, and a health watch does not hold it up."""
-    async with server_process(models) as server, grpc.aio.insecure_channel(server.listen) as channel:
+    async with server_process(models, *flags) as server, grpc.aio.insecure_channel(server.listen) as channel:
         watch = Watch(channel, "readiness")
         assert await watch.status() == SERVING
         async with WireStream(channel) as stream:

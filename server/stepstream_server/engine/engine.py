@@ -153,9 +153,8 @@ class Engine:
         )
 
     def warm_up(self) -> None:
-        """Has the rules and the backend ready, and learns how long steps take: the scheduler need not guess then. Before the
-        first
-        turn.
+        """Has the rules and the backend ready, and learns how long steps take: the scheduler need not guess then. To be called
+        before the first turn.
 
         Raises ServerFault if the backend does not compute as promised.
         """
@@ -166,20 +165,42 @@ class Engine:
             batch *= 2
 
     def _measure(self, batch: int) -> float:
-        """Seconds of a launch of a few steps, on slots that no session has."""
+        """Seconds of a launch of a few steps, on slots that no session has; one of a single step is measured first."""
         slots = self._backend.allocate(batch)
-        inputs = tuple(np.zeros((batch, MEASURED_STEPS, *each.shape), each.dtype) for each in self.spec.inputs)
-        begun = self.clock()
-        self._backend.collect(self._backend.launch("step", slots, inputs, MEASURED_STEPS))
-        launch = Launch(batch, MEASURED_STEPS, self.clock() - begun)
-        self._scheduler.learn(launch)
+        for length in (1, MEASURED_STEPS):
+            inputs = tuple(np.zeros((batch, length, *each.shape), each.dtype) for each in self.spec.inputs)
+            begun = self.clock()
+            self._backend.collect(self._backend.launch("step", slots, inputs, length))
+            seconds = self.clock() - begun
+            self._scheduler.learn(Launch(batch, length, seconds), seconds)
         self._backend.release(slots)
-        return launch.seconds
+        return seconds
+
+    @property
+    def depth(self) -> int:
+        """Launches that may be under way at once."""
+        return self._backend.depth
 
     @property
     def busy(self) -> bool:
         """Tells whether another turn has something to do already."""
         return bool(self.books.counters.queued[0]) or len(self._flights) > 0 or self._rollouts.busy
+
+    @property
+    def calm(self) -> bool:
+        """Tells whether the next turn has nothing to do but what is queued and what it takes in."""
+        waits = self._flights or self._drains or self._copies.waiting or len(self._rollouts)
+        return not waits and self.clock() < self.next_deadline
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Rows that wait, and steps that are to be computed."""
+        return int(self.books.counters.queued[0]), self.books.pending_steps
+
+    def expected_seconds(self, rows: int) -> float:
+        """The time that a launch of one step of so many rows is expected to take, its settlement included; inf if none of about
+        that size has been measured."""
+        return self._scheduler.expected_seconds(rows)
 
     @property
     def next_deadline(self) -> float:
@@ -361,13 +382,13 @@ class Engine:
         now, n = self.clock(), len(batch.rows)
         launch = Launch(n + len(batch.rolls), batch.length, now - flight.begun)
         report.launches.append(launch)
-        self._scheduler.learn(launch)
         if not len(batch.rolls):
             self._steps += self._settlement.settle(batch, computed, flight.begun, now, report)
-            return
-        if n:
-            self._steps += self._settlement.settle(batch, _part(computed, 0, n), flight.begun, now, report)
-        self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
+        else:
+            if n:
+                self._steps += self._settlement.settle(batch, _part(computed, 0, n), flight.begun, now, report)
+            self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
+        self._scheduler.learn(launch, self.clock() - flight.begun)
 
     def _collect_all(self, report: TurnReport) -> None:
         while self._flights:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Block, Call, Command, Envelope
+from stepstream_server.engine.ports import Acknowledge, Block, Call, Command, Envelope
 from stepstream_server.errors import Reason, ServerFault
 
 # What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
@@ -15,6 +15,7 @@ from stepstream_server.errors import Reason, ServerFault
 _ROWS_PER_TURN = 4096
 _CALL_ROWS = 4  # rows of a block that a one-shot caller's row stands for: each costs about 10 us
 _COMMAND_ROWS = 8  # rows of a block that any other command stands for
+_ACKNOWLEDGED = 16  # sessions of an acknowledgement that cost as much as a row of a block
 
 
 class EngineThread:
@@ -34,28 +35,40 @@ class EngineThread:
         """Ends the thread after the turn that it is in, and waits for it."""
         self._stopping.set()
         self._engine.inbox.put(None)
+        self._join()
+
+    def _join(self) -> None:
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         try:
-            work_left = False
-            while not self._stopping.is_set():
-                envelopes = self._envelopes(work_left)
-                work_left = self._engine.turn(envelopes, self._engine.clock() + self._engine.turn_budget).work_left
-            self._engine.land()
-        except BaseException as crash:  # whatever it was: the waiting callers must hear of it before the thread dies
-            try:
-                self._engine.fail(self._over("failed"))
-            finally:
-                self._on_crash(crash)
+            self._turn_until_stopped()
+            if self._engine.failure is None:
+                self._engine.land()
+        except BaseException as crash:
+            self._crash(crash)
         else:
             self._engine.fail(self._over("stopped"))
+
+    def _turn_until_stopped(self) -> None:
+        work_left = False
+        while not self._stopping.is_set():
+            envelopes = self._take_envelopes(work_left=work_left)
+            work_left = self._engine.turn(envelopes, self._engine.clock() + self._engine.turn_budget).work_left
+
+    def _crash(self, crash: BaseException) -> None:
+        """The engine has raised: whatever it was, the waiting callers must hear of it before anything else happens."""
+        self._stopping.set()
+        try:
+            self._engine.fail(self._over("failed"))
+        finally:
+            self._on_crash(crash)
 
     def _over(self, how: str) -> ServerFault:
         return ServerFault(Reason.ENGINE_FAILED, f"the engine of model {self._engine.spec.name!r} has {how}")
 
-    def _envelopes(self, work_left: bool) -> list[Envelope]:
+    def _take_envelopes(self, *, work_left: bool) -> list[Envelope]:
         """Takes what has arrived, in its order, as far as it fits into a turn; waits for it only if the engine has no work
         left."""
         envelopes: list[Envelope] = []
@@ -66,7 +79,7 @@ class EngineThread:
                 waits = self._engine.max_wait and not work_left
                 until = self._engine.clock() + self._engine.max_wait if waits else float("-inf")
             envelopes.append(envelope)
-            rows += sum(map(_rows_of, envelope[1]))
+            rows += sum(map(rows_of, envelope[1]))
         return envelopes
 
     def _receive(self, until: float) -> Envelope | None:
@@ -80,8 +93,10 @@ class EngineThread:
             return None
 
 
-def _rows_of(command: Command) -> int:
+def rows_of(command: Command) -> int:
     """Estimates what taking a command in costs, in rows of a block."""
     if isinstance(command, Block):
         return len(command.rows)
+    if isinstance(command, Acknowledge):
+        return _COMMAND_ROWS + len(command.handles) // _ACKNOWLEDGED
     return _CALL_ROWS * len(command.ids) if isinstance(command, Call) else _COMMAND_ROWS

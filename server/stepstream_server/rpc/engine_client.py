@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -79,6 +80,7 @@ class EngineClient:
         self.step_credits = step_credits(spec)
         self.window_credits = window_credits(spec, limits.window_steps, limits.window_bytes)
         self._loop = loop
+        self._loop_thread = threading.get_ident()
         self._inbox: deque[Delivery] = deque()
         self._awake = False  # whether the loop has been told of the inbox
         self._listeners: dict[int, StepListener] = {}  # of steps, by number
@@ -195,14 +197,14 @@ class EngineClient:
         return value
 
     def deliver(self, delivery: Delivery) -> None:
-        """On the engine's thread. One wake-up of the loop serves all deliveries that it finds when it comes."""
+        """On whatever thread turns the engine. One wake-up of the loop serves all deliveries that it finds when it comes."""
         self._inbox.append(delivery)
         if not self._awake:
             self._awake = True
             self._wake(self._distribute)
 
     def fail(self, error: StepStreamError) -> None:
-        """On the engine's thread."""
+        """On whatever thread turns the engine."""
         self._wake(lambda: self.give_up(error))
 
     def _refuse_if_failed(self) -> None:
@@ -237,6 +239,9 @@ class EngineClient:
             self._said.append(self._blocks.take())
 
     def _wake(self, callback: Callable[[], None]) -> None:
+        if threading.get_ident() == self._loop_thread:
+            self._loop.call_soon(callback)  # the loop turns the engine itself
+            return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
             self._loop.call_soon_threadsafe(callback)
 

@@ -1,4 +1,4 @@
-"""What one model's turns add up to. Written by the engine's thread once per turn, read by a scrape; a short lock between them."""
+"""What one model's turns add up to. Whoever turns the engine writes it once per turn, a scrape reads it; a short lock between."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class TurnTotals:
             )
 
     def totals(self) -> InferenceTotals:
-        """The same as inference servers count it, which is by step."""
+        """Totals as inference servers count them, which is by step."""
         with self._lock:
             return InferenceTotals(
                 steps=self._step_seconds.count,

@@ -46,13 +46,14 @@ class Served:
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     @classmethod
-    async def start(cls) -> Served:
+    async def start(cls, *, on_the_loop: bool) -> Served:
         clock, stack, arrivals = FakeClock(), AsyncExitStack(), Arrivals()
         context = front_door(
             settings=DoorSettings(step_timeout_seconds=_LONG),
             backend=lambda: FakeBackend(poison=POISON),
             clock=clock,
             tap=arrivals,
+            on_the_loop=on_the_loop,
             window_steps=WINDOW_STEPS,
             window_bytes=WINDOW_KEPT * _STEP_BYTES,
             idle_ttl_seconds=IDLE_TTL,

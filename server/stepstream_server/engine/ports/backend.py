@@ -20,7 +20,7 @@ class Computed:
 
 
 class Backend(Protocol):
-    """Owns a model's weights and the state pool; computes batches. Used by the engine's thread alone, after warm-up."""
+    """Owns a model's weights and the state pool; computes batches. Used only by whoever turns the engine, after warm-up."""
 
     @property
     def slots(self) -> int:

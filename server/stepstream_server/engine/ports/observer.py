@@ -79,7 +79,7 @@ class InferenceTotals:
 
 
 class Observer(Protocol):
-    """Hears of every turn, on the engine's thread."""
+    """Hears of every turn, on the thread that turns the engine."""
 
     def turn(self, report: TurnReport) -> None:
         """Must be quick: it is part of the turn."""

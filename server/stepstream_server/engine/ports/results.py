@@ -157,7 +157,7 @@ class Delivery:
 
 
 class Sink(Protocol):
-    """A front door's ear. Called on the engine's thread; must not block, raise, or keep the engine waiting."""
+    """A front door's ear. Called by whoever turns the engine; must not block, raise, or keep the engine waiting."""
 
     def deliver(self, delivery: Delivery) -> None:
         """At most once per turn."""

@@ -8,6 +8,7 @@ needs no computing is resolved on the way.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -61,20 +62,30 @@ class Scheduler:
         self.plan["turn_budget"], self.plan["alone_budget"] = turn_budget, alone_budget
         self._turn_budget = turn_budget
         self._budget, self._alone, self._pace = self.plan["budget"], self.plan["alone"], self.plan["pace"][0]
+        self._single = np.zeros(_BUCKETS)  # seconds of a launch of one step and its settlement, by bit length of its size
         self.begin_turn()
 
     def begin_turn(self) -> None:
         """Nothing has been launched yet."""
         self._budget[0], self._alone[0] = self._turn_budget, True
 
-    def learn(self, launch: Launch) -> None:
-        """Learns from a launch of several steps; one of a single step says more of what a launch costs than of what a step
-        does."""
+    def learn(self, launch: Launch, settled_seconds: float) -> None:
+        """Learns from a launch. One of a single step says more of what a launch costs than of what a step does: it is learned by
+        itself, with its settlement.
+
+        settled_seconds: from the launch until it was settled.
+        """
+        learned, seconds = self._single, settled_seconds
         if launch.length > 1:
-            pace, bucket = self._pace, launch.batch.bit_length()
-            seconds = max(launch.seconds / launch.length, _LEAST_SECONDS)
-            known = pace[bucket] or seconds
-            pace[bucket] = known + _SMOOTHING * (seconds - known)
+            learned, seconds = self._pace, launch.seconds / launch.length
+        bucket, seconds = launch.batch.bit_length(), max(seconds, _LEAST_SECONDS)
+        known = learned.item(bucket) or seconds
+        learned[bucket] = known + _SMOOTHING * (seconds - known)
+
+    def expected_seconds(self, rows: int) -> float:
+        """The time of a launch of one step of so many rows, from it to its settlement; inf if none of that bit length has been
+        measured."""
+        return self._single.item(rows.bit_length()) or math.inf
 
 
 class Cut:
