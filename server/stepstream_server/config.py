@@ -24,7 +24,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """The reverse."""
+    """(host, port) -> `HOST:PORT`, as `split_address` takes it apart."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -98,10 +98,10 @@ class EngineSettings(Section):
         "thousand texts that write themselves.",
     )
     rollout_hold_seconds: float = Field(
-        default=0.01,
+        default=0.03,
         ge=0,
         description="How long a rollout's draws may wait for the next ones, to be told in one message; not its first and last. "
-        "Nobody reads as fast, and a message costs more than a draw. 0: each is told at once.",
+        "Nobody reads thirty times a second, and a message costs more than a draw. 0: each is told at once.",
     )
     turn_budget_seconds: float = Field(
         default=0.002,
@@ -136,8 +136,8 @@ class BackendSettings(Section):
         default=0,
         ge=0,
         le=1024,
-        description="Threads of one launch. 0: one for a model of up to 2 MiB, which is computed before others have woken; "
-        "else the cores that workers leave, as many as there are by default.",
+        description="Threads of one launch. 0: one for less than 256 rows of a model of up to 2 MiB, which are computed before "
+        "others have woken; else the cores that workers leave, as many as there are by default.",
     )
     spinning: bool = Field(
         default=False,
@@ -254,7 +254,8 @@ class Settings(Section):
         ge=-1,
         le=256,
         description="Processes that speak gRPC, in front of the one that computes. 0: none, one process does both. "
-        "-1: as many as half of the cores, at least 1, at most 4: the more there are, the fewer steps each brings for a turn.",
+        "-1: none on up to 3 cores, where a process costs more than it brings; else as many as half of the cores, at most 4: the "
+        "more there are, the fewer steps each brings for a turn.",
     )
     on_failure: Literal["exit", "restart"] = Field(
         default="exit",

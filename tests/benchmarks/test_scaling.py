@@ -45,10 +45,10 @@ def test_each_case_is_compared_with_its_echo_and_its_first() -> None:
     ],
     ids=["full", "quick", "none by default", "without perf_analyzer"],
 )
-def test_only_the_default_has_a_target(
+def test_each_number_of_workers_has_a_server_of_its_own(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundle, default: int, workers: tuple[int, ...], missing: str, cases: list[str]
 ) -> None:
-    """A server is started for each number of workers; what perf_analyzer sees of the default one is held to 0.9."""
+    """The default is among them, and one with none and one with at least one."""
     started: list[Sequence[str]] = []
 
     @contextmanager
@@ -65,9 +65,6 @@ def test_only_the_default_has_a_target(
     lines = row_20(bundle, dataclasses.replace(FULL, workers=workers), lambda _: None)
     assert [command[-2:] for command in started] == [["--workers", case.split()[0]] for case in cases]
     assert [each.case for each in lines] == cases + [f"perf_analyzer, {case}" for case in cases if not missing]
-    assert {each.case: each.target for each in lines if each.target} == (
-        {} if missing else {f"perf_analyzer, {case_of(default)}": 0.9}
-    )
 
 
 def test_default_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

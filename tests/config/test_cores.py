@@ -21,8 +21,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert cores.usable_cores(tmp_path / "none") == 8
 
 
-@pytest.mark.parametrize(("usable", "workers", "threads"), [(1, 1, 1), (2, 1, 1), (4, 2, 2), (8, 4, 4), (64, 4, 60)])
-def test_half_of_the_cores_speak_grpc(monkeypatch: pytest.MonkeyPatch, usable: int, workers: int, threads: int) -> None:
-    """The others compute; nobody is left without any."""
+@pytest.mark.parametrize(("usable", "workers", "threads"), [(1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 2, 2), (8, 4, 4), (64, 4, 60)])
+def test_half_of_many_cores_speak_grpc(monkeypatch: pytest.MonkeyPatch, usable: int, workers: int, threads: int) -> None:
+    """The others compute; where cores are few one process does both on all of them."""
     monkeypatch.setattr(cores, "usable_cores", lambda: usable)
     assert (cores.default_workers(), cores.default_threads()) == (workers, threads)
