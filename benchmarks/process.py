@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from stepstream_server.process import choose_experiments
+
 ROOT = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")  # per second
 _STOP_SECONDS = 60.0  # a server drains within 30
@@ -113,7 +115,11 @@ def running(command: Sequence[str], folder: Path = ROOT) -> Iterator[Server]:
 
 @contextmanager
 def started(command: Sequence[str], folder: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
-    """A process with pipes on its standard input and output; ended with SIGTERM, and killed if it does not heed it."""
+    """A process with pipes on its standard input and output; ended with SIGTERM, and killed if it does not heed it.
+
+    What is compared reads alike: bare servers, and those of other checkouts, run with gRPC's experiments that the server chooses.
+    """
+    choose_experiments()
     process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:

@@ -35,10 +35,7 @@ def row_20(bundle: Bundle, effort: Effort, tell: Callable[[str], None]) -> list[
             steps[workers] = _steps(server, workers, bundle, effort)
             if not missing():
                 requests[workers] = _requests(server, workers, bundle, effort, tell)
-    analyzed = [
-        throughput(20, f"perf_analyzer, {case_of(workers)}", results, 0.9 if workers == default_workers() else None)
-        for workers, results in requests.items()
-    ]
+    analyzed = [throughput(20, f"perf_analyzer, {case_of(workers)}", results, None) for workers, results in requests.items()]
     return [*scaling(steps), *analyzed]
 
 
