@@ -10,6 +10,7 @@ import pytest
 
 from stepstream_proto.v1 import session_pb2
 from stepstream_server.config import DoorSettings
+from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.openings import Openings
 from support.front_door import CountingStream, front_door
 
@@ -18,6 +19,18 @@ async def opened_by(openings: Openings, name: str, order: list[str]) -> None:
     """Opens something when it may."""
     await openings.turn()
     order.append(name)
+
+
+def hold_up(openings: Openings, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Nobody may open anything any more. The event is set when somebody waits for it."""
+    waits = asyncio.Event()
+
+    async def never() -> None:
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(openings, "turn", never)
+    return waits
 
 
 async def test_what_others_do_goes_between_two_openings() -> None:
@@ -67,17 +80,24 @@ async def test_an_opening_that_waits_when_its_stream_is_finished_is_answered(mon
     """It was read: a server that is about to stop does not pass it over."""
     async with front_door() as front, CountingStream(front.channel) as stream:
         await stream.open("counter", [0])
-        openings = front.rpc.streams.openings
-        waits = asyncio.Event()
-
-        async def never() -> None:
-            waits.set()
-            await asyncio.Event().wait()
-
-        monkeypatch.setattr(openings, "turn", never)
+        waits = hold_up(front.rpc.streams.openings, monkeypatch)
         await stream.send_open("counter", [1])
         await asyncio.wait_for(waits.wait(), 60)
         (open_stream,) = front.rpc.streams._open
         open_stream.finish()
         assert (await stream.receive()).attached.sessions[0].handle == 1
         assert (await stream.end())[0] is grpc.StatusCode.OK
+
+
+async def test_an_opening_of_a_stream_that_was_ended_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would ever let go of its session."""
+    async with front_door() as front, CountingStream(front.channel) as stream:
+        await stream.open_stream()
+        waits = hold_up(front.rpc.streams.openings, monkeypatch)
+        await stream.send_open("counter", [0])
+        await asyncio.wait_for(waits.wait(), 60)
+        (open_stream,) = front.rpc.streams._open
+        open_stream.abandon(CallerError(Reason.QUEUE_FULL, "too much is unread"))
+        open_stream.finish()
+        assert (await stream.end())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert front.models["counter"].engine.stats().sessions == 0

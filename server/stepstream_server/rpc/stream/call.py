@@ -96,6 +96,7 @@ class Call(ABC):
     def end(self) -> None:
         """The call is over."""
         self._stop_reading()
+        self._opening = None
         self.let_go()
 
     def _go_on(self) -> None:
