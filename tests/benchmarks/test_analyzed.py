@@ -1,4 +1,4 @@
-"""What is said of the runs of perf_analyzer."""
+"""Rows of perf_analyzer tell rates, processor time per request and the serial bound of its runs."""
 
 from __future__ import annotations
 

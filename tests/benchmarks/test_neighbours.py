@@ -1,4 +1,4 @@
-"""What is said of one client beside others, and what those do whom the echo has to bear as well."""
+"""Rows of one client beside others tell how it fares, also where the echo has to bear the same neighbours."""
 
 from __future__ import annotations
 

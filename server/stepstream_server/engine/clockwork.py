@@ -20,9 +20,7 @@ from stepstream_server.engine.ports import Acknowledge, Block, Call, Envelope
 from stepstream_server.engine.thread import EngineThread, rows_of
 
 _INLINE_SECONDS = 0.001  # that turns may take of one iteration of the loop: what a health check waits for
-_INLINE_ROWS = (
-    256  # of a turn on the loop, a one-shot caller's counting as several: admitting them takes a third of a millisecond
-)
+_INLINE_ROWS = 256  # of a turn on the loop, as `rows_of` counts: taking them in takes a third of a millisecond
 _PLAIN_TURNS = 20  # in a row after which the thread gives the engine back: what made it take over has passed
 _TIMER_SECONDS = 0.001  # to which timers are rounded up: those of uvloop are whole milliseconds, and must not come too early
 
@@ -35,7 +33,7 @@ class Timer(Protocol):
 
 
 class Loop(Protocol):
-    """What is wanted of an event loop."""
+    """An event loop, as far as drivers of engines use it."""
 
     def call_soon(self, callback: Callable[..., object], *arguments: Any) -> Any:
         """Calls back in the next iteration. On the loop's thread."""

@@ -267,11 +267,6 @@ class Engine:
     def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
         """Admits steps, those that neighbours of one door bring together: each admission costs as much as many rows. None is
         left."""
-        if len(blocks) == 1:
-            ((door, block),) = blocks
-            self._admission.blocks(door, [block], self.clock())
-            self._settlement.tell(report)
-            blocks.clear()
         for door, some in itertools.groupby(blocks, key=itemgetter(0)):
             self._admission.blocks(door, [block for _, block in some], self.clock())
             self._settlement.tell(report)

@@ -15,7 +15,7 @@ import numpy as np
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Answers, Rolled, RolloutEnding
-from stepstream_server.rpc.columns import U32, WIRE_TYPES, to_wire
+from stepstream_server.rpc.columns import I64, U32, WIRE_TYPES, to_wire
 from stepstream_server.spec import ModelSpec
 
 _ANSWERS = inference_pb2.StreamResponse.ANSWERS_FIELD_NUMBER
@@ -102,7 +102,7 @@ class Turn:
         self.answers = answers
         self.encoding = encoding
         self.handles = answers.handles.astype(U32, copy=False).tobytes()  # uint32[n]
-        self.first_seqs = answers.first_seqs.tobytes()  # uint64[n]
+        self.first_seqs = answers.first_seqs.astype(I64, copy=False).tobytes()  # uint64[n]
         self.outputs = [
             values.astype(dtype, copy=False).tobytes() for values, dtype in zip(answers.outputs, encoding.types, strict=True)
         ]
@@ -224,8 +224,8 @@ def cut_out(piece: Piece, size: int) -> Part:
         lengths[4 * first : 4 * last],
         kept[4 * first : 4 * last],
         *[
-            values[size * kept_first : size * kept_last]
-            for values, size in zip(turn.outputs, turn.encoding.step_bytes, strict=True)
+            values[width * kept_first : width * kept_last]
+            for values, width in zip(turn.outputs, turn.encoding.step_bytes, strict=True)
         ],
     )
     return Part(columns, size, turn.single, turn.complete)

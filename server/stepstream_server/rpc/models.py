@@ -118,7 +118,7 @@ def _encode_tensor(spec: TensorSpec) -> common_pb2.TensorSpec:
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    """What is served."""
+    """Tells callers what is served."""
 
     def __init__(self, models: Models) -> None:
         self._models = models

@@ -66,9 +66,3 @@ def move(session: Record, event: int) -> None:
     if then == _ILLEGAL:
         raise ValueError("a session cannot make this move from its status")
     session["status"] = then
-
-
-@compiled
-def is_quarantined(status: int) -> bool:
-    """Tells whether a session must be reset, or is about to be."""
-    return status == Status.QUARANTINED or status == Status.RESETTING

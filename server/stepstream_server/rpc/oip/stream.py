@@ -79,7 +79,7 @@ class InferStream(Call):
         """The protocol has no words for it: clients hear of it by their next request."""
 
     def let_go(self) -> None:
-        """What is queued is dropped, and what is unread. Sequences live on."""
+        """Drops what is queued and what is unread. The sequences live on."""
         self._caller.leave()
         self._places.clear()
         self._hold(-self._held_bytes)
