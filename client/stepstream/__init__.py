@@ -6,7 +6,6 @@
 Only what is named here is public.
 """
 
-from stepstream._calls import Outputs
 from stepstream._client import Client
 from stepstream._errors import (
     AccessDenied,
@@ -17,6 +16,7 @@ from stepstream._errors import (
     DeadlineExceeded,
     EngineFailed,
     EngineLost,
+    GroupError,
     HandleInUse,
     HandleUnknown,
     InputOutOfRange,
@@ -58,13 +58,11 @@ from stepstream._errors import (
     Unimplemented,
     WindowFull,
 )
-from stepstream._group import SessionGroup
-from stepstream._group_error import GroupError
-from stepstream._models import ModelInfo, TensorInfo
+from stepstream._models import ModelInfo, SessionInfo, TensorInfo
 from stepstream._options import TLS, ClientOptions
 from stepstream._rollout import Rollout
-from stepstream._session import Session
-from stepstream._session_info import SessionInfo
+from stepstream._session import Session, SessionGroup
+from stepstream._stream.calls import Outputs
 
 __all__ = [
     "TLS",

@@ -1,40 +1,50 @@
-"""The client: one server, one multiplexed stream, models and sessions."""
+"""The client: one server, its models, and sessions that are held or named by id."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from types import TracebackType
-from typing import Self, TypeVar
-from uuid import uuid4
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-import grpc
 import numpy as np
-from google.protobuf.message import Message
+from numpy.typing import NDArray
 
-from stepstream._arguments import at_least_one, duration, step_count, version_number
-from stepstream._backoff import Backoff
-from stepstream._connection import Connection
-from stepstream._errors import InvalidArgument
-from stepstream._group import SessionGroup
-from stepstream._group_error import GroupError
-from stepstream._models import ModelInfo, model_info
-from stepstream._opening import Opening
+from stepstream._errors import GroupError, InvalidArgument
+from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
-from stepstream._requests import Request
-from stepstream._rows import RowLimits
-from stepstream._session import Session
-from stepstream._session_calls import SessionCalls
-from stepstream._tensors import uint32s
-from stepstream._translation import from_rpc
-from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
+from stepstream._rollout import Course, Piece, Rollout, Sampling, ask, pieces
+from stepstream._service import Service
+from stepstream._session import Session, SessionGroup, forked
+from stepstream._stream.calls import Outputs
+from stepstream._tensors import Array, Values, at_least_one, pack, step_count, version_number
+from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
 
-NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it
-
-Response = TypeVar("Response")
+Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
 
 
-class Client(SessionCalls):
+class Opening(Generic[Opened]):
+    """What is being opened: either awaited, or entered with `async with`, which also closes it in the end."""
+
+    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, Opened]]) -> None:
+        self._open_it = open_it
+        self._opened: Opened | None = None
+
+    def __await__(self) -> Generator[Any, Any, Opened]:
+        return self._open_it().__await__()
+
+    async def __aenter__(self) -> Opened:
+        self._opened = await self._open_it()
+        return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opened is not None:
+            await self._opened.__aexit__(kind, error, traceback)
+
+
+class Client:
     """A connection to one server, to be used as a context manager. All methods raise errors of this package only.
 
     The stream is opened with the first session. When it breaks, another takes its place: sessions are attached anew, what had
@@ -43,17 +53,12 @@ class Client(SessionCalls):
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
-        self._address = address
-        self._options = options or ClientOptions()
-        self._channel: grpc.aio.Channel | None = None
-        self._connection: Connection | None = None
-        self._models: dict[tuple[str, int], ModelInfo] = {}
-        self._models_lock = asyncio.Lock()
-        self.draining = asyncio.Event()
+        self._service = Service(address, options or ClientOptions())
+        self.draining = self._service.draining
         """Set while the server that the stream leads to is about to stop: finish what is under way."""
 
     async def __aenter__(self) -> Self:
-        self._channel = self._open_channel()
+        self._service.open()
         return self
 
     async def __aexit__(
@@ -63,28 +68,20 @@ class Client(SessionCalls):
 
     async def close(self) -> None:
         """Ends the stream. Sessions that were not closed stay open at the server until they expire."""
-        connection, channel = self._connection, self._channel
-        self._connection = self._channel = None
-        if connection is not None:
-            await connection.close()
-        if channel is not None:
-            await channel.close()
+        await self._service.close()
 
     # Models ----------------------------------------------------------------------------------------------------------
 
     async def models(self) -> list[ModelInfo]:
         """Every model that is served."""
-        stub = model_pb2_grpc.ModelServiceStub(self._open())
-        response = await self._call(stub.ListModels, model_pb2.ListModelsRequest())
+        response = await self._service.call(self._service.models.ListModels, model_pb2.ListModelsRequest())
         return [model_info(each) for each in response.models]
 
     async def model(self, name: str, version: int | None = None) -> ModelInfo:
         """One model. version: None is the newest served. Raises ModelNotFound."""
-        stub = model_pb2_grpc.ModelServiceStub(self._open())
-        response = await self._call(stub.GetModel, model_pb2.GetModelRequest(name=name, version=version_number(version)))
-        return model_info(response.model)
+        return await self._service.get_model(name, version)
 
-    # Sessions --------------------------------------------------------------------------------------------------------
+    # Sessions that are held ------------------------------------------------------------------------------------------
 
     def open_session(
         self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
@@ -98,10 +95,10 @@ class Client(SessionCalls):
 
         async def open_it() -> Session:
             try:
-                group = await self._open_group(model, version, 1, [] if id is None else [id], idle_ttl)
+                attached = await self._service.open_sessions(model, version, 1, [] if id is None else [id], idle_ttl)
             except GroupError as refused:
                 raise refused.errors[0] from None
-            return group[0]
+            return SessionGroup(attached)[0]
 
         return Opening(open_it)
 
@@ -121,7 +118,10 @@ class Client(SessionCalls):
         if ids is not None and len(ids) != count:
             raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
 
-        return Opening(lambda: self._open_group(model, version, count, ids or [], idle_ttl))
+        async def open_them() -> SessionGroup:
+            return SessionGroup(await self._service.open_sessions(model, version, count, ids or [], idle_ttl))
+
+        return Opening(open_them)
 
     def attach_session(
         self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
@@ -136,112 +136,223 @@ class Client(SessionCalls):
 
         async def attach_it() -> Session:
             try:
-                group = await self._attach_group(model, version_number(version), [(id, secret)], count)
+                attached = await self._service.attach(model, version_number(version), [(id, secret)], count)
             except GroupError as refused:
                 raise refused.errors[0] from None
-            return group[0]
+            return SessionGroup(attached)[0]
 
         return Opening(attach_it)
 
-    async def _open_group(
-        self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
-    ) -> SessionGroup:
-        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), ids=ids)
-        if idle_ttl is not None:
-            opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
-        connection = self._connected()
-        ledgers = connection.new_ledgers(count)
-        opening.handles = uint32s([each.handle for each in ledgers])
-        opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
-        request = Request(ledgers, inference_pb2.StreamRequest(open=opening), opens=True)
-        return await self._join(connection, request, model)
+    # Sessions that are named by id: where a `secret` can be given, it is needed only while a stream holds the session -----
 
-    async def _attach_group(
-        self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
-    ) -> SessionGroup:
-        connection = self._connected()
-        ledgers = connection.new_ledgers(len(keys))
-        count = NOTHING_AGAIN if acked is None else acked
-        attach = inference_pb2.Attach(model=model, version=version)
-        for ledger, (id, secret) in zip(ledgers, keys, strict=True):
-            ledger.secret = secret
-            attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
-        request = Request(ledgers, inference_pb2.StreamRequest(attach=attach), opens=made, acked=count)
-        return await self._join(connection, request, model)
+    async def get_session(self, model: str, id: str, *, version: int | None = None) -> SessionInfo:
+        """What can be known about an open session without touching it. Raises SessionNotFound or how it has ended."""
+        return await self._service.get_session(model, id, version)
 
-    async def _join(self, connection: Connection, request: Request, model: str) -> SessionGroup:
-        await connection.join(request)
-        ledgers = request.ledgers
-        errors = {index: each.ended for index, each in enumerate(ledgers) if each.ended is not None}
-        if errors:
-            await connection.leave(ledgers, close=request.opens)
-            raise GroupError(errors, np.array([each.ended is None for each in ledgers]))
-        try:
-            info = await self._model(model, request.version)
-        except BaseException:
-            connection.let_go(request)
-            raise
-        for ledger in ledgers:
-            ledger.model = info
-        first = ledgers[0]  # a model's sessions have the same window
-        limits = RowLimits(info, first.window_steps, first.window_bytes, self._options)
-        return SessionGroup(connection, ledgers, info, limits, self)
+    async def list_sessions(
+        self, model: str | None = None, *, version: int | None = None, page_size: int = 1000
+    ) -> AsyncGenerator[SessionInfo, None]:
+        """Every open session, of one model or of all (None), of one version or of all (None), in no particular order.
 
-    async def _model(self, name: str, version: int) -> ModelInfo:
-        """The record of a version never changes, so it is asked for once. 0, the newest, is asked for each time."""
-        async with self._models_lock:
-            info = self._models.get((name, version))
-            if info is None:
-                info = await self.model(name, version or None)
-                self._models[name, info.version] = info
-            return info
-
-    # The wire --------------------------------------------------------------------------------------------------------
-
-    def _connected(self) -> Connection:
-        channel = self._open()
-        if self._connection is None or self._connection.ended is not None:
-            self.draining.clear()
-            self._connection = Connection(self._options, self.draining)
-            self._connection.start(inference_pb2_grpc.InferenceServiceStub(channel).Stream)
-        return self._connection
-
-    def _open(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
-        return self._channel
-
-    def _open_channel(self) -> grpc.aio.Channel:
-        options = self._options
-        settings = [
-            ("grpc.max_send_message_length", options.max_message_bytes),
-            ("grpc.max_receive_message_length", options.max_answer_bytes),
-            ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
-            ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_seconds * 1000)),
-            ("grpc.initial_reconnect_backoff_ms", round(options.reconnect_first_seconds * 1000)),
-            ("grpc.max_reconnect_backoff_ms", round(options.reconnect_most_seconds * 1000)),
-            ("grpc.enable_retries", 0),  # a stream's messages are numbered here and must never be replayed below
-        ]
-        if options.tls is None:
-            return grpc.aio.insecure_channel(self._address, settings)
-        tls = options.tls
-        credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
-        return grpc.aio.secure_channel(self._address, credentials, settings)
-
-    def _patience(self) -> Backoff:
-        return Backoff(self._options)
-
-    async def _call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
-        """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
-        backoff = self._patience()
-        until = asyncio.get_running_loop().time() + self._options.call_timeout_seconds
+        page_size: sessions per call to the server, which sends at most 1,000 at once; the next call is made when they are used
+        up. A session that is opened or closed meanwhile may be missing, none comes twice.
+        """
+        request = session_pb2.ListSessionsRequest(
+            model=model or "", version=version_number(version), page_size=min(at_least_one("page_size", page_size), 1000)
+        )
         while True:
-            left = until - asyncio.get_running_loop().time()
-            try:
-                return await method(message, timeout=left)
-            except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error)
-            delay = backoff.delay(failure.retry_delay)
-            if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
-                raise failure
-            await asyncio.sleep(delay)
+            page = await self._service.call(self._service.sessions.ListSessions, request)
+            for session in page.sessions:
+                yield session_info(session)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def close_session(self, model: str, id: str, *, secret: bytes | None = None, version: int | None = None) -> int:
+        """Closes a session. Returns the steps and resets that had been applied, 0 if it was closed already.
+
+        Raises SessionInUse while a stream holds it and no secret is given, SecretMismatch, SessionNotFound.
+        """
+        request = session_pb2.CloseSessionRequest(model=model, version=version_number(version), id=id, secret=secret or b"")
+        return int((await self._service.call(self._service.sessions.CloseSession, request)).next_seq)
+
+    async def step(
+        self,
+        model: str,
+        id: str,
+        values: Values,
+        *,
+        seq: int | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+    ) -> Outputs:
+        """Applies one step to a session by a call of its own: values and result as those of `Session.step`. For a step now and
+        then; a session that is held (`open_session`, `attach_session`) is stepped many times faster.
+
+        seq: the step's number. With it, the same call made again is answered as before and does not move the state twice; it
+        says too that all answers below have been received. None: the next free number; the answer is not kept, so that after
+        an error of the connection nobody can tell whether the step was applied. Give `version` to save asking for the model.
+        """
+        number = None if seq is None else step_count("seq", seq)
+        info = await self._service.known_model(model, version_number(version))
+        _, packed = pack(info, values, ())
+        inputs = {
+            spec.name: inference_pb2.Values(numbers=np.frombuffer(piece, spec.dtype.newbyteorder("<")).tolist())
+            for spec, piece in zip(info.inputs, packed, strict=True)
+        }
+        request = inference_pb2.StepRequest(
+            model=model, version=info.version, session_id=id, secret=secret or b"", seq=number, inputs=inputs
+        )
+        response = await self._service.call(self._service.inference.Step, request, repeatable=number is not None)
+        outputs: dict[str, Array] = {
+            spec.name: np.array(response.outputs[spec.name].numbers, spec.dtype).reshape(spec.shape) for spec in info.outputs
+        }
+        return outputs
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        model: str,
+        prompt: str,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[str]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: None,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[Any]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: Values,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[NDArray[Any]]: ...
+    def generate(
+        self,
+        model: str,
+        prompt: Values | None,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[Any]:
+        """A rollout by a call of its own; otherwise as `Session.generate`. Without an id it begins at the initial state, and
+        nothing is left of it. With one, it goes on from where that session stands behind what is pending.
+
+        If the connection breaks before the first piece of one that commits, nobody can tell whether it was applied: it raises
+        ConnectionLost or Unavailable. Also raises SessionInUse while a stream holds the session and no secret is given.
+        """
+        asked, number = ask(**sampling), version_number(version)
+        asked.request.session_id, asked.request.secret = id or "", secret or b""
+        if id is None:
+            asked.request.commit = inference_pb2.COMMIT_NONE
+
+        async def run(course: Course) -> AsyncGenerator[Piece, None]:
+            info = await self._service.known_model(model, number)
+            asked.address(info, prompt)
+            writer = info._codec.writer() if info._codec else None
+            async with aclosing(pieces(self._service.roll(asked.request, info), info, course, writer=writer)) as source:
+                async for piece in source:
+                    yield piece
+
+        return Rollout(asked.request.seed, run)
+
+    # Copies ----------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: None = None,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> Session: ...
+    @overload
+    async def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: int,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> SessionGroup: ...
+    async def fork_session(
+        self,
+        model: str,
+        id: str,
+        count: int | None = None,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        ids: Sequence[str] | None = None,
+        version: int | None = None,
+    ) -> Session | SessionGroup:
+        """New sessions that go on from where one stands, which does not notice. They are this client's own: attached, to be
+        closed by it. count: None makes one Session, a number a SessionGroup, of which all or none are made.
+
+        at: the forks begin with so many steps applied. Pending steps up to there are waited for. Raises SequencePassed if more
+        are applied already, SequenceMismatch if fewer have been sent. None: as many as have arrived at the server.
+        Raises SessionInUse while a stream holds the session and no secret is given, SessionQuarantined, SessionCapacity. The
+        call is safe to repeat within the client: it never forks twice.
+        """
+        return await forked(self._service, model, id, count, secret=secret, at=at, ids=ids, version=version)
+
+    async def export_session(
+        self,
+        model: str,
+        id: str,
+        *,
+        secret: bytes | None = None,
+        at: int | None = None,
+        close: bool = False,
+        version: int | None = None,
+    ) -> bytes:
+        """A session as bytes: its state, its count of steps and its unacknowledged answers, for `import_session` at any server
+        with the same model. It holds no secret, and it is data, never code.
+
+        at: as in `fork_session`. close: also end the session here, so that it goes on in one place only; whoever holds it is
+        told SessionMoved. Raises as `fork_session`.
+        """
+        return await self._service.export(model, id, secret=secret, at=at, close=close, version=version)
+
+    def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Opening[Session]:
+        """Makes a session of a snapshot, attached like one of `open_session` and used in the same ways.
+
+        id: None is the id in the snapshot. acked: as in `attach_session`, for answers that the snapshot brings along and that
+        nobody has received. Whether the session will give the very bits that it would have given where it was exported,
+        its `bitwise` tells. Raises SessionExists, SnapshotCorrupt, ModelNotFound, ModelMismatch, SessionCapacity.
+        """
+        count = None if acked is None else step_count("acked", acked)
+
+        async def import_it() -> Session:
+            response = await self._service.import_snapshot(snapshot, id)
+            made = response.session
+            attached = await self._service.attach(made.model, made.version, [(made.id, response.secret)], count, made=True)
+            session = SessionGroup(attached)[0]
+            session.bitwise = response.bitwise
+            return session
+
+        return Opening(import_it)

@@ -1,4 +1,4 @@
-"""What a model takes, gives and remembers, as frozen records."""
+"""What a model takes, gives and remembers, and what is known about a session: frozen records of messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from stepstream._errors import ProtocolError
 from stepstream._text import Codec, codec_of
-from stepstream_proto.v1 import common_pb2, model_pb2
+from stepstream_proto.v1 import common_pb2, model_pb2, session_pb2
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DATA_TYPE_FLOAT32: np.dtype("float32"),
@@ -111,3 +111,51 @@ def _tensor_info(spec: common_pb2.TensorSpec) -> TensorInfo:
     if dtype is None:
         raise ProtocolError(f"tensor {spec.name!r}: expected data type float32 or int64, got number {spec.data_type}")
     return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit)
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session as the server saw it when it answered. Times are in seconds."""
+
+    model: str
+    version: int
+    id: str
+    quarantined: bool
+    """Whether a step would have made the state non-finite: only reset and close are accepted then."""
+    next_seq: int
+    """Steps and resets applied so far: the number of the next step."""
+    acked: int
+    """Answers below this count are no longer kept."""
+    epoch: int
+    """Grows when the session is restored elsewhere."""
+    pending_steps: int
+    """Steps admitted and not yet applied."""
+    age: float
+    """Time since it was opened."""
+    idle: float
+    """Time since its last step."""
+    idle_ttl: float
+    """Idle time after which it is closed."""
+    attached: bool
+    """Whether a stream holds it."""
+    slot: int
+    """Row of the server's state pool."""
+
+
+def session_info(session: session_pb2.Session) -> SessionInfo:
+    """The record for a message."""
+    return SessionInfo(
+        model=session.model,
+        version=session.version,
+        id=session.id,
+        quarantined=session.status == session_pb2.SESSION_STATUS_QUARANTINED,
+        next_seq=session.next_seq,
+        acked=session.acked,
+        epoch=session.epoch,
+        pending_steps=session.pending_steps,
+        age=session.age.ToTimedelta().total_seconds(),
+        idle=session.idle.ToTimedelta().total_seconds(),
+        idle_ttl=session.idle_ttl.ToTimedelta().total_seconds(),
+        attached=session.attached,
+        slot=session.slot,
+    )

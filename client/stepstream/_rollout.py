@@ -1,4 +1,4 @@
-"""Rollouts: a session stepped on its own outputs at the server, and what comes of it piece by piece.
+"""Rollouts: what is asked of one, and a session stepped on its own outputs at the server, piece by piece.
 
 One call of its own per rollout. When it breaks, the same rollout goes on in another call: what has been delivered is fed rather
 than drawn again, and what follows is drawn as it would have been, since draws depend on seed and number only.
@@ -7,19 +7,23 @@ than drawn again, and what follows is drawn as it would have been, since draws d
 from __future__ import annotations
 
 import asyncio
+import math
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from itertools import pairwise
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, cast
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from stepstream._backoff import Backoff
 from stepstream._errors import (
     BlockTooLarge,
     ConnectionLost,
+    InvalidArgument,
+    InvalidInput,
     ProtocolError,
     QueueFull,
     SequenceError,
@@ -27,14 +31,159 @@ from stepstream._errors import (
     StepStreamError,
 )
 from stepstream._models import ModelInfo
-from stepstream._rollout_request import is_of_tokens
-from stepstream._status import lost
+from stepstream._options import Backoff
+from stepstream._tensors import MAX_COUNT, Values, at_least_one, pack, step_count
 from stepstream._text import Writer
-from stepstream._translation import from_rpc
+from stepstream._translation import from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
+
+Commit = Literal["end", "each", "none"]
+Stop = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+"""One sequence that ends a rollout, or several: of text for models of text, else of tokens."""
+
+MAX_STOPS = 16
+MAX_STOP_TOKENS = 64
+MAX_TOP_K = 2**32 - 1
+
+_COMMITS: dict[str, pb.Commit] = {"end": pb.COMMIT_END, "each": pb.COMMIT_EACH, "none": pb.COMMIT_NONE}
+
+
+class Sampling(TypedDict, total=False):
+    """How a rollout draws, when it ends and what is left of it: the keywords of `generate`. Only `max_steps` must be given."""
+
+    max_steps: Required[int]
+    """Draws at most."""
+    temperature: float
+    """0 is greedy, 1 (the default) as the model predicts, more is more at random."""
+    top_k: int
+    """Models of tokens only: draw among so many of the likeliest. 0, the default: no limit."""
+    top_p: float
+    """Models of tokens only: draw among the fewest tokens that have this share of the probability together. 0, the default: no
+    limit."""
+    greedy: bool
+    """Take the likeliest token or the median, whatever the temperature. Default: False."""
+    stop: Stop
+    """Models of tokens only: up to 16 sequences of up to 64 tokens, one of which ends it; text for models of text. Default:
+    none."""
+    seed: int | None
+    """0 to 2**64 - 1. None, the default: at random; the rollout's `seed` tells."""
+    commit: Commit
+    """What is left of it. "end", the default: all of its steps if it ends normally, else none. "each": each step at once. "none":
+    nothing, since it runs on a copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a rollout is asked, complete but for what depends on its model."""
+
+    request: pb.GenerateRequest
+    stop: Stop = ()
+
+    def address(self, model: ModelInfo, prompt: Values | None) -> None:
+        """Adds what depends on the model. Raises InvalidArgument or InvalidInput naming field, expected and actual."""
+        request = self.request
+        request.model, request.version = model.name, model.version
+        if not model.rollout_output or len(model.inputs) != 1:
+            raise InvalidArgument(
+                f"model: expected one with an output that predicts its input, got {model.name!r}, which has none"
+            )
+        if request.paths and is_of_tokens(model):
+            raise InvalidArgument(f"model: expected one of numbers to forecast with, got {model.name!r}, which is of tokens")
+        if prompt is not None:
+            request.prompt.extend(_prompt(model, prompt))
+        _stop(request, model, self.stop)
+
+
+def ask(
+    *,
+    max_steps: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    greedy: bool = False,
+    stop: Stop = (),
+    seed: int | None = None,
+    commit: Commit = "end",
+) -> Asked:
+    """A rollout by the keywords of `Sampling`. Raises InvalidArgument naming field, expected and actual."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InvalidArgument(f"temperature: expected 0 or a positive number, got {temperature!r}")
+    if not 0 <= top_k <= MAX_TOP_K:
+        raise InvalidArgument(f"top_k: expected at least 0 and at most {MAX_TOP_K}, got {top_k!r}")
+    if not 0 <= top_p <= 1:
+        raise InvalidArgument(f"top_p: expected at least 0 and at most 1, got {top_p!r}")
+    if commit not in _COMMITS:
+        raise InvalidArgument(f"commit: expected 'end', 'each' or 'none', got {commit!r}")
+    request = pb.GenerateRequest(
+        max_steps=at_least_one("max_steps", max_steps),
+        temperature=0.0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=secrets.randbelow(MAX_COUNT + 1) if seed is None else step_count("seed", seed),
+        commit=_COMMITS[commit],
+    )
+    return Asked(request, stop)
+
+
+def ask_forecast(horizon: int, *, paths: int, levels: Sequence[float], temperature: float, seed: int | None) -> Asked:
+    """Quantiles over paths, or the one path. Raises InvalidArgument naming field, expected and actual."""
+    at_least_one("horizon", horizon)
+    asked = ask(max_steps=horizon, temperature=temperature, seed=seed, commit="none")
+    asked.request.paths = at_least_one("paths", paths)
+    if paths > 1:
+        if temperature == 0:
+            raise InvalidArgument(f"temperature: expected a positive number, since {paths} paths would be the same, got 0")
+        within = all(0 < level < 1 for level in levels)
+        if not len(levels) or not within or any(low >= high for low, high in pairwise(levels)):
+            raise InvalidArgument(f"levels: expected numbers between 0 and 1, ascending, got {list(levels)!r}")
+        asked.request.levels.extend(levels)
+    return asked
+
+
+def is_of_tokens(model: ModelInfo) -> bool:
+    """Whether what a rollout draws are tokens rather than numbers."""
+    return model.inputs[0].dtype.kind == "i"
+
+
+def _prompt(model: ModelInfo, prompt: Values) -> Sequence[bytes]:
+    codec = model._codec
+    if codec is None:
+        return pack(model, prompt, (None,))[1]
+    if not isinstance(prompt, str):
+        raise InvalidInput(f"prompt: expected text, since {model.name!r} is a model of text, got {type(prompt).__name__}")
+    tokens = codec.tokens(prompt)
+    return pack(model, tokens, (None,))[1] if len(tokens) else ()
+
+
+def _stop(request: pb.GenerateRequest, model: ModelInfo, stop: Stop) -> None:
+    sequences = _sequences(stop)
+    if not is_of_tokens(model):
+        if sequences or request.top_k or request.top_p:
+            field = "stop" if sequences else "top_k" if request.top_k else "top_p"
+            raise InvalidArgument(f"{field}: expected none, since {model.name!r} is a model of numbers, got one")
+        return
+    if len(sequences) > MAX_STOPS:
+        raise InvalidArgument(f"stop: expected at most {MAX_STOPS} sequences, got {len(sequences)}")
+    codec = model._codec
+    for sequence in sequences:
+        if isinstance(sequence, str) is (codec is None):
+            expected = "tokens" if codec is None else "text"
+            raise InvalidArgument(f"stop: expected sequences of {expected}, got {sequence!r}")
+        tokens = np.asarray(sequence) if codec is None else codec.tokens(str(sequence))
+        if not 0 < len(tokens) <= MAX_STOP_TOKENS:
+            raise InvalidArgument(f"stop: expected 1 to {MAX_STOP_TOKENS} tokens, got {len(tokens)} in {sequence!r}")
+        request.stop.append(pack(model, tokens, (None,))[1][0])
+
+
+def _sequences(stop: Any) -> Sequence[str | ArrayLike]:
+    """The sequences of `stop`, which may be a single one."""
+    single = isinstance(stop, str) or (len(stop) and isinstance(stop[0], (int, np.integer)))
+    return [stop] if single else list(stop)
+
 
 Piece = str | NDArray[Any]
 """Of what a rollout draws: text, or int64 tokens [n, *shape], or float32 numbers [n, *shape]."""
+PieceT = TypeVar("PieceT")
 Ending = Literal["stop", "length"]
 
 _ENDINGS: dict[int, Ending] = {pb.ROLLOUT_ENDING_STOP: "stop", pb.ROLLOUT_ENDING_LENGTH: "length"}
@@ -52,7 +201,7 @@ class Course:
     begun: bytes = b""  # of a character that its end has cut off
 
 
-class Rollout(AsyncIterator[Piece]):
+class Rollout(AsyncIterator[PieceT], Generic[PieceT]):
     """What is being generated, to be iterated once: whatever has come since the last piece, never empty.
 
     Pieces are str for models of text, int64 tokens [n, *shape] for others of tokens, float32 numbers [n, *shape] for those of
@@ -63,7 +212,7 @@ class Rollout(AsyncIterator[Piece]):
     def __init__(self, seed: int, run: Callable[[Course], AsyncGenerator[Piece, None]]) -> None:
         self._seed = seed
         self._course = Course()
-        self._pieces = run(self._course)
+        self._pieces = cast(AsyncGenerator[PieceT, None], run(self._course))
 
     @property
     def seed(self) -> int:
@@ -81,7 +230,7 @@ class Rollout(AsyncIterator[Piece]):
         and no part of any piece. None before its first piece."""
         return self._course.next_seq
 
-    async def whole(self) -> Piece:
+    async def whole(self) -> PieceT:
         """All pieces that are left in one, which may be empty. Raises what the iteration would raise."""
         return self._joined([piece async for piece in self])
 
@@ -89,14 +238,14 @@ class Rollout(AsyncIterator[Piece]):
         """Ends it at the server, unless it has ended."""
         await self._pieces.aclose()
 
-    async def __anext__(self) -> Piece:
+    async def __anext__(self) -> PieceT:
         return await anext(self._pieces)
 
-    def _joined(self, pieces: Sequence[Piece]) -> Piece:
+    def _joined(self, pieces: Sequence[PieceT]) -> PieceT:
         nothing = self._course.nothing
         if isinstance(nothing, str):
-            return nothing.join(cast(Sequence[str], pieces))
-        return np.concatenate([nothing, *cast(Sequence[NDArray[Any]], pieces)])
+            return cast(PieceT, nothing.join(cast(Sequence[str], pieces)))
+        return cast(PieceT, np.concatenate([nothing, *cast(Sequence[NDArray[Any]], pieces)]))
 
 
 async def pieces(

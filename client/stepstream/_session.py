@@ -1,32 +1,95 @@
-"""One session, as callers see it: steps, chunks, streams of readings."""
+"""Sessions as callers see them: one by one, or many of one model that are stepped by one call.
+
+A group is one message and one future per call, whatever its size. Both stand on `Service` and on their ledgers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal, cast, overload
+from types import TracebackType
+from typing import Any, Literal, Self, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._calls import Call, Keep, Outputs, Row
-from stepstream._closing import ClosesOnLeaving
-from stepstream._connection import Connection
-from stepstream._errors import InvalidArgument, SessionMoved, StepStreamError
-from stepstream._ledger import Ledger, Pause
+from stepstream._errors import BlockTooLarge, GroupError, InvalidArgument, SessionMoved, StepStreamError, WindowFull
 from stepstream._models import ModelInfo
-from stepstream._rollout import Course, Piece, Rollout, pieces
-from stepstream._rollout_request import Commit, Stop, address, forecast_request, rollout_request
-from stepstream._rows import RowLimits
+from stepstream._options import ClientOptions
+from stepstream._rollout import Asked, Course, Piece, Rollout, Sampling, ask, ask_forecast, pieces
+from stepstream._service import Attached, Service
+from stepstream._stream.calls import Call, Keep, Outputs, Row
+from stepstream._stream.ledger import Ledger, Pause
+from stepstream._stream.outbox import MESSAGE_BYTES, ROW_BYTES
 from stepstream._tensors import Values, pack
 from stepstream._text import Writer
 from stepstream_proto.v1 import inference_pb2 as pb
 
-if TYPE_CHECKING:
-    from stepstream._group import SessionGroup
-    from stepstream._session_calls import SessionCalls
+
+class ClosesOnLeaving(ABC):
+    """An async context manager over `close`: sessions and groups are closed at the server on leaving."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Closes at the server."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.close()
+            return
+        with suppress(StepStreamError):  # what went wrong first is what the caller should hear of
+            await self.close()
+
+
+class RowLimits:
+    """How long a row of a model's session may be. The same for all sessions that were opened together."""
+
+    def __init__(self, model: ModelInfo, window_steps: int, window_bytes: int, options: ClientOptions) -> None:
+        self._model = model
+        self._window_bytes = window_bytes
+        self._message_bytes = options.max_message_bytes - MESSAGE_BYTES - ROW_BYTES
+        self._message = min(options.max_block_steps, self._message_bytes // max(model.input_step_bytes, 1))
+        kept = window_bytes // max(model.output_step_bytes, 1)  # steps whose outputs the window holds
+        self._window = {
+            Keep.ALL: min(window_steps, kept),
+            Keep.LAST: window_steps if kept else 0,
+            Keep.NONE: window_steps,
+        }
+
+    def cut(self, steps: int, keep: Keep) -> list[tuple[int, Keep]]:
+        """Lengths of the rows that `steps` steps travel as, and what each keeps: all but the last nothing if LAST is wanted.
+
+        One row if that fits at all, else rows of half a window, so that one is computed while the next one is on its way.
+        Raises WindowFull if the outputs of a single step exceed the window, BlockTooLarge if its inputs exceed a message.
+        """
+        window = self._window[keep]
+        if steps <= window and steps <= self._message:
+            return [(steps, keep)]
+        self._check(window)
+        length = max(min(window // 2, self._message), 1)
+        lengths = [length] * (steps // length) + [steps % length] * (steps % length > 0)
+        early = Keep.NONE if keep is Keep.LAST else keep
+        return [(each, early) for each in lengths[:-1]] + [(lengths[-1], keep)]
+
+    def _check(self, window: int) -> None:
+        if window < 1:
+            raise WindowFull(
+                f"outputs of one step: expected at most the window of {self._window_bytes} bytes,"
+                f" got {self._model.output_step_bytes}"
+            )
+        if self._message < 1:
+            raise BlockTooLarge(
+                f"inputs of one step: expected at most {self._message_bytes} bytes, got {self._model.input_step_bytes}"
+            )
+
 
 WhichOutputs = Literal["all", "last", "none"]
 SETTLING_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # between looks at a session whose rollout was given up
@@ -49,14 +112,14 @@ class Session(ClosesOnLeaving):
     the session can be used on from there.
     """
 
-    def __init__(self, connection: Connection, ledger: Ledger, model: ModelInfo, limits: RowLimits, calls: SessionCalls) -> None:
-        self._connection = connection
+    def __init__(self, attached: Attached, ledger: Ledger, limits: RowLimits) -> None:
+        self._service = attached.service
+        self._connection = attached.connection
         self._ledger = ledger
         self._limits = limits
-        self._calls = calls
         self._begun = (0, b"")  # the beginning of a character that a rollout has left, and at which number
         self._settling: set[asyncio.Task[None]] = set()
-        self.model = model
+        self.model = attached.model
         self.bitwise: bool | None = None
         """Of a session made by `Client.import_session`: whether its outputs are to the bit what they would have been where it was
         exported. False where the two servers compute with other versions or another instruction set: it goes on all the same,
@@ -135,44 +198,30 @@ class Session(ClosesOnLeaving):
                 if isinstance(left := answers.get_nowait(), asyncio.Future):
                     left.cancel()
 
-    def generate(
-        self,
-        prompt: Values | None = None,
-        *,
-        max_steps: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        greedy: bool = False,
-        stop: Stop = (),
-        seed: int | None = None,
-        commit: Commit = "end",
-    ) -> Rollout:
+    @overload
+    def generate(self, prompt: str, **sampling: Unpack[Sampling]) -> Rollout[str]: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompt: None = None, **sampling: Unpack[Sampling]) -> Rollout[Any]: ...
+    @overload
+    def generate(self, prompt: Values, **sampling: Unpack[Sampling]) -> Rollout[NDArray[Any]]: ...
+    def generate(self, prompt: Values | None = None, **sampling: Unpack[Sampling]) -> Rollout[Any]:
         """Steps the session on its own outputs: `async for piece in session.generate("def ", max_steps=200): print(piece)`.
 
-        prompt: fed first: text for models of text, else inputs [T, *shape]; None or "": go on from the last output. max_steps:
-        draws at most. temperature: 0 is greedy, 1 as the model predicts; greedy: the likeliest token or the median, whatever
-        the temperature. top_k, top_p: tokens only: draw among so many of the likeliest, or among the fewest that have this share
-        of the probability together; 0: no limit. stop: tokens only: up to 16 sequences of up to 64 tokens, one of which ends it;
-        text for models of text. seed: 0 to 2**64 - 1, None: at random; the rollout's `seed` tells.
+        prompt: fed first: text for models of text, else inputs [T, *shape]; None or "": go on from the last output. sampling: how
+        it draws, when it ends and what is left of it; see `Sampling`. Pieces are str for models of text.
 
-        commit: what is left of it. "end": all of its steps if it ends normally, else none. "each": each step at once. "none":
-        nothing: it runs on a copy. Its place is that of a call that begins with the iteration: calls begun before have their
-        outcome by then, and later ones wait until it has ended, with "none" only until it has begun.
+        Its place is that of a call that begins with the iteration: calls begun before have their outcome by then, and later ones
+        wait until it has ended, with commit="none" only until it has begun.
 
         Text comes in whole characters. The beginning of one that `max_steps` cut off is kept for the next rollout if that goes on
         right there, without a prompt; at any other end it is U+FFFD, as are bytes that are no UTF-8.
 
         If the connection breaks, the rollout goes on in another call with what it would have drawn, and the caller notices
         nothing but the delay. It raises ConnectionLost if there is none in time, if the session has moved on meanwhile, and with
-        "each" at once, since nobody knows what of it was not heard; `next_seq` is right in any case. Raises InvalidArgument and
-        InvalidInput before anything is sent, and any other error of this package.
+        commit="each" at once, since nobody knows what of it was not heard; `next_seq` is right in any case. Raises
+        InvalidArgument and InvalidInput before anything is sent, and any other error of this package.
         """
-        request = rollout_request(
-            max_steps=max_steps, temperature=temperature, top_k=top_k, top_p=top_p, greedy=greedy, seed=seed, commit=commit
-        )
-        address(request, self.model, prompt, stop)
-        return Rollout(request.seed, lambda course: self._roll(request, course))
+        return self._rollout(ask(**sampling), prompt)
 
     async def forecast(
         self,
@@ -191,10 +240,8 @@ class Session(ClosesOnLeaving):
         in `generate`; 0 with one path is the path of medians. The session stays where it is, to the bit: a prompt leaves nothing
         behind. Errors are those of `generate`.
         """
-        request = forecast_request(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed)
-        address(request, self.model, prompt)
-        rollout = Rollout(request.seed, lambda course: self._roll(request, course))
-        return cast(NDArray[np.float32], await rollout.whole())
+        asked = ask_forecast(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed)
+        return cast(NDArray[np.float32], await self._rollout(asked, prompt).whole())
 
     async def reset(self) -> None:
         """Puts the session back to its initial state, in order with its steps."""
@@ -219,7 +266,7 @@ class Session(ClosesOnLeaving):
         async with self._paused() as applied:
             where = applied if at is None else at
             name, version = self.model.name, self.model.version
-            return await self._calls.fork_session(name, self.id, count, secret=self.secret, at=where, ids=ids, version=version)
+            return await forked(self._service, name, self.id, count, secret=self.secret, at=where, ids=ids, version=version)
 
     async def export(self, *, at: int | None = None, close: bool = False) -> bytes:
         """The session as bytes, for `Client.import_session` at any server with the same model, after every call begun before, as
@@ -227,7 +274,7 @@ class Session(ClosesOnLeaving):
         async with self._paused() as applied:
             where = applied if at is None else at
             name, version = self.model.name, self.model.version
-            snapshot = await self._calls.export_session(name, self.id, secret=self.secret, at=where, close=close, version=version)
+            snapshot = await self._service.export(name, self.id, secret=self.secret, at=where, close=close, version=version)
             if close:
                 self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
             return snapshot
@@ -250,6 +297,10 @@ class Session(ClosesOnLeaving):
         finally:
             self._ledger.resume(pause)
 
+    def _rollout(self, asked: Asked, prompt: Values | None) -> Rollout[Any]:
+        asked.address(self.model, prompt)
+        return Rollout(asked.request.seed, lambda course: self._roll(asked.request, course))
+
     async def _roll(self, request: pb.GenerateRequest, course: Course) -> AsyncGenerator[Piece, None]:
         """A rollout in its place among the session's calls."""
         request.session_id, request.secret = self.id, self.secret
@@ -260,7 +311,7 @@ class Session(ClosesOnLeaving):
             request.seq = await pause.reached
             on_begun = (lambda: None) if commits else partial(self._ledger.resume, pause)
             drawn = pieces(
-                self._calls._roll(request, self.model, on_begun),
+                self._service.roll(request, self.model, on_begun),
                 self.model,
                 course,
                 writer=self._writer(request),
@@ -308,7 +359,7 @@ class Session(ClosesOnLeaving):
         applied, before = 0, -1
         with suppress(StepStreamError, RuntimeError):  # the session has ended, or the client: later calls will say so
             for pause in SETTLING_SECONDS:
-                info = await self._calls.get_session(self.model.name, self.id, version=self.model.version)
+                info = await self._service.get_session(self.model.name, self.id, self.model.version)
                 applied = info.next_seq
                 if applied == before:
                     break
@@ -351,3 +402,112 @@ class Session(ClosesOnLeaving):
 
     def __repr__(self) -> str:
         return f"<Session {self.id!r} of {self.model.name!r} at {self.next_seq}>"
+
+
+class SessionGroup(Sequence[Session], ClosesOnLeaving):
+    """N sessions of one model, in a fixed order. `group[i]` is a session like any other.
+
+    If some of them fail, a call raises GroupError once all have their outcome: it says who failed and why, and holds the
+    outputs of the others, whose states have moved on. Cancelling a call works as for a session.
+    """
+
+    def __init__(self, attached: Attached) -> None:
+        first = attached.ledgers[0]  # a model's sessions have equal windows
+        limits = RowLimits(attached.model, first.window_steps, first.window_bytes, attached.service.options)
+        self._connection = attached.connection
+        self._ledgers = attached.ledgers
+        self._limits = limits
+        self._sessions = [Session(attached, ledger, limits) for ledger in attached.ledgers]
+        self.model = attached.model
+
+    async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
+        """Applies one step to each session. values: [N, *shape], or such arrays by name. Returns arrays [N, *shape] by name.
+
+        timeout: as for a session's step; those without an outcome by then fail with DeadlineExceeded.
+        """
+        _, inputs = pack(self.model, values, (len(self),))
+        return await self._submit(inputs, 1, Keep.ALL, None, timeout)
+
+    async def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
+        """Applies T consecutive steps to each session. values: [N, T, *shape], or such arrays by name. Returns arrays by name:
+        [N, T, *shape] for "all", [N, 1, *shape] for "last", [N, 0, *shape] for "none". timeout: as for `step`."""
+        keep = keep_of(outputs)
+        (_, steps), inputs = pack(self.model, values, (len(self), None))
+        return await self._submit(inputs, steps, keep, keep.of(steps), timeout)
+
+    async def reset(self) -> None:
+        """Puts every session back to its initial state, in order with its steps."""
+        call = Call(self.model, len(self), 0, steps=0, sessions=len(self))
+        for index, ledger in enumerate(self._ledgers):
+            ledger.submit(Row(call, index, 0, 1, Keep.NONE, None))
+        await call.future
+
+    async def close(self) -> None:
+        """Closes the sessions at the server; those that have ended are passed over."""
+        await self._connection.leave(self._ledgers, close=True)
+
+    async def detach(self) -> None:
+        """Lets the sessions go without closing them."""
+        await self._connection.leave(self._ledgers, close=False)
+
+    async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None, timeout: float | None) -> Outputs:
+        count, per_session = len(self), keep.of(steps)
+        parts = self._limits.cut(steps, keep)
+        call = Call(self.model, count * len(parts), count * per_session, steps=axis, sessions=count)
+        call.limit(timeout)
+        first = 0
+        for length, part in parts:
+            places = first if part is Keep.ALL else 0
+            rows = [
+                Row(call, index, index * per_session + places, length, part, inputs, index * steps + first)
+                for index in range(count)
+            ]
+            if len(parts) > 1 or not self._send_at_once(rows, inputs):
+                for ledger, row in zip(self._ledgers, rows, strict=True):
+                    ledger.submit(row)
+            first += length
+        return await call.future
+
+    def _send_at_once(self, rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
+        """The usual case, without a slice of the inputs per session: nobody has to wait and all fit into one message."""
+        if not all(ledger.clear_for(row) for ledger, row in zip(self._ledgers, rows, strict=True)):
+            return False
+        return self._connection.outbox.put_rows(self._ledgers, rows, inputs)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @overload
+    def __getitem__(self, index: int) -> Session: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Session]: ...
+    def __getitem__(self, index: int | slice) -> Session | Sequence[Session]:
+        return self._sessions[index]
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._sessions)
+
+    def __repr__(self) -> str:
+        return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"
+
+
+async def forked(
+    service: Service,
+    model: str,
+    id: str,
+    count: int | None,
+    *,
+    secret: bytes | None,
+    at: int | None,
+    ids: Sequence[str] | None,
+    version: int | None,
+) -> Session | SessionGroup:
+    """One Session for None, a SessionGroup of `count` else, that go on from where the session stands."""
+    try:
+        attached = await service.fork(model, id, 1 if count is None else count, secret=secret, at=at, ids=ids, version=version)
+    except GroupError as refused:
+        if count is None:
+            raise refused.errors[0] from None
+        raise
+    group = SessionGroup(attached)
+    return group[0] if count is None else group

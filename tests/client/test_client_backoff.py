@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepstream import ClientOptions
-from stepstream._backoff import Backoff
+from stepstream._options import Backoff
 
 OPTIONS = ClientOptions(reconnect_seconds=60, reconnect_first_seconds=0.1, reconnect_most_seconds=5)
 

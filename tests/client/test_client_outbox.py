@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from stepstream import ClientOptions, ModelInfo, TensorInfo
-from stepstream._calls import Call, Harvest, Keep, Row
-from stepstream._ledger import Ledger
-from stepstream._outbox import Outbox
+from stepstream._stream.calls import Call, Harvest, Keep, Row
+from stepstream._stream.ledger import Ledger
+from stepstream._stream.outbox import Outbox
 
 FLOAT = np.dtype("float32")
 TENSOR = TensorInfo("x", FLOAT, (1,))

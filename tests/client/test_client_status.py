@@ -8,7 +8,7 @@ from typing import cast
 import grpc
 
 from stepstream import Unavailable
-from stepstream._status import FAILED_WRITE, Status, StreamCall
+from stepstream._translation import FAILED_WRITE, Status, StreamCall
 
 
 class EndedCall:

@@ -94,7 +94,7 @@ async def test_characters_are_never_torn(session: Session, servicer: FakeService
     """However the server cuts what it sends."""
     servicer.rollouts.pieces = pieces
     told = [piece async for piece in session.generate(TEXT[:4], max_steps=len(TEXT.encode()) - 4)]
-    assert "".join(told) == TEXT[4:]  # type: ignore[arg-type]
+    assert "".join(told) == TEXT[4:]
     assert all(told)
 
 
@@ -120,7 +120,7 @@ async def test_a_stop_sequence_ends_it_unsaid(session: Session, servicer: FakeSe
     """What may be its beginning comes once it is not."""
     rollout = session.generate("def ", max_steps=100, stop=["\n\n", "nothing"])
     told = [piece async for piece in rollout]
-    assert "".join(told) == TEXT[4 : TEXT.index("\n\n")]  # type: ignore[arg-type]
+    assert "".join(told) == TEXT[4 : TEXT.index("\n\n")]
     assert (rollout.ending, "\n " in told) == ("stop", True)
     assert session.next_seq == rollout.next_seq == len(TEXT[: TEXT.index("\n\n") + 2].encode())
 

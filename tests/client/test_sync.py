@@ -23,7 +23,7 @@ from stepstream import (
     SessionInfo,
     sync,
 )
-from stepstream.sync._ahead import AHEAD
+from stepstream.sync._thread import AHEAD
 from support.background import Background, in_background
 from support.servicer import FakeServicer, error, serving
 

@@ -14,8 +14,6 @@ child may crash at once. Start processes before there is a client, or by the `sp
 """
 
 from stepstream.sync._client import Client
-from stepstream.sync._group import SessionGroup
-from stepstream.sync._rollout import Rollout
-from stepstream.sync._session import Session
+from stepstream.sync._session import Rollout, Session, SessionGroup
 
 __all__ = ["Client", "Rollout", "Session", "SessionGroup"]

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Awaitable, Generator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import Any, Self, Unpack, overload
+
+from numpy.typing import NDArray
 
 import stepstream
-from stepstream._calls import Outputs
-from stepstream._models import ModelInfo
+from stepstream._models import ModelInfo, SessionInfo
 from stepstream._options import ClientOptions
-from stepstream._rollout_request import Commit, Stop
-from stepstream._session_info import SessionInfo
+from stepstream._rollout import Sampling
+from stepstream._stream.calls import Outputs
 from stepstream._tensors import Values
-from stepstream.sync._ahead import Source
-from stepstream.sync._group import SessionGroup
-from stepstream.sync._rollout import Rollout
-from stepstream.sync._session import Session
-from stepstream.sync._thread import LoopThread
-
-EXIT_SECONDS = 5.0  # that a client which was never closed may hold the interpreter's exit up; closing takes milliseconds
-
-Result = TypeVar("Result")
+from stepstream.sync._session import Rollout, Session, SessionGroup
+from stepstream.sync._thread import Blocking
 
 
 class Client:
@@ -34,8 +27,7 @@ class Client:
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
         self._client = stepstream.Client(address, options)
-        self._thread = LoopThread(self._client)
-        weakref.finalize(self, self._thread.stop, EXIT_SECONDS)  # also at the interpreter's exit
+        self._blocking = Blocking(self._client)
 
     def __enter__(self) -> Self:
         return self
@@ -45,7 +37,7 @@ class Client:
 
     def close(self) -> None:
         """As `stepstream.Client.close`; for good. Calls of other threads that still wait raise ConnectionLost."""
-        self._thread.stop()
+        self._blocking.close()
 
     @property
     def draining(self) -> bool:
@@ -56,11 +48,11 @@ class Client:
 
     def models(self) -> list[ModelInfo]:
         """As `stepstream.Client.models`."""
-        return self._run(self._client.models())
+        return self._blocking.run(self._client.models())
 
     def model(self, name: str, version: int | None = None) -> ModelInfo:
         """As `stepstream.Client.model`."""
-        return self._run(self._client.model(name, version))
+        return self._blocking.run(self._client.model(name, version))
 
     # Sessions that are held ------------------------------------------------------------------------------------------
 
@@ -68,7 +60,7 @@ class Client:
         self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
     ) -> Session:
         """As `stepstream.Client.open_session`: `with client.open_session("ecg") as session` closes it in the end."""
-        return Session(self, self._run(self._client.open_session(model, version=version, id=id, idle_ttl=idle_ttl)))
+        return self._session(self._client.open_session(model, version=version, id=id, idle_ttl=idle_ttl))
 
     def open_sessions(
         self,
@@ -86,23 +78,23 @@ class Client:
         self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
     ) -> Session:
         """As `stepstream.Client.attach_session`."""
-        return Session(self, self._run(self._client.attach_session(model, id, secret, version=version, acked=acked)))
+        return self._session(self._client.attach_session(model, id, secret, version=version, acked=acked))
 
     # Sessions as things ----------------------------------------------------------------------------------------------
 
     def get_session(self, model: str, id: str, *, version: int | None = None) -> SessionInfo:
         """As `stepstream.Client.get_session`."""
-        return self._run(self._client.get_session(model, id, version=version))
+        return self._blocking.run(self._client.get_session(model, id, version=version))
 
     def list_sessions(
         self, model: str | None = None, *, version: int | None = None, page_size: int = 1000
     ) -> Generator[SessionInfo, None, None]:
         """As `stepstream.Client.list_sessions`."""
-        return self._iterate(self._client.list_sessions(model, version=version, page_size=page_size))
+        return self._blocking.iterate(self._client.list_sessions(model, version=version, page_size=page_size))
 
     def close_session(self, model: str, id: str, *, secret: bytes | None = None, version: int | None = None) -> int:
         """As `stepstream.Client.close_session`."""
-        return self._run(self._client.close_session(model, id, secret=secret, version=version))
+        return self._blocking.run(self._client.close_session(model, id, secret=secret, version=version))
 
     def step(
         self,
@@ -115,42 +107,54 @@ class Client:
         version: int | None = None,
     ) -> Outputs:
         """As `stepstream.Client.step`."""
-        return self._run(self._client.step(model, id, values, seq=seq, secret=secret, version=version))
+        return self._blocking.run(self._client.step(model, id, values, seq=seq, secret=secret, version=version))
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        model: str,
+        prompt: str,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[str]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: None,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[Any]: ...
+    @overload
+    def generate(
+        self,
+        model: str,
+        prompt: Values,
+        *,
+        id: str | None = None,
+        secret: bytes | None = None,
+        version: int | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[NDArray[Any]]: ...
     def generate(
         self,
         model: str,
         prompt: Values | None,
         *,
-        max_steps: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        greedy: bool = False,
-        stop: Stop = (),
-        seed: int | None = None,
-        commit: Commit = "end",
         id: str | None = None,
         secret: bytes | None = None,
         version: int | None = None,
-    ) -> Rollout:
+        **sampling: Unpack[Sampling],
+    ) -> Rollout[Any]:
         """As `stepstream.Client.generate`."""
-        rollout = self._client.generate(
-            model,
-            prompt,
-            max_steps=max_steps,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            greedy=greedy,
-            stop=stop,
-            seed=seed,
-            commit=commit,
-            id=id,
-            secret=secret,
-            version=version,
-        )
-        return Rollout(self, rollout)
+        rollout = self._client.generate(model, prompt, id=id, secret=secret, version=version, **sampling)
+        return Rollout(self._blocking, rollout)
 
     @overload
     def fork_session(
@@ -190,7 +194,7 @@ class Client:
         """As `stepstream.Client.fork_session`."""
         if count is None:
             fork = self._client.fork_session(model, id, secret=secret, at=at, ids=ids, version=version)
-            return Session(self, self._run(fork))
+            return self._session(fork)
         return self._group(self._client.fork_session(model, id, count, secret=secret, at=at, ids=ids, version=version))
 
     def export_session(
@@ -204,19 +208,14 @@ class Client:
         version: int | None = None,
     ) -> bytes:
         """As `stepstream.Client.export_session`."""
-        return self._run(self._client.export_session(model, id, secret=secret, at=at, close=close, version=version))
+        return self._blocking.run(self._client.export_session(model, id, secret=secret, at=at, close=close, version=version))
 
     def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Session:
         """As `stepstream.Client.import_session`."""
-        return Session(self, self._run(self._client.import_session(snapshot, id=id, acked=acked)))
+        return self._session(self._client.import_session(snapshot, id=id, acked=acked))
 
-    # The thread ------------------------------------------------------------------------------------------------------
-
-    def _run(self, work: Awaitable[Result]) -> Result:
-        return self._thread.run(work)
-
-    def _iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
-        return self._thread.iterate(source)
+    def _session(self, opening: Awaitable[stepstream.Session]) -> Session:
+        return Session(self._blocking, self._blocking.run(opening))
 
     def _group(self, opening: Awaitable[stepstream.SessionGroup]) -> SessionGroup:
-        return SessionGroup(self, self._run(opening))
+        return SessionGroup(self._blocking, self._blocking.run(opening))

@@ -1,33 +1,63 @@
-"""`stepstream.Session`, blocking."""
+"""Sessions, groups of them and rollouts, blocking."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import Any, Generic, Self, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 import stepstream
-from stepstream._calls import Outputs
 from stepstream._models import ModelInfo
-from stepstream._rollout_request import Commit, Stop
+from stepstream._rollout import Ending, PieceT, Sampling
 from stepstream._session import WhichOutputs
+from stepstream._stream.calls import Outputs
 from stepstream._tensors import Values
-from stepstream.sync._rollout import Rollout
+from stepstream.sync._thread import Blocking
 
-if TYPE_CHECKING:
-    from stepstream.sync._client import Client
-    from stepstream.sync._group import SessionGroup
+
+class Rollout(Iterator[PieceT], Generic[PieceT]):
+    """What is being generated: as `stepstream.Rollout`, blocking. A few pieces are taken ahead of their use."""
+
+    def __init__(self, blocking: Blocking, rollout: stepstream.Rollout[PieceT]) -> None:
+        self._rollout = rollout
+        self._pieces = blocking.iterate(rollout)
+
+    @property
+    def seed(self) -> int:
+        """As `stepstream.Rollout.seed`."""
+        return self._rollout.seed
+
+    @property
+    def ending(self) -> Ending | None:
+        """As `stepstream.Rollout.ending`."""
+        return self._rollout.ending
+
+    @property
+    def next_seq(self) -> int | None:
+        """As `stepstream.Rollout.next_seq`."""
+        return self._rollout.next_seq
+
+    def whole(self) -> PieceT:
+        """As `stepstream.Rollout.whole`."""
+        return self._rollout._joined(list(self))
+
+    def close(self) -> None:
+        """As `stepstream.Rollout.aclose`."""
+        self._pieces.close()
+
+    def __next__(self) -> PieceT:
+        return next(self._pieces)
 
 
 class Session:
     """A session of one model: as `stepstream.Session`, blocking. Calls of several threads are applied in the order in which they
     begin."""
 
-    def __init__(self, client: Client, session: stepstream.Session) -> None:
-        self._client = client
+    def __init__(self, blocking: Blocking, session: stepstream.Session) -> None:
+        self._blocking = blocking
         self._session = session
 
     @property
@@ -62,11 +92,11 @@ class Session:
 
     def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """As `stepstream.Session.step`."""
-        return self._client._run(self._session.step(values, timeout=timeout))
+        return self._blocking.run(self._session.step(values, timeout=timeout))
 
     def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
         """As `stepstream.Session.chunk`."""
-        return self._client._run(self._session.chunk(values, outputs, timeout=timeout))
+        return self._blocking.run(self._session.chunk(values, outputs, timeout=timeout))
 
     def stream(self, readings: Iterable[Values]) -> Generator[Outputs, None, None]:
         """Applies a step for each reading and yields its outputs, in order.
@@ -76,37 +106,20 @@ class Session:
         so a reading that has to be waited for holds no answer up, and the wait can be interrupted.
         """
         if isinstance(readings, Sized):
-            yield from self._client._iterate(self._session.stream(readings))
+            yield from self._blocking.iterate(self._session.stream(readings))
         else:
             for reading in readings:
                 yield self.step(reading)
 
-    def generate(
-        self,
-        prompt: Values | None = None,
-        *,
-        max_steps: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        greedy: bool = False,
-        stop: Stop = (),
-        seed: int | None = None,
-        commit: Commit = "end",
-    ) -> Rollout:
+    @overload
+    def generate(self, prompt: str, **sampling: Unpack[Sampling]) -> Rollout[str]: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(self, prompt: None = None, **sampling: Unpack[Sampling]) -> Rollout[Any]: ...
+    @overload
+    def generate(self, prompt: Values, **sampling: Unpack[Sampling]) -> Rollout[NDArray[Any]]: ...
+    def generate(self, prompt: Values | None = None, **sampling: Unpack[Sampling]) -> Rollout[Any]:
         """As `stepstream.Session.generate`."""
-        rollout = self._session.generate(
-            prompt,
-            max_steps=max_steps,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            greedy=greedy,
-            stop=stop,
-            seed=seed,
-            commit=commit,
-        )
-        return Rollout(self._client, rollout)
+        return Rollout(self._blocking, self._session.generate(prompt, **sampling))
 
     def forecast(
         self,
@@ -120,11 +133,11 @@ class Session:
     ) -> NDArray[np.float32]:
         """As `stepstream.Session.forecast`."""
         forecast = self._session.forecast(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed, prompt=prompt)
-        return self._client._run(forecast)
+        return self._blocking.run(forecast)
 
     def reset(self) -> None:
         """As `stepstream.Session.reset`."""
-        self._client._run(self._session.reset())
+        self._blocking.run(self._session.reset())
 
     @overload
     def fork(self, count: None = None, *, at: int | None = None, ids: Sequence[str] | None = None) -> Session: ...
@@ -135,26 +148,79 @@ class Session:
     ) -> Session | SessionGroup:
         """As `stepstream.Session.fork`."""
         if count is None:
-            return Session(self._client, self._client._run(self._session.fork(at=at, ids=ids)))
-        return self._client._group(self._session.fork(count, at=at, ids=ids))
+            return Session(self._blocking, self._blocking.run(self._session.fork(at=at, ids=ids)))
+        return SessionGroup(self._blocking, self._blocking.run(self._session.fork(count, at=at, ids=ids)))
 
     def export(self, *, at: int | None = None, close: bool = False) -> bytes:
         """As `stepstream.Session.export`."""
-        return self._client._run(self._session.export(at=at, close=close))
+        return self._blocking.run(self._session.export(at=at, close=close))
 
     def close(self) -> None:
         """As `stepstream.Session.close`."""
-        self._client._run(self._session.close())
+        self._blocking.run(self._session.close())
 
     def detach(self) -> None:
         """As `stepstream.Session.detach`."""
-        self._client._run(self._session.detach())
+        self._blocking.run(self._session.detach())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._client._run(self._session.__aexit__(kind, error, traceback))
+        self._blocking.run(self._session.__aexit__(kind, error, traceback))
 
     def __repr__(self) -> str:
         return repr(self._session)
+
+
+class SessionGroup(Sequence[Session]):
+    """N sessions of one model, in a fixed order: as `stepstream.SessionGroup`, blocking."""
+
+    def __init__(self, blocking: Blocking, group: stepstream.SessionGroup) -> None:
+        self._blocking = blocking
+        self._group = group
+        self._sessions = [Session(blocking, each) for each in group]
+
+    @property
+    def model(self) -> ModelInfo:
+        """As `stepstream.SessionGroup.model`."""
+        return self._group.model
+
+    def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
+        """As `stepstream.SessionGroup.step`."""
+        return self._blocking.run(self._group.step(values, timeout=timeout))
+
+    def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
+        """As `stepstream.SessionGroup.chunk`."""
+        return self._blocking.run(self._group.chunk(values, outputs, timeout=timeout))
+
+    def reset(self) -> None:
+        """As `stepstream.SessionGroup.reset`."""
+        self._blocking.run(self._group.reset())
+
+    def close(self) -> None:
+        """As `stepstream.SessionGroup.close`."""
+        self._blocking.run(self._group.close())
+
+    def detach(self) -> None:
+        """As `stepstream.SessionGroup.detach`."""
+        self._blocking.run(self._group.detach())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._blocking.run(self._group.__aexit__(kind, error, traceback))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @overload
+    def __getitem__(self, index: int) -> Session: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Session]: ...
+    def __getitem__(self, index: int | slice) -> Session | Sequence[Session]:
+        return self._sessions[index]
+
+    def __repr__(self) -> str:
+        return repr(self._group)

@@ -5,13 +5,73 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Coroutine, Generator
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator
 from concurrent.futures import Future, wait
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from typing import Any, Generic, Protocol, TypeVar
 
 from stepstream._errors import ConnectionLost
-from stepstream.sync._ahead import Ahead, Source
+
+AHEAD = 64  # items that share a change of threads, which takes about as long as ten of them take the loop
+
+Item = TypeVar("Item")
+Given_co = TypeVar("Given_co", covariant=True)
+
+
+class Source(Protocol[Given_co]):
+    """What is iterated and closed in the end: a generator, a rollout."""
+
+    def __aiter__(self) -> AsyncIterator[Given_co]: ...
+
+    def aclose(self) -> Awaitable[object]: ...
+
+
+class Ahead(Generic[Item]):
+    """A source and what it has given and nobody has taken. Made anywhere, used on the loop."""
+
+    def __init__(self, source: Source[Item]) -> None:
+        self._source = source
+        self._items: asyncio.Queue[Item | None] = asyncio.Queue(AHEAD)  # None: the end
+        self._error: Exception | None = None  # that it ended with
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self) -> list[Item]:
+        """What is there, at least one item; none at the end. Raises the source's error after the items before it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._fill(), name="stepstream items ahead")
+        taken: list[Item] = []
+        while not taken or not self._items.empty():
+            if (item := await self._items.get()) is None:
+                self._items.put_nowait(None)  # for the next call
+                if self._error is not None and not taken:
+                    raise self._error
+                break
+            taken.append(item)
+        return taken
+
+    def cancel(self) -> None:
+        """Nothing more is wanted."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """The same, and waits until the source has ended."""
+        self.cancel()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _fill(self) -> None:
+        try:
+            async with aclosing(self._source) as source:
+                async for item in source:
+                    await self._items.put(item)
+        except Exception as error:
+            self._error = error
+        await self._items.put(None)
+
+
+EXIT_SECONDS = 5.0  # that a client which was never closed may hold the interpreter's exit up; closing takes milliseconds
 
 Result = TypeVar("Result")
 
@@ -117,6 +177,29 @@ class LoopThread:
         async with self._context:
             self._started.set_result(None)
             await self._stop.wait()
+
+
+class Blocking:
+    """What a blocking client and all that it gives out hold: has work done on the client's loop and waits for it.
+
+    The thread ends by `close`, when nothing holds this any more, or at the interpreter's exit.
+    """
+
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        self._thread = LoopThread(context)
+        weakref.finalize(self, self._thread.stop, EXIT_SECONDS)
+
+    def run(self, work: Awaitable[Result]) -> Result:
+        """As `LoopThread.run`."""
+        return self._thread.run(work)
+
+    def iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
+        """As `LoopThread.iterate`."""
+        return self._thread.iterate(source)
+
+    def close(self) -> None:
+        """Ends the thread, and with an error whatever waits for it."""
+        self._thread.stop()
 
 
 class _Job(Generic[Result]):

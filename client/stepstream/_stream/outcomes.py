@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from stepstream._backoff import Backoff
-from stepstream._calls import Harvest
 from stepstream._errors import HandleUnknown, QueueFull, ServerDraining, SessionEnded, StepStreamError
-from stepstream._ledger import Ledger
-from stepstream._membership import Membership
-from stepstream._options import ClientOptions
-from stepstream._outbox import Outbox
+from stepstream._options import Backoff, ClientOptions
+from stepstream._stream.calls import Harvest
+from stepstream._stream.ledger import Ledger
+from stepstream._stream.members import Membership
+from stepstream._stream.outbox import Outbox
 from stepstream._tensors import numbers, unpack
 from stepstream._translation import from_wire
 from stepstream_proto.v1 import inference_pb2 as pb

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from stepstream._calls import Keep, Row
-from stepstream._ledger import Ledger
 from stepstream._models import ModelInfo
 from stepstream._options import ClientOptions
+from stepstream._stream.calls import Keep, Row
+from stepstream._stream.ledger import Ledger
 from stepstream._tensors import uint32s, uint64s
 from stepstream_proto.v1 import inference_pb2 as pb
 

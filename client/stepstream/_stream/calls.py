@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._arguments import duration
-from stepstream._errors import DeadlineExceeded, ProtocolError, StepStreamError
-from stepstream._group_error import GroupError
+from stepstream._errors import DeadlineExceeded, GroupError, ProtocolError, StepStreamError
 from stepstream._models import ModelInfo
-from stepstream._tensors import Array, blank, slices
+from stepstream._tensors import Array, blank, duration, slices
 from stepstream_proto.v1 import common_pb2
 
 Outputs = Mapping[str, NDArray[Any]]

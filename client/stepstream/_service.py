@@ -1,0 +1,270 @@
+"""The service as a client uses it: the channel, calls that are tried again, models, and sessions held on a stream.
+
+It hands out ledgers and knows no session objects: `Client`, `Session` and `SessionGroup` stand on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import uuid4
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+
+from stepstream._errors import GroupError, InvalidArgument
+from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
+from stepstream._options import Backoff, ClientOptions
+from stepstream._rollout import messages
+from stepstream._stream.connection import Connection
+from stepstream._stream.ledger import Ledger
+from stepstream._stream.members import Request
+from stepstream._tensors import at_least_one, duration, step_count, uint32s, version_number
+from stepstream._translation import from_rpc, from_wire
+from stepstream_proto.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+
+NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it
+
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Sessions of one model that a stream holds, opened or attached together."""
+
+    service: Service
+    connection: Connection
+    ledgers: Sequence[Ledger]
+    model: ModelInfo
+
+
+class Service:
+    """One server, reached over one channel and one stream. All methods raise errors of this package only."""
+
+    def __init__(self, address: str, options: ClientOptions) -> None:
+        self.options = options
+        self.draining = asyncio.Event()  # set while the server that the stream leads to is about to stop
+        self._address = address
+        self._channel: grpc.aio.Channel | None = None
+        self._connection: Connection | None = None
+        self._models: dict[tuple[str, int], ModelInfo] = {}
+        self._models_lock = asyncio.Lock()
+
+    def open(self) -> None:
+        """Makes the channel. The stream is opened with the first session."""
+        self._channel = _channel(self._address, self.options)
+
+    async def close(self) -> None:
+        """Ends the stream. Sessions that were not closed stay open at the server until they expire."""
+        connection, channel = self._connection, self._channel
+        self._connection = self._channel = None
+        if connection is not None:
+            await connection.close()
+        if channel is not None:
+            await channel.close()
+
+    # Calls -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The open channel. Raises RuntimeError before `open` and after `close`."""
+        if self._channel is None:
+            raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
+        return self._channel
+
+    @property
+    def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
+        """Steps, rollouts and the stream."""
+        return inference_pb2_grpc.InferenceServiceStub(self.channel)
+
+    @property
+    def sessions(self) -> session_pb2_grpc.SessionServiceStub:
+        """Sessions that need not be held."""
+        return session_pb2_grpc.SessionServiceStub(self.channel)
+
+    @property
+    def models(self) -> model_pb2_grpc.ModelServiceStub:
+        """What is served."""
+        return model_pb2_grpc.ModelServiceStub(self.channel)
+
+    async def call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
+        """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
+        backoff = Backoff(self.options)
+        until = asyncio.get_running_loop().time() + self.options.call_timeout_seconds
+        while True:
+            left = until - asyncio.get_running_loop().time()
+            try:
+                return await method(message, timeout=left)
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error)
+            delay = backoff.delay(failure.retry_delay)
+            if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
+                raise failure
+            await asyncio.sleep(delay)
+
+    def roll(
+        self, request: inference_pb2.GenerateRequest, model: ModelInfo, on_begun: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        """A rollout's messages. on_begun: called when the server has begun it."""
+        return messages(self.inference.Generate, request, model, Backoff(self.options), on_begun)
+
+    async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
+        """Asks for one model. version: None is the newest served. Raises ModelNotFound."""
+        request = model_pb2.GetModelRequest(name=name, version=version_number(version))
+        return model_info((await self.call(self.models.GetModel, request)).model)
+
+    async def known_model(self, name: str, version: int) -> ModelInfo:
+        """The record of a version never changes, so it is asked for once. 0, the newest, is asked for each time."""
+        async with self._models_lock:
+            info = self._models.get((name, version))
+            if info is None:
+                info = await self.get_model(name, version or None)
+                self._models[name, info.version] = info
+            return info
+
+    # Sessions that the stream holds ----------------------------------------------------------------------------------
+
+    async def open_sessions(
+        self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
+    ) -> Attached:
+        """Opens sessions, all or none. Raises GroupError if some are refused."""
+        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), ids=ids)
+        if idle_ttl is not None:
+            opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
+        connection = self._connected()
+        ledgers = connection.new_ledgers(count)
+        opening.handles = uint32s([each.handle for each in ledgers])
+        opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
+        request = Request(ledgers, inference_pb2.StreamRequest(open=opening), opens=True)
+        return await self._join(connection, request, model)
+
+    async def attach(
+        self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
+    ) -> Attached:
+        """Attaches sessions by id and secret, all or none. Raises GroupError if some are refused.
+
+        acked: answers of steps below have been received; None: nothing is wanted again. made: they were made for this call, so
+        that they are closed if it fails.
+        """
+        connection = self._connected()
+        ledgers = connection.new_ledgers(len(keys))
+        count = NOTHING_AGAIN if acked is None else acked
+        attach = inference_pb2.Attach(model=model, version=version)
+        for ledger, (id, secret) in zip(ledgers, keys, strict=True):
+            ledger.secret = secret
+            attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
+        request = Request(ledgers, inference_pb2.StreamRequest(attach=attach), opens=made, acked=count)
+        return await self._join(connection, request, model)
+
+    async def _join(self, connection: Connection, request: Request, model: str) -> Attached:
+        await connection.join(request)
+        ledgers = request.ledgers
+        errors = {index: each.ended for index, each in enumerate(ledgers) if each.ended is not None}
+        if errors:
+            await connection.leave(ledgers, close=request.opens)
+            raise GroupError(errors, np.array([each.ended is None for each in ledgers]))
+        try:
+            info = await self.known_model(model, request.version)
+        except BaseException:
+            connection.let_go(request)
+            raise
+        for ledger in ledgers:
+            ledger.model = info
+        return Attached(self, connection, ledgers, info)
+
+    def _connected(self) -> Connection:
+        open_stream = self.inference.Stream
+        if self._connection is None or self._connection.ended is not None:
+            self.draining.clear()
+            self._connection = Connection(self.options, self.draining)
+            self._connection.start(open_stream)
+        return self._connection
+
+    # Sessions that are named by id -----------------------------------------------------------------------------------
+
+    async def get_session(self, model: str, id: str, version: int | None) -> SessionInfo:
+        """What can be known about an open session without touching it. Raises SessionNotFound or how it has ended."""
+        request = session_pb2.GetSessionRequest(model=model, version=version_number(version), id=id)
+        return session_info((await self.call(self.sessions.GetSession, request)).session)
+
+    async def fork(
+        self,
+        model: str,
+        id: str,
+        count: int,
+        *,
+        secret: bytes | None,
+        at: int | None,
+        ids: Sequence[str] | None,
+        version: int | None,
+    ) -> Attached:
+        """`count` new sessions that go on from where one stands, attached, all or none. Raises GroupError if some are refused."""
+        at_least_one("count", count)
+        if ids is not None and len(ids) != count:
+            raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
+        request = session_pb2.ForkSessionRequest(
+            model=model,
+            version=version_number(version),
+            id=id,
+            secret=secret or b"",
+            at_seq=None if at is None else step_count("at", at),
+            fork_ids=ids or [],
+            count=count,
+            request_id=uuid4().hex,
+        )
+        response = await self.call(self.sessions.ForkSession, request)
+        errors = {index: from_wire(each.error) for index, each in enumerate(response.sessions) if each.HasField("error")}
+        keys = [(each.id, each.secret) for each in response.sessions if not each.HasField("error")]
+        attached = await self.attach(model, request.version, keys, made=True) if keys else None
+        if attached is None or errors:
+            if attached is not None:
+                await attached.connection.leave(attached.ledgers, close=True)
+            raise GroupError(errors, np.array([each not in errors for each in range(count)]))
+        return attached
+
+    async def export(
+        self, model: str, id: str, *, secret: bytes | None, at: int | None, close: bool, version: int | None
+    ) -> bytes:
+        """A session as bytes. close: also end it."""
+        request = session_pb2.ExportSessionRequest(
+            model=model,
+            version=version_number(version),
+            id=id,
+            secret=secret or b"",
+            at_seq=None if at is None else step_count("at", at),
+            close=close,
+            request_id=uuid4().hex if close else "",
+        )
+        return bytes((await self.call(self.sessions.ExportSession, request)).snapshot)
+
+    async def import_snapshot(self, snapshot: bytes, id: str | None) -> session_pb2.ImportSessionResponse:
+        """Makes a session of a snapshot, which nobody holds yet. id: None is the id in the snapshot."""
+        request = session_pb2.ImportSessionRequest(snapshot=snapshot, id=id or "", request_id=uuid4().hex)
+        return await self.call(self.sessions.ImportSession, request)
+
+
+def _channel(address: str, options: ClientOptions) -> grpc.aio.Channel:
+    settings = [
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.max_receive_message_length", options.max_answer_bytes),
+        ("grpc.keepalive_time_ms", round(options.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_seconds * 1000)),
+        ("grpc.initial_reconnect_backoff_ms", round(options.reconnect_first_seconds * 1000)),
+        ("grpc.max_reconnect_backoff_ms", round(options.reconnect_most_seconds * 1000)),
+        ("grpc.enable_retries", 0),  # a stream's messages are numbered here and must never be replayed below
+    ]
+    if options.tls is None:
+        return grpc.aio.insecure_channel(address, settings)
+    tls = options.tls
+    credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
+    return grpc.aio.secure_channel(address, credentials, settings)
