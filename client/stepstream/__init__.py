@@ -47,6 +47,7 @@ from stepstream._errors import (
     SessionExists,
     SessionExpired,
     SessionInUse,
+    SessionLost,
     SessionMoved,
     SessionNotFound,
     SessionQuarantined,
@@ -58,9 +59,10 @@ from stepstream._errors import (
     Unimplemented,
     WindowFull,
 )
+from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo, TensorInfo
 from stepstream._options import TLS, ClientOptions
-from stepstream._rollout import Rollout
+from stepstream._rollout import Rollout, Sampling
 from stepstream._session import Session, SessionGroup
 from stepstream._stream.calls import Outputs
 
@@ -72,6 +74,7 @@ __all__ = [
     "BlockTooLarge",
     "Client",
     "ClientOptions",
+    "ConnectionEvent",
     "ConnectionLost",
     "DeadlineExceeded",
     "EngineFailed",
@@ -95,6 +98,7 @@ __all__ = [
     "ProtocolError",
     "QueueFull",
     "Rollout",
+    "Sampling",
     "SecretMismatch",
     "SequenceError",
     "SequenceMismatch",
@@ -113,6 +117,7 @@ __all__ = [
     "SessionGroup",
     "SessionInUse",
     "SessionInfo",
+    "SessionLost",
     "SessionMoved",
     "SessionNotFound",
     "SessionQuarantined",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import GroupError, InvalidArgument
+from stepstream._errors import InvalidArgument, SessionEnded, SessionExists, SessionMoved
+from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
 from stepstream._rollout import Course, Piece, Rollout, Sampling, ask, pieces
-from stepstream._service import Service
-from stepstream._session import Session, SessionGroup, forked
+from stepstream._service import Service, one
+from stepstream._session import Session, SessionGroup, forked, grouped, move
 from stepstream._stream.calls import Outputs
-from stepstream._tensors import Array, Values, at_least_one, pack, step_count, version_number
+from stepstream._stream.connection import Draining
+from stepstream._tensors import Array, Values, at_least_one, duration, pack, step_count, version_number
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
 
 Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
@@ -45,17 +48,17 @@ class Opening(Generic[Opened]):
 
 
 class Client:
-    """A connection to one server, to be used as a context manager. All methods raise errors of this package only.
+    """A connection to one server, to be used as a context manager. All methods raise errors of this package, and RuntimeError in
+    another event loop than the one in which it was entered.
 
-    The stream is opened with the first session. When it breaks, another takes its place: sessions are attached anew, what had
+    A stream is opened with the first session. When it breaks, another takes its place: sessions are attached anew, what had
     no answer is sent again, and nobody notices but by the delay. Only after `ClientOptions.reconnect_seconds` without a server
-    do the sessions end with ConnectionLost; the next one that is opened or attached begins anew.
+    do the sessions end with ConnectionLost; the next one that is opened or attached begins anew. A server that has never answered
+    is given up after `ClientOptions.connect_seconds`.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
         self._service = Service(address, options or ClientOptions())
-        self.draining = self._service.draining
-        """Set while the server that the stream leads to is about to stop: finish what is under way."""
 
     async def __aenter__(self) -> Self:
         self._service.open()
@@ -69,6 +72,21 @@ class Client:
     async def close(self) -> None:
         """Ends the stream. Sessions that were not closed stay open at the server until they expire."""
         await self._service.close()
+
+    @property
+    def draining(self) -> Draining:
+        """Set while a server that the client's sessions are held at is about to stop: finish or move what is under way."""
+        return self._service.draining
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server answers on a stream of this client; without sessions there is none."""
+        return self._service.connected
+
+    def events(self) -> AsyncGenerator[ConnectionEvent, None]:
+        """What becomes of the client's streams, from the first iteration on and until it is closed: connects, losses, replays and
+        drains. They are also logged, by the logger `stepstream`."""
+        return self._service.journal.events()
 
     # Models ----------------------------------------------------------------------------------------------------------
 
@@ -94,11 +112,8 @@ class Client:
         """
 
         async def open_it() -> Session:
-            try:
-                attached = await self._service.open_sessions(model, version, 1, [] if id is None else [id], idle_ttl)
-            except GroupError as refused:
-                raise refused.errors[0] from None
-            return SessionGroup(attached)[0]
+            opening = self._service.open_sessions(model, version, 1, [] if id is None else [id], idle_ttl)
+            return grouped(await one(opening))[0]
 
         return Opening(open_it)
 
@@ -119,7 +134,7 @@ class Client:
             raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
 
         async def open_them() -> SessionGroup:
-            return SessionGroup(await self._service.open_sessions(model, version, count, ids or [], idle_ttl))
+            return grouped(await self._service.open_sessions(model, version, count, ids or [], idle_ttl))
 
         return Opening(open_them)
 
@@ -135,13 +150,20 @@ class Client:
         count = None if acked is None else step_count("acked", acked)
 
         async def attach_it() -> Session:
-            try:
-                attached = await self._service.attach(model, version_number(version), [(id, secret)], count)
-            except GroupError as refused:
-                raise refused.errors[0] from None
-            return SessionGroup(attached)[0]
+            attaching = self._service.attach(model, version_number(version), [(id, secret)], count)
+            return grouped(await one(attaching))[0]
 
         return Opening(attach_it)
+
+    async def move(self, sessions: Iterable[Session], *, to: Client) -> None:
+        """Has sessions of this client go on at another client's server: the same objects, under the same ids, from where they
+        stand, to the bit where `bitwise` says so. Calls under way are part of that: what has no answer here is answered there,
+        once. A rollout that commits ends first.
+
+        A session that cannot be moved stays where it is; GroupError tells which, by place, once all have been tried. The other
+        server must serve the same model with windows that are no smaller, and `to` must send messages that are no smaller.
+        """
+        await move(list(sessions), lambda session: session._move(to._service))
 
     # Sessions that are named by id: where a `secret` can be given, it is needed only while a stream holds the session -----
 
@@ -185,14 +207,32 @@ class Client:
         seq: int | None = None,
         secret: bytes | None = None,
         version: int | None = None,
+        open: bool = False,
+        idle_ttl: float | None = None,
     ) -> Outputs:
         """Applies one step to a session by a call of its own: values and result as those of `Session.step`. For a step now and
         then; a session that is held (`open_session`, `attach_session`) is stepped many times faster.
 
         seq: the step's number. With it, the same call made again is answered as before and does not move the state twice; it
         says too that all answers below have been received. None: the next free number; the answer is not kept, so that after
-        an error of the connection nobody can tell whether the step was applied. Give `version` to save asking for the model.
+        an error of the connection nobody can tell whether the step was applied. open: opens the session first if it is not open;
+        nobody holds it then, and of two callers that do so at once both succeed. idle_ttl: as in `open_session`, for that.
         """
+        try:
+            return await self._step(model, id, values, seq, secret, version)
+        except SessionEnded as ended:
+            if not open or isinstance(ended, SessionMoved):  # that one goes on elsewhere
+                raise
+        request = session_pb2.OpenSessionRequest(model=model, version=version_number(version), id=id, request_id=uuid4().hex)
+        if idle_ttl is not None:
+            request.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
+        with suppress(SessionExists):  # somebody else has opened it meanwhile
+            await self._service.call(self._service.sessions.OpenSession, request)
+        return await self._step(model, id, values, seq, secret, version)
+
+    async def _step(
+        self, model: str, id: str, values: Values, seq: int | None, secret: bytes | None, version: int | None
+    ) -> Outputs:
         number = None if seq is None else step_count("seq", seq)
         info = await self._service.known_model(model, version_number(version))
         _, packed = pack(info, values, ())
@@ -350,8 +390,8 @@ class Client:
         async def import_it() -> Session:
             response = await self._service.import_snapshot(snapshot, id)
             made = response.session
-            attached = await self._service.attach(made.model, made.version, [(made.id, response.secret)], count, made=True)
-            session = SessionGroup(attached)[0]
+            attaching = self._service.attach(made.model, made.version, [(made.id, response.secret)], count, made=True)
+            session = grouped(await one(attaching))[0]
             session.bitwise = response.bitwise
             return session
 

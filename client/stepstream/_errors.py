@@ -46,9 +46,11 @@ class StepStreamError(Exception):
         """What happened, for humans."""
         return str(self.args[0])
 
-    def again(self) -> Self:
-        """The same error for another caller: one exception object raised twice would mix up their tracebacks."""
-        other = type(self)(self.message, code=self.code, reason=self.reason, retry_delay=self.retry_delay, metadata=self.metadata)
+    def again(self, message: str | None = None) -> Self:
+        """A copy for another caller, perhaps in other words: one exception object raised twice would mix up their tracebacks."""
+        other = type(self)(
+            message or self.message, code=self.code, reason=self.reason, retry_delay=self.retry_delay, metadata=self.metadata
+        )
         other.__cause__ = self.__cause__
         return other
 
@@ -102,6 +104,16 @@ class SessionExpired(SessionEnded):
     """The session was idle for longer than its `idle_ttl`, or alive for too long."""
 
     default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_EXPIRED"
+
+
+class SessionLost(SessionEnded):
+    """The server knows nothing of a session that this client held there: it has been restarted, and the session's state is gone.
+
+    since: the first step whose effect is lost; those before are not. 0: the whole state is.
+    """
+
+    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_LOST"
+    since: int = 0
 
 
 class SessionEvicted(SessionEnded):

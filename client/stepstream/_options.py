@@ -48,12 +48,19 @@ class ClientOptions:
     """How long to do without a server, and to be turned away for want of room, before those who wait are told. A minute
     outlasts a network's hiccup and a restart; a server that is gone for longer is somebody's business. 0: never try again."""
 
+    connect_seconds: float = 2.0
+    """How long to try a server that has never answered this client: two seconds tell a wrong address from a slow network. 60
+    waits for a server that is still starting. It never exceeds `reconnect_seconds`."""
+
     reconnect_first_seconds: float = 0.1
     """Bound of the first wait before trying again, doubled with each failure; the wait is random below it. gRPC itself waits no
     less than 0.1 s."""
 
     reconnect_most_seconds: float = 5.0
     """Bound of all later waits: a server that comes back is found within 5 s, and a thousand clients are 400 tries a second."""
+
+    max_sessions_per_stream: int = 65_536
+    """Sessions held on one stream, beyond which the client opens another: the server's own default bound."""
 
     acknowledge_after_seconds: float = 1.0
     """Time after which answers of a session that went quiet are acknowledged by a message of their own, so that the server need
@@ -79,9 +86,15 @@ class Backoff:
     """
 
     def __init__(
-        self, options: ClientOptions, jitter: Callable[[], float] = random.random, clock: Callable[[], float] = time.monotonic
+        self,
+        options: ClientOptions,
+        jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+        patience: Callable[[], float] | None = None,
     ) -> None:
+        """patience: seconds until it is given up, as things are; None: `reconnect_seconds`."""
         self._options = options
+        self._patience = patience or (lambda: options.reconnect_seconds)
         self._jitter = jitter
         self._clock = clock
         self._bound = options.reconnect_first_seconds
@@ -93,7 +106,7 @@ class Backoff:
         now = self._clock()
         if self._since is None:
             self._since = now
-        return self._options.reconnect_seconds - self._spent - (now - self._since)
+        return self._patience() - self._spent - (now - self._since)
 
     def delay(self, advice: float | None) -> float | None:
         """Seconds to wait before another try, at least what the server advised; None: it is time to give up."""

@@ -6,9 +6,11 @@ It hands out ledgers and knows no session objects: `Client`, `Session` and `Sess
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 from uuid import uuid4
 
 import grpc
@@ -16,10 +18,12 @@ import numpy as np
 from google.protobuf.message import Message
 
 from stepstream._errors import GroupError, InvalidArgument
+from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
-from stepstream._options import Backoff, ClientOptions
+from stepstream._options import ClientOptions
+from stepstream._reach import Reach
 from stepstream._rollout import messages
-from stepstream._stream.connection import Connection
+from stepstream._stream.connection import Connection, Draining
 from stepstream._stream.ledger import Ledger
 from stepstream._stream.members import Request
 from stepstream._tensors import at_least_one, duration, step_count, uint32s, version_number
@@ -34,6 +38,7 @@ from stepstream_proto.v1 import (
 )
 
 NOTHING_AGAIN = 2**63 - 1  # above every next_seq, to which the server clamps it
+NEWEST_SECONDS = 60.0  # a new version takes a restart of the server, which is rare; one more call a minute is not noticed
 
 Response = TypeVar("Response")
 
@@ -49,37 +54,56 @@ class Attached:
 
 
 class Service:
-    """One server, reached over one channel and one stream. All methods raise errors of this package only."""
+    """One server, reached over one channel and as many streams as sessions need. Methods raise errors of this package, and
+    RuntimeError where the client is used in another event loop or process than it was opened in."""
+
+    _process: ClassVar[int] = 0  # in which the first channel was opened
 
     def __init__(self, address: str, options: ClientOptions) -> None:
         self.options = options
-        self.draining = asyncio.Event()  # set while the server that the stream leads to is about to stop
+        self.draining = Draining()
+        self.journal = Journal(address)
         self._address = address
+        self._reach = Reach(address, options)
         self._channel: grpc.aio.Channel | None = None
-        self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that the channel belongs to
+        self._connections: list[Connection] = []
         self._models: dict[tuple[str, int], ModelInfo] = {}
+        self._newest: dict[str, tuple[float, ModelInfo]] = {}  # by name, with the time when it was asked for
         self._models_lock = asyncio.Lock()
 
     def open(self) -> None:
-        """Makes the channel. The stream is opened with the first session."""
-        self._channel = _channel(self._address, self.options)
+        """Makes the channel. A stream is opened with the first session. Raises RuntimeError in a forked process."""
+        _check_process()
+        self._loop = asyncio.get_running_loop()
+        self.draining, self._models_lock = Draining(), asyncio.Lock()  # those of an earlier loop belong to that one
+        self._channel = _channel(self._address, self.options, self._reach)
 
     async def close(self) -> None:
-        """Ends the stream. Sessions that were not closed stay open at the server until they expire."""
-        connection, channel = self._connection, self._channel
-        self._connection = self._channel = None
-        if connection is not None:
+        """Ends the streams. Sessions that were not closed stay open at the server until they expire."""
+        connections, channel = self._connections, self._channel
+        self._connections, self._channel = [], None
+        for connection in connections:
             await connection.close()
+        self.journal.close()
         if channel is not None:
             await channel.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server answers on a stream of the client."""
+        return any(each.online for each in self._connections)
 
     # Calls -----------------------------------------------------------------------------------------------------------
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """The open channel. Raises RuntimeError before `open` and after `close`."""
+        """The open channel. Raises RuntimeError before `open`, after `close`, on another event loop and in a forked process."""
         if self._channel is None:
             raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
+        _check_process()
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the client belongs to another event loop: enter one in the loop that runs here")
         return self._channel
 
     @property
@@ -99,24 +123,29 @@ class Service:
 
     async def call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
         """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
-        backoff = Backoff(self.options)
+        backoff = self._reach.backoff()
         until = asyncio.get_running_loop().time() + self.options.call_timeout_seconds
         while True:
             left = until - asyncio.get_running_loop().time()
             try:
-                return await method(message, timeout=left)
+                response = await method(message, timeout=left)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error)
+            else:
+                self._reach.heard()
+                return response
+            if failure.reason:  # by which the server speaks
+                self._reach.heard()
             delay = backoff.delay(failure.retry_delay)
             if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
-                raise failure
+                raise self._reach.explained(failure)
             await asyncio.sleep(delay)
 
     def roll(
         self, request: inference_pb2.GenerateRequest, model: ModelInfo, on_begun: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """A rollout's messages. on_begun: called when the server has begun it."""
-        return messages(self.inference.Generate, request, model, Backoff(self.options), on_begun)
+        return messages(self.inference.Generate, request, model, self._reach.backoff(), on_begun)
 
     async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
         """Asks for one model. version: None is the newest served. Raises ModelNotFound."""
@@ -124,12 +153,17 @@ class Service:
         return model_info((await self.call(self.models.GetModel, request)).model)
 
     async def known_model(self, name: str, version: int) -> ModelInfo:
-        """The record of a version never changes, so it is asked for once. 0, the newest, is asked for each time."""
+        """The record of a version never changes, so it is asked for once. Which version is the newest, 0, is asked again after
+        NEWEST_SECONDS."""
         async with self._models_lock:
-            info = self._models.get((name, version))
+            now = asyncio.get_running_loop().time()
+            asked, newest = self._newest.get(name, (-math.inf, None))
+            info = self._models.get((name, version)) if version else newest if now - asked < NEWEST_SECONDS else None
             if info is None:
                 info = await self.get_model(name, version or None)
                 self._models[name, info.version] = info
+                if not version:
+                    self._newest[name] = (now, info)
             return info
 
     # Sessions that the stream holds ----------------------------------------------------------------------------------
@@ -141,7 +175,7 @@ class Service:
         opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), ids=ids)
         if idle_ttl is not None:
             opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
-        connection = self._connected()
+        connection = self._connected(count)
         ledgers = connection.new_ledgers(count)
         opening.handles = uint32s([each.handle for each in ledgers])
         opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
@@ -156,7 +190,7 @@ class Service:
         acked: answers of steps below have been received; None: nothing is wanted again. made: they were made for this call, so
         that they are closed if it fails.
         """
-        connection = self._connected()
+        connection = self._connected(len(keys))
         ledgers = connection.new_ledgers(len(keys))
         count = NOTHING_AGAIN if acked is None else acked
         attach = inference_pb2.Attach(model=model, version=version)
@@ -182,13 +216,17 @@ class Service:
             ledger.model = info
         return Attached(self, connection, ledgers, info)
 
-    def _connected(self) -> Connection:
+    def _connected(self, sessions: int) -> Connection:
+        """A connection with room for so many sessions more: a new one with a stream of its own if there is none."""
         open_stream = self.inference.Stream
-        if self._connection is None or self._connection.ended is not None:
-            self.draining.clear()
-            self._connection = Connection(self.options, self.draining)
-            self._connection.start(open_stream)
-        return self._connection
+        self._connections = [each for each in self._connections if each.ended is None]
+        for connection in self._connections:
+            if connection.has_room(sessions):
+                return connection
+        connection = Connection(self.options, self._reach, self.draining, self.journal)
+        connection.start(open_stream)
+        self._connections.append(connection)
+        return connection
 
     # Sessions that are named by id -----------------------------------------------------------------------------------
 
@@ -253,7 +291,26 @@ class Service:
         return await self.call(self.sessions.ImportSession, request)
 
 
-def _channel(address: str, options: ClientOptions) -> grpc.aio.Channel:
+async def one(attaching: Awaitable[Attached]) -> Attached:
+    """A single session: raises its own error instead of a group of one."""
+    try:
+        return await attaching
+    except GroupError as refused:
+        raise refused.errors[0] from None
+
+
+def _check_process() -> None:
+    """Raises RuntimeError in a process that was forked from one with a channel: gRPC's threads did not come along, so that a call
+    would hang or crash, whatever was closed before."""
+    Service._process = Service._process or os.getpid()
+    if Service._process != os.getpid():
+        raise RuntimeError(
+            "this process was forked from one that has had a client, and gRPC does not survive that: start processes before there"
+            " is a client, or by the `spawn` method of `multiprocessing`"
+        )
+
+
+def _channel(address: str, options: ClientOptions, reach: Reach) -> grpc.aio.Channel:
     settings = [
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.max_receive_message_length", options.max_answer_bytes),
@@ -261,6 +318,7 @@ def _channel(address: str, options: ClientOptions) -> grpc.aio.Channel:
         ("grpc.keepalive_timeout_ms", round(options.keepalive_timeout_seconds * 1000)),
         ("grpc.initial_reconnect_backoff_ms", round(options.reconnect_first_seconds * 1000)),
         ("grpc.max_reconnect_backoff_ms", round(options.reconnect_most_seconds * 1000)),
+        ("grpc.enable_http_proxy", int(not reach.direct)),
         ("grpc.enable_retries", 0),  # a stream's messages are numbered here and must never be replayed below
     ]
     if options.tls is None:

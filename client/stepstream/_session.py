@@ -7,20 +7,28 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import BlockTooLarge, GroupError, InvalidArgument, SessionMoved, StepStreamError, WindowFull
+from stepstream._errors import (
+    BlockTooLarge,
+    GroupError,
+    InvalidArgument,
+    SequencePassed,
+    SessionMoved,
+    StepStreamError,
+    WindowFull,
+)
 from stepstream._models import ModelInfo
 from stepstream._options import ClientOptions
 from stepstream._rollout import Asked, Course, Piece, Rollout, Sampling, ask, ask_forecast, pieces
-from stepstream._service import Attached, Service
+from stepstream._service import Attached, Service, one
 from stepstream._stream.calls import Call, Keep, Outputs, Row
 from stepstream._stream.ledger import Ledger, Pause
 from stepstream._stream.outbox import MESSAGE_BYTES, ROW_BYTES
@@ -79,6 +87,10 @@ class RowLimits:
         early = Keep.NONE if keep is Keep.LAST else keep
         return [(each, early) for each in lengths[:-1]] + [(lengths[-1], keep)]
 
+    def within(self, others: RowLimits) -> bool:
+        """Whether every row that these limits let pass is let pass by the others."""
+        return self._message <= others._message and all(self._window[keep] <= others._window[keep] for keep in Keep)
+
     def _check(self, window: int) -> None:
         if window < 1:
             raise WindowFull(
@@ -91,7 +103,9 @@ class RowLimits:
             )
 
 
+S = TypeVar("S")  # a session, also a blocking one
 WhichOutputs = Literal["all", "last", "none"]
+MOVES_AT_ONCE = 32  # a move is four short calls: so many keep both servers busy, and a few messages of memory
 SETTLING_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # between looks at a session whose rollout was given up
 
 
@@ -270,14 +284,16 @@ class Session(ClosesOnLeaving):
 
     async def export(self, *, at: int | None = None, close: bool = False) -> bytes:
         """The session as bytes, for `Client.import_session` at any server with the same model, after every call begun before, as
-        in `fork`. close: also end it here, so that it goes on in one place only: later calls raise SessionMoved."""
-        async with self._paused() as applied:
-            where = applied if at is None else at
-            name, version = self.model.name, self.model.version
-            snapshot = await self._service.export(name, self.id, secret=self.secret, at=where, close=close, version=version)
-            if close:
-                self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
-            return snapshot
+        in `fork`. close: also end it here, so that it goes on in one place only: later calls raise SessionMoved. `Client.move`
+        does both at once, and keeps the session object."""
+        with self._connection.on_its_way():
+            async with self._paused() as applied:
+                where = applied if at is None else at
+                name, version = self.model.name, self.model.version
+                snapshot = await self._service.export(name, self.id, secret=self.secret, at=where, close=close, version=version)
+                if close:
+                    self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
+                return snapshot
 
     async def close(self) -> None:
         """Closes the session at the server. Calls still waiting may fail with SessionClosed. Nothing happens if it has ended."""
@@ -286,6 +302,66 @@ class Session(ClosesOnLeaving):
     async def detach(self) -> None:
         """Lets the session go without closing it; `Client.attach_session` with its id and secret finds it again."""
         await self._connection.leave([self._ledger], close=False)
+
+    async def _move(self, to: Service) -> None:
+        """Goes on at another server. What is in flight here by then has been refused for want of room, and is sent there."""
+        ledger = self._ledger
+        async with self._leaving() as snapshot:
+            answered = self.acked
+            made = await to.import_snapshot(snapshot, self.id)
+            copy = made.session
+            there = await one(to.attach(copy.model, copy.version, [(copy.id, made.secret)], answered, made=True))
+            reason = self._why_it_stays(limits_of(there), answered)
+            if reason is not None:
+                await there.connection.leave(there.ledgers, close=True)
+                raise reason
+            self._connection.members.change_places(ledger, there.connection.members, there.ledgers[0])
+            there.ledgers[0].leave(self._moved())
+            self._service, self._connection, self.model = to, there.connection, there.model
+            self.bitwise = made.bitwise
+            ledger.interrupt()
+            ledger.rejoin(copy.next_seq)
+
+    async def _hand_over(self, take: Callable[[bytes, str, int], Awaitable[Session]]) -> Session:
+        """Goes on as another object, on another event loop. take: makes it of a snapshot, an id and the answers received. Calls
+        that have no answer by then were not applied, and raise SessionMoved."""
+        async with self._leaving() as snapshot:
+            answered = self.acked
+            taken = await take(snapshot, self.id, answered)
+            reason = self._why_it_stays(self._limits, answered)
+            if reason is not None:
+                raise reason
+            self._ledger.end(self._moved())
+            return taken
+
+    @asynccontextmanager
+    async def _leaving(self) -> AsyncIterator[bytes]:
+        """Between two inputs, before all that wait: gives a snapshot, of which a copy is to be made elsewhere. The session ends
+        here only after that, so that nothing is lost if it fails."""
+        pause, service, ledger = Pause(), self._service, self._ledger
+        name, version, id, secret = self.model.name, self.model.version, self.id, self.secret
+        ledger.submit_first(pause)
+        with self._connection.on_its_way():
+            try:
+                await pause.reached
+                yield await service.export(name, id, secret=secret, at=None, close=False, version=version)
+            finally:
+                ledger.resume(pause)
+            with suppress(StepStreamError):  # the server may have stopped meanwhile, which ends it as well
+                await service.export(name, id, secret=secret, at=None, close=True, version=version)
+
+    def _moved(self) -> SessionMoved:
+        return SessionMoved(f"session {self.id!r} goes on at another server")
+
+    def _why_it_stays(self, limits: RowLimits, answered: int) -> StepStreamError | None:
+        """What forbids to go on with a copy that has these limits and was made with so many answers received."""
+        if self._ledger.ended is not None:
+            return self._ledger.ended.again()
+        if not self._limits.within(limits):
+            return WindowFull("window and messages at the other server: expected no smaller ones than here, got smaller ones")
+        if self._ledger.in_flight or self._ledger.answered != answered:
+            return SequencePassed(f"session {self.id!r} has moved on while it was copied, since its stream broke: move it again")
+        return None
 
     @asynccontextmanager
     async def _paused(self) -> AsyncIterator[int]:
@@ -411,14 +487,15 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
     outputs of the others, whose states have moved on. Cancelling a call works as for a session.
     """
 
-    def __init__(self, attached: Attached) -> None:
-        first = attached.ledgers[0]  # a model's sessions have equal windows
-        limits = RowLimits(attached.model, first.window_steps, first.window_bytes, attached.service.options)
-        self._connection = attached.connection
-        self._ledgers = attached.ledgers
-        self._limits = limits
-        self._sessions = [Session(attached, ledger, limits) for ledger in attached.ledgers]
-        self.model = attached.model
+    def __init__(self, sessions: Sequence[Session]) -> None:
+        self._sessions = sessions
+        self._ledgers = [each._ledger for each in sessions]
+        self._limits = sessions[0]._limits  # the others' are equal
+
+    @property
+    def model(self) -> ModelInfo:
+        """What all of them are sessions of."""
+        return self._sessions[0].model
 
     async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """Applies one step to each session. values: [N, *shape], or such arrays by name. Returns arrays [N, *shape] by name.
@@ -444,11 +521,16 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
 
     async def close(self) -> None:
         """Closes the sessions at the server; those that have ended are passed over."""
-        await self._connection.leave(self._ledgers, close=True)
+        await self._leave(close=True)
 
     async def detach(self) -> None:
         """Lets the sessions go without closing them."""
-        await self._connection.leave(self._ledgers, close=False)
+        await self._leave(close=False)
+
+    async def _leave(self, *, close: bool) -> None:
+        for connection in dict.fromkeys(each._connection for each in self._sessions):  # more than one where some were moved
+            ledgers = [each._ledger for each in self._sessions if each._connection is connection]
+            await connection.leave(ledgers, close=close)
 
     async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None, timeout: float | None) -> Outputs:
         count, per_session = len(self), keep.of(steps)
@@ -470,9 +552,11 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
 
     def _send_at_once(self, rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
         """The usual case, without a slice of the inputs per session: nobody has to wait and all fit into one message."""
-        if not all(ledger.clear_for(row) for ledger, row in zip(self._ledgers, rows, strict=True)):
-            return False
-        return self._connection.outbox.put_rows(self._ledgers, rows, inputs)
+        post = self._ledgers[0].post
+        for ledger, row in zip(self._ledgers, rows, strict=True):
+            if ledger.post is not post or not ledger.clear_for(row):
+                return False
+        return post.put_rows(self._ledgers, rows, inputs)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -491,6 +575,18 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
         return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"
 
 
+def limits_of(attached: Attached) -> RowLimits:
+    """How long rows of these sessions may be."""
+    first = attached.ledgers[0]  # a model's sessions have equal windows
+    return RowLimits(attached.model, first.window_steps, first.window_bytes, attached.service.options)
+
+
+def grouped(attached: Attached) -> SessionGroup:
+    """Session objects for ledgers."""
+    limits = limits_of(attached)
+    return SessionGroup([Session(attached, ledger, limits) for ledger in attached.ledgers])
+
+
 async def forked(
     service: Service,
     model: str,
@@ -503,11 +599,25 @@ async def forked(
     version: int | None,
 ) -> Session | SessionGroup:
     """One Session for None, a SessionGroup of `count` else, that go on from where the session stands."""
-    try:
-        attached = await service.fork(model, id, 1 if count is None else count, secret=secret, at=at, ids=ids, version=version)
-    except GroupError as refused:
-        if count is None:
-            raise refused.errors[0] from None
-        raise
-    group = SessionGroup(attached)
+    forking = service.fork(model, id, 1 if count is None else count, secret=secret, at=at, ids=ids, version=version)
+    attached = await (one(forking) if count is None else forking)
+    group = grouped(attached)
     return group[0] if count is None else group
+
+
+async def move(sessions: Sequence[S], move_one: Callable[[S], Awaitable[None]]) -> None:
+    """Moves sessions, a few at a time. Raises GroupError once all have been tried."""
+    at_once = asyncio.Semaphore(MOVES_AT_ONCE)
+
+    async def try_it(session: S) -> StepStreamError | None:
+        async with at_once:
+            try:
+                await move_one(session)
+            except StepStreamError as error:
+                return error
+        return None
+
+    outcomes = await asyncio.gather(*map(try_it, sessions))
+    errors = {index: error for index, error in enumerate(outcomes) if error is not None}
+    if errors:
+        raise GroupError(errors, np.array([error is None for error in outcomes]))

@@ -22,7 +22,7 @@ from stepstream import (
     SequenceMismatch,
     SessionClosed,
     SessionDetached,
-    SessionNotFound,
+    SessionLost,
     SessionTaken,
     Unavailable,
 )
@@ -201,8 +201,9 @@ async def test_a_session_that_the_server_has_lost_ends_and_the_others_go_on(clie
     del servicer.sessions["a"]
     servicer.cut_streams()
     outcomes = await asyncio.gather(*steps, return_exceptions=True)
-    assert {type(each) for each in outcomes} == {SessionNotFound}
-    with pytest.raises(SessionNotFound):
+    assert {type(each) for each in outcomes} == {SessionLost}
+    assert {each.since for each in outcomes if isinstance(each, SessionLost)} == {0}
+    with pytest.raises(SessionLost):
         await lost.step(1)
     servicer.release()
     assert (await kept.step(1))["count"] == [2]

@@ -105,7 +105,7 @@ def test_sessions_are_copied_moved_and_listed_by_plain_calls(client: sync.Client
     assert client.export_session("level", "a", close=True)
     assert client.close_session("level", client.open_session("level", id="e").id, secret=b"secret of e") == 0
     assert [each.name for each in client.models()] == ["pairs", "level", "mixed"]
-    assert (client.model("level").version, client.draining) == (1, False)
+    assert (client.model("level").version, bool(client.draining)) == (1, False)
 
 
 def test_readings_that_are_there_are_sent_ahead(client: sync.Client, server: Background[str], servicer: FakeServicer) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import enum
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,20 @@ class Call:
     of the result, None if it has none.
     """
 
-    __slots__ = ("_arrays", "_deadline", "_done", "_filled", "_places", "_rows", "errors", "future", "model", "sessions", "steps")
+    __slots__ = (
+        "_arrays",
+        "_deadline",
+        "_done",
+        "_filled",
+        "_overdue",
+        "_places",
+        "_rows",
+        "errors",
+        "future",
+        "model",
+        "sessions",
+        "steps",
+    )
 
     def __init__(self, model: ModelInfo, rows: int, places: int, *, steps: int | None, sessions: int | None = None) -> None:
         self.model = model
@@ -59,12 +72,13 @@ class Call:
         self._arrays: list[Array] | None = None  # [places, *shape] each
         self._deadline: float | None = None  # by the event loop's clock
         self._done: Counter[int] = Counter()  # rows by session, where there is a deadline
+        self._overdue: list[Callable[[], None]] = []  # to be called at the deadline
 
     def limit(self, seconds: float | None) -> None:
         """Lets the call fail with DeadlineExceeded unless it has its outcome in time; None: it may take any time.
 
-        What was sent by then keeps its place among the session's steps: whether it was applied, its outcome tells, which
-        nobody hears any more. Raises InvalidArgument unless positive.
+        What was sent by then keeps its place among the session's steps: whether it was applied, its outcome tells, which its
+        session waits for before it sends more. Raises InvalidArgument unless positive.
         """
         if seconds is None:
             return
@@ -72,6 +86,11 @@ class Call:
         self._deadline = loop.time() + duration("timeout", seconds).total_seconds()
         timer = loop.call_at(self._deadline, self._expire, seconds)
         self.future.add_done_callback(lambda _: timer.cancel())
+
+    def on_overdue(self, tell: Callable[[], None]) -> None:
+        """Has `tell` called if the deadline passes without an outcome."""
+        if self._deadline is not None:
+            self._overdue.append(tell)
 
     def milliseconds_left(self) -> int | None:
         """What the server is told: at least 1, since it decides what becomes of a step that was sent. None: any time."""
@@ -107,6 +126,8 @@ class Call:
     def _expire(self, seconds: float) -> None:
         if self.future.done():
             return
+        for tell in self._overdue:
+            tell()
         sessions = self.sessions or 1
         rows = (self._rows + self._done.total()) // sessions
         for session in range(sessions):
@@ -145,6 +166,7 @@ class Row:
     """
 
     __slots__ = (
+        "aware",
         "call",
         "first_seq",
         "inputs",
@@ -172,6 +194,7 @@ class Row:
         self.output_bytes = self.kept * call.model.output_step_bytes
         self.first_seq = 0
         self.missing = length  # steps without an outcome
+        self.aware = False  # begun when its caller knew already that a step before may have failed
 
     @property
     def end(self) -> int:

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Literal
 
 import grpc
 
 from stepstream._errors import ConnectionLost, DeadlineExceeded, ServerDraining, StepStreamError, Unavailable
-from stepstream._options import Backoff, ClientOptions
+from stepstream._events import Journal
+from stepstream._options import ClientOptions
+from stepstream._reach import Reach
 from stepstream._stream.ledger import Ledger
 from stepstream._stream.members import Membership, Request
 from stepstream._stream.outbox import Outbox
 from stepstream._stream.outcomes import Outcomes
 from stepstream._translation import Status, StreamCall, defect, lasting, lost
 from stepstream_proto.v1 import inference_pb2 as pb
+
+HELD_SECONDS = 1.0  # for an application to begin with the next session that it moves; what only watches is not waited for longer
 
 
 class Wire:
@@ -75,22 +80,64 @@ class Wire:
             return  # the stream is over; reading it tells why
 
 
-class Connection:
-    """A stream and the sessions attached to it. `draining` is set while the server that it leads to is about to stop."""
+class Draining(asyncio.Event):
+    """Set while a server that a stream of this client leads to is about to stop: finish or move what is under way.
 
-    def __init__(self, options: ClientOptions, draining: asyncio.Event) -> None:
+    Whoever waits for it when that begins has the stream kept open until its sessions have been moved, closed or detached: as long
+    as some are on their way, and HELD_SECONDS beyond. Otherwise the client lets go of it as soon as nothing is under way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._streams: set[Connection] = set()  # that lead to such a server
+        self._waiting = 0
+
+    async def wait(self) -> Literal[True]:
+        """Waits until it is set."""
+        self._waiting += 1
+        try:
+            return await super().wait()
+        finally:
+            self._waiting -= 1
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it."""
+        return self._waiting > 0
+
+    def begin(self, stream: Connection) -> None:
+        """The server of this stream is about to stop."""
+        self._streams.add(stream)
+        self.set()
+
+    def end(self, stream: Connection) -> None:
+        """The stream leads there no more."""
+        self._streams.discard(stream)
+        if not self._streams:
+            self.clear()
+
+
+class Connection:
+    """A stream and the sessions attached to it."""
+
+    def __init__(self, options: ClientOptions, reach: Reach, draining: Draining, journal: Journal) -> None:
         self._options = options
+        self._reach = reach
         self._draining = draining
+        self._journal = journal
         self._changed = asyncio.Event()  # there is something to write
         self._wanted = asyncio.Event()  # there is a use for a stream
-        self.outbox = Outbox(options, self._changed.set)
-        self._members = Membership(options, self.outbox)
-        self._outcomes = Outcomes(options, self._members, self.outbox)
-        self._backoff = Backoff(options)
+        self._outbox = Outbox(options, self._changed.set)
+        self.members = Membership(options, self._outbox, self._note_replay)
+        self._outcomes = Outcomes(options, self.members)
+        self._backoff = reach.backoff()
         self._name = uuid.uuid4().hex
         self._streams = 0  # so far
         self._wire: Wire | None = None
         self._guard: asyncio.Timeout | None = None  # until the server has been heard
+        self._held = False  # on a stream that drains: the application may be about to move its sessions
+        self._leaving = 0  # sessions on their way to another server
+        self._release: asyncio.TimerHandle | None = None  # when it is held no more
         self._trouble: StepStreamError | None = None  # why there is no stream now
         self._task: asyncio.Task[None] | None = None
         self.ended: StepStreamError | None = None  # why there will be no more streams
@@ -105,11 +152,20 @@ class Connection:
             self._task.cancel()
             await asyncio.wait([self._task])
 
+    @property
+    def online(self) -> bool:
+        """Whether the server has been heard on the stream that there is now."""
+        return self._wire is not None and self._wire.heard
+
+    def has_room(self, sessions: int) -> bool:
+        """Whether the stream takes so many more; one without any takes as many as the server does."""
+        return not self.members or len(self.members) + sessions <= self._options.max_sessions_per_stream
+
     # Sessions --------------------------------------------------------------------------------------------------------
 
     def new_ledgers(self, count: int) -> list[Ledger]:
         """Books with free handles of their own."""
-        return self._members.new_ledgers(count)
+        return self.members.new_ledgers(count)
 
     async def join(self, request: Request) -> None:
         """Opens or attaches the request's sessions. Those that the server refused have `ended` set.
@@ -120,7 +176,7 @@ class Connection:
             raise self.ended.again()
         if self._draining.is_set() and not self._options.reconnect_seconds:
             raise ServerDraining("the server is about to stop and opens no sessions")
-        self._members.join(request)
+        self.members.join(request)
         self._wanted.set()
         try:
             await self._confirmed(request)
@@ -130,11 +186,24 @@ class Connection:
 
     def let_go(self, request: Request) -> None:
         """Nobody wants these sessions any more: what was opened is closed, now or when the server names it."""
-        self._members.let_go(request)
+        self.members.let_go(request)
+
+    @contextmanager
+    def on_its_way(self) -> Iterator[None]:
+        """While a session is on its way to another server, a stream that drains is held."""
+        self._leaving += 1
+        try:
+            yield
+        finally:
+            self._leaving -= 1
+            if self._held:
+                self._hold()
 
     async def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> None:
-        """Detaches sessions, or closes them. Those that have ended are passed over."""
-        for request in self._members.leave(ledgers, close=close):
+        """Detaches sessions, or closes them. Those that have ended are passed over. Raises RuntimeError on another event loop."""
+        for ledger in ledgers:
+            ledger.check_loop()
+        for request in self.members.leave(ledgers, close=close):
             await self._confirmed(request)
 
     async def _confirmed(self, request: Request) -> None:
@@ -143,7 +212,7 @@ class Connection:
                 await asyncio.shield(request.done)
         except TimeoutError:
             if self._trouble is not None:
-                raise lost(self._trouble) from None
+                raise lost(self._reach.explained(self._trouble)) from None
             raise DeadlineExceeded(f"no answer within {self._options.call_timeout_seconds} s") from None
 
     # Stream after stream ---------------------------------------------------------------------------------------------
@@ -160,32 +229,40 @@ class Connection:
             self._end(ConnectionLost("the client was closed"))
             raise
         except Exception as error:  # a defect here must not leave callers waiting
-            self._end(lost(defect(error)))
+            self._give_up(lost(defect(error)))
 
     async def _serve(self, open_stream: Callable[..., StreamCall]) -> float | None:
         """One stream's life. Returns the seconds after which to try another; None: there will be none."""
         self._streams += 1
         metadata = (("stepstream-client", self._name), ("stepstream-stream", str(self._streams)))
-        self._members.begin()
-        wire = self._wire = Wire(open_stream(metadata=metadata), self.outbox, self._changed, self._heed)
+        self.members.begin()
+        wire = self._wire = Wire(open_stream(metadata=metadata), self._outbox, self._changed, self._heed)
         reason = await self._guarded(wire)
         self._wire = None
         self._trouble = reason
-        self.outbox.clear()
-        self._members.interrupt()
+        if reason.reason:  # by which the server speaks
+            self._reach.heard()
+        self._outbox.clear()
+        self.members.interrupt()
         self._outcomes.interrupt()
         delay = None if lasting(reason) else self._backoff.delay(reason.retry_delay)
         if delay is None:
             refused = not wire.heard and type(reason) is not Unavailable  # the stream as such, with a reason of its own
-            self._end(reason if refused else lost(reason))
-        elif not self._members:  # nobody waits: the next one to join finds all patience
+            self._give_up(reason if refused else lost(self._reach.explained(reason)))
+            return None
+        if wire.heard:
+            self._journal.note("lost", len(self.members), error=reason)
+        if not self.members:  # nobody waits: the next one to join finds all patience
             self._wanted.clear()
             self._backoff.worked()
         return delay
 
     async def _guarded(self, wire: Wire) -> StepStreamError:
         """Why the stream has ended. A server that is never heard is waited for as long as patience lasts."""
-        patience = self._backoff.left() if self._options.reconnect_seconds else None
+        patience = None
+        if self._options.reconnect_seconds:
+            refused_before = self._trouble is not None or self._reach.reached
+            patience = self._backoff.left() if refused_before else self._options.reconnect_seconds
         try:
             async with asyncio.timeout(patience) as self._guard:
                 return await wire.run()
@@ -194,30 +271,65 @@ class Connection:
         finally:
             self._guard = None
 
+    def _give_up(self, reason: StepStreamError) -> None:
+        self._journal.note("ended", len(self.members), error=reason)
+        self._end(reason)
+
     def _end(self, reason: StepStreamError) -> None:
         self.ended = reason
-        self._members.end(reason)
+        self._draining.end(self)
+        self.members.end(reason)
         self._outcomes.interrupt()
 
     def _heed(self, response: pb.StreamResponse) -> None:
-        if self._guard is not None:  # the first of this stream
-            self._guard.reschedule(None)
-            self._guard = None
-            self._backoff.reached()
-            self._trouble = None
-            self._draining.clear()
+        if self._guard is not None:
+            self._greet(self._guard)
         match response.WhichOneof("message"):
             case "answers":
                 self._outcomes.heed(response.answers)
                 self._backoff.worked()
             case "attached":
-                if self._members.heed_attached(response.attached):
+                if self.members.heed_attached(response.attached):
                     self._backoff.worked()
             case "detached":
-                self._members.heed_detached(response.detached)
+                self.members.heed_detached(response.detached)
             case "drain":
-                self._draining.set()
-                if self._options.reconnect_seconds:
-                    self._members.drain()
-        if self._draining.is_set() and self._wire is not None and self._members.drained():
+                self._drain()
+        self._finish_if_drained()
+
+    def _greet(self, guard: asyncio.Timeout) -> None:
+        """The first response of a stream: the server is there."""
+        guard.reschedule(None)
+        self._guard = None
+        self._reach.heard()
+        self._backoff.reached()
+        self._trouble = None
+        self._held = False
+        self._draining.end(self)
+        self._journal.note("connected", len(self.members))
+
+    def _drain(self) -> None:
+        if self._draining.awaited:
+            self._hold()
+        self._journal.note("draining", len(self.members))
+        self._draining.begin(self)
+        if self._options.reconnect_seconds:
+            self.members.drain()
+
+    def _hold(self) -> None:
+        self._held = True
+        if self._release is not None:
+            self._release.cancel()
+        self._release = asyncio.get_running_loop().call_later(HELD_SECONDS, self._hold_no_more)
+
+    def _hold_no_more(self) -> None:
+        if not self._leaving:
+            self._held = False
+            self._finish_if_drained()
+
+    def _finish_if_drained(self) -> None:
+        if self._draining.is_set() and self._wire is not None and self.members.drained(held=self._held):
             self._wire.finish()
+
+    def _note_replay(self, sessions: int, steps: int) -> None:
+        self._journal.note("replayed", sessions, steps=steps)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from stepstream._errors import AnswerDiscarded, AnswerNotKept, ProtocolError, SequenceMismatch, SessionEnded, StepStreamError
@@ -31,6 +31,10 @@ class Flight:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def has_below(self, seq: int) -> bool:
+        """Whether a row of lower steps than `seq` has no complete outcome yet."""
+        return bool(self._rows) and self._rows[0].first_seq < seq
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self._rows)
@@ -104,6 +108,9 @@ class Post(Protocol):
     def put_row(self, ledger: Ledger, row: Row, seq: int) -> None:
         """Sends a numbered row's steps from `seq` on and acknowledges what was answered."""
 
+    def put_rows(self, ledgers: Sequence[Ledger], rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
+        """Numbers and sends one row of each of many sessions in one message. False, and nothing done, if it cannot take them."""
+
     def put_acknowledgement(self, ledger: Ledger) -> None:
         """Acknowledges what was answered."""
 
@@ -115,6 +122,8 @@ class Pause:
     """
 
     def __init__(self) -> None:
+        self.aware = False  # begun when its caller knew already that a step before may have failed
+        self.ahead = False  # reached also while what was refused for want of room is still to be sent again
         self.reached: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: StepStreamError) -> None:
@@ -124,10 +133,11 @@ class Pause:
 
 
 class Ledger:
-    """The client's book of one session, from stream to stream."""
+    """The client's book of one session, from stream to stream. It belongs to the event loop in which it is made."""
 
     def __init__(self, handle: int, post: Post) -> None:
-        self._post = post
+        self._loop = asyncio.get_running_loop()
+        self.post = post
         self.handle = handle
         self.id = ""
         self.secret = b""
@@ -142,6 +152,7 @@ class Ledger:
         self._fault: StepStreamError | None = None  # what the server goes back for
         self._resume_at = 0
         self._halted = True  # nothing can be sent: there is no stream, or none for long
+        self._overdue_below = 0  # lower steps in flight may have failed, as callers were told: nothing is sent behind them
         self._foreign_below = 0  # lower steps were applied before this ledger began, perhaps with other outputs
         self._again_from: int | None = None  # what the server had no room for, and all behind it, is to be sent again
         self._refusals_due = 0  # steps of these whose refusal has not come
@@ -178,23 +189,23 @@ class Ledger:
             self._flight.fail_all(lambda: self._behind(fault))
             self.next_seq = max(self._resume_at, self.answered)
 
-    def rejoin(self, applied: int) -> None:
+    def rejoin(self, applied: int) -> int:
         """Another stream stands for the session, attached with all that was answered. The server has applied `applied` steps
-        and sends the answers of those by itself; the rest of what is in flight is sent again.
+        and sends the answers of those by itself; the rest of what is in flight is sent again. Returns how many steps these are.
 
         If the server has forgotten steps that it had answered, the session ends with ProtocolError.
         """
         if applied < self.answered:
             error = ProtocolError(f"session {self.id!r}: expected at least {self.answered} steps applied, got {applied}")
             self.end(error)
-            return
+            return 0
         if not self._flight:
             self.next_seq = self._flight.answered = max(self.next_seq, applied)
         self.acknowledged = self.answered
         self._unacknowledged_bytes = 0
         self._flight.resent_below = applied
         self._halted = False
-        self._send_from(applied)
+        return self._send_from(applied)
 
     @property
     def in_flight(self) -> bool:
@@ -213,30 +224,63 @@ class Ledger:
 
     def send_again(self) -> None:
         """Sends what was refused for want of room under its old numbers, unless another stream has come in between."""
-        if self._again_from is not None and self.refused and not self._halted and self.ended is None:
+        if self._again_from is not None and self.refused and not self._halted and self._pause is None and self.ended is None:
             first, self._again_from = self._again_from, None
             self._send_from(first)
 
-    def _send_from(self, seq: int) -> None:
-        """Sends the steps in flight from `seq` on again, then what waits."""
+    def _send_from(self, seq: int) -> int:
+        """Sends the steps in flight from `seq` on again, then what waits. Returns how many steps are sent again."""
+        again = 0
         for row in self._flight:
             first = max(row.first_seq, self.answered if row.first_seq < self._foreign_below else seq)
             if first < row.end and row.missing:
-                self._post.put_row(self, row, first)
+                self.post.put_row(self, row, first)
+                again += row.end - first
         self._pump()
+        return again
+
+    def change_places(self, other: Ledger) -> None:
+        """Each stands for the other's session from now on: of another server, perhaps, with equal windows. What is in flight and
+        what waits here is sent there by `rejoin`."""
+        for name in ("handle", "post", "secret", "served_as", "model", "page"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs)
+            setattr(other, name, mine)
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
     def submit(self, row: Row | Pause) -> None:
-        """Sends the row, or lets it wait for the window or the end of a pause. A session that has ended fails it at once."""
+        """Sends the row, or lets it wait for the window or the end of a pause. A session that has ended fails it at once.
+
+        Raises RuntimeError on another event loop than the session's.
+        """
+        self.check_loop()
         if self.ended is not None:
             row.fail(self.ended.again())
             return
+        row.aware = row.aware or self._overdue
         self._waiting.append(row)
         self._pump()
 
+    def submit_first(self, pause: Pause) -> None:
+        """Lets the pause be reached before all that waits, as soon as what is in flight has its outcome or has been refused for
+        want of room."""
+        self.check_loop()
+        if self.ended is not None:
+            pause.fail(self.ended.again())
+            return
+        pause.ahead = pause.aware = True
+        self._waiting.appendleft(pause)
+        self._pump()
+
+    def check_loop(self) -> None:
+        """Raises RuntimeError on another event loop than the session's, on which waiting would never end."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the session belongs to another event loop: open or attach it in the one that runs here")
+
     def clear_for(self, row: Row) -> bool:
-        """Whether the row would be sent at once."""
+        """Whether the row would be sent at once. Raises RuntimeError as `submit` does."""
+        self.check_loop()
         return self.ended is None and self._may_send and not self._waiting and self._has_room(row)
 
     def resume(self, pause: Pause) -> None:
@@ -244,6 +288,7 @@ class Ledger:
         pause.reached.cancel()
         if self._pause is pause:
             self._pause = None
+            self.send_again()
             self._pump()
 
     def move_on(self, applied: int) -> None:
@@ -255,6 +300,7 @@ class Ledger:
         row.first_seq = self.next_seq
         self.next_seq += row.length
         self._flight.add(row)
+        row.call.on_overdue(self._on_overdue)
         return row.first_seq
 
     def acknowledge(self) -> int:
@@ -265,13 +311,23 @@ class Ledger:
 
     @property
     def _may_send(self) -> bool:
-        return not self._halted and self._fault is None and self._again_from is None and self._pause is None
+        quiet = self._fault is None and self._again_from is None and self._pause is None
+        return quiet and not self._halted and not self._overdue
+
+    @property
+    def _overdue(self) -> bool:
+        return self._flight.has_below(self._overdue_below)
+
+    def _on_overdue(self) -> None:
+        """A caller has been told that time is over, and nobody knows yet what became of its steps. A step sent behind them now
+        would fail with them, though its caller waited for the failure before: so it waits for their outcome."""
+        self._overdue_below = self.next_seq
 
     def _pump(self) -> None:
         while self._waiting and self._pause is None:
             row = self._waiting[0]
             if isinstance(row, Pause):
-                if self._flight:
+                if self._flight and not (row.ahead and self.refused):
                     return
                 self._waiting.popleft()
                 if not row.reached.done():
@@ -281,7 +337,7 @@ class Ledger:
                 self._waiting.popleft()
             elif self._may_send and self._has_room(row):
                 self._waiting.popleft()
-                self._post.put_row(self, row, self.number(row))
+                self.post.put_row(self, row, self.number(row))
             else:
                 return
 
@@ -318,8 +374,10 @@ class Ledger:
             self._fault = error
             self._resume_at = self._after_failure(first_seq, expected_seq)
             self._flight.fail(first_seq, length, error, lambda: self._behind(error))
-            while self._waiting:
-                self._waiting.popleft().fail(self._behind(error))
+            waiting, self._waiting = self._waiting, deque(each for each in self._waiting if each.aware)
+            for each in waiting:
+                if not each.aware:
+                    each.fail(self._behind(error))
         else:
             self._resume_at = self._after_failure(self._resume_at, expected_seq)
             fault = self._fault
@@ -361,7 +419,7 @@ class Ledger:
             return
         steps = self.answered - self.acknowledged
         if 2 * steps >= self.window_steps or 2 * self._unacknowledged_bytes >= self.window_bytes > 0:
-            self._post.put_acknowledgement(self)
+            self.post.put_acknowledgement(self)
 
     def __repr__(self) -> str:
         state = "ended" if isinstance(self.ended, SessionEnded) else "lost" if self.ended else f"{len(self._flight)} in flight"

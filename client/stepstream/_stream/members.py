@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from grpc import StatusCode
 
@@ -19,6 +19,8 @@ from stepstream._errors import (
     SessionClosed,
     SessionDetached,
     SessionEnded,
+    SessionLost,
+    SessionNotFound,
     StepStreamError,
 )
 from stepstream._options import Backoff, ClientOptions
@@ -93,9 +95,12 @@ _UNAVAILABLE = int(StatusCode.UNAVAILABLE.value[0])
 class Membership:
     """The sessions of one connection."""
 
-    def __init__(self, options: ClientOptions, outbox: Outbox) -> None:
+    def __init__(self, options: ClientOptions, outbox: Outbox, on_replayed: Callable[[int, int], None]) -> None:
+        """on_replayed: told how many sessions are attached anew and how many steps were sent again, once all are."""
         self._options = options
         self._outbox = outbox
+        self._on_replayed = on_replayed
+        self._replayed = [0, 0]  # sessions and steps on this stream so far
         self._joining: dict[int, Request] = {}  # by handle, as the others
         self._leaving: dict[int, Request] = {}
         self._rejoining: set[int] = set()
@@ -183,6 +188,7 @@ class Membership:
     def begin(self) -> None:
         """There is a new stream: attaches the sessions that live, and asks again for what was not answered."""
         self._online = True
+        self._replayed = [0, 0]
         by_model: defaultdict[tuple[str, int], list[Ledger]] = defaultdict(list)
         for handle, ledger in self.ledgers.items():
             if handle not in self._joining:
@@ -205,10 +211,13 @@ class Membership:
         for ledger in self.ledgers.values():
             ledger.halt()
 
-    def drained(self) -> bool:
-        """Whether all that was begun on a stream that drains is done. If so, nothing more is written to it."""
+    def drained(self, *, held: bool) -> bool:
+        """Whether all that was begun on a stream that drains is done, and if it is held, all its sessions have left it. If so,
+        nothing more is written to it."""
         busy = self._rejoining or self._leaving or any(request.sent for request in self._joining.values())
         if not self._draining or busy or any(ledger.in_flight for ledger in self.ledgers.values()):
+            return False
+        if held and any(ledger.ended is None for ledger in self.ledgers.values()):
             return False
         self._online = False
         return True
@@ -255,6 +264,8 @@ class Membership:
         if again and put_off is not None:
             raise put_off
         leaving = [ledger for ledger in map(self._heed_rejoined, again) if ledger is not None]
+        if again and not self._rejoining:
+            self._on_replayed(*self._replayed)
         for close in (True, False):
             self._put_detach([each for each in leaving if self._leaving[each.handle].closes is close], close)
         for entry in news:
@@ -284,12 +295,17 @@ class Membership:
         ledger, leaving = self.ledgers[entry.handle], self._leaving.get(entry.handle)
         if entry.HasField("error"):
             error = from_wire(entry.error)
+            if isinstance(error, SessionNotFound):  # the server has never heard of it, though it was held here
+                error = SessionLost(
+                    f"session {ledger.id!r} is lost: the server was restarted or replaced, and knows nothing of it"
+                )
             ledger.end(error)
             self._forget(ledger)
             if leaving is not None:
                 leaving.confirm(None if isinstance(error, SessionEnded) else error)
         elif leaving is None:
-            ledger.rejoin(entry.next_seq)
+            self._replayed[1] += ledger.rejoin(entry.next_seq)
+            self._replayed[0] += 1
         return ledger if leaving is not None and not entry.HasField("error") else None
 
     def _heed_joined(self, entry: pb.AttachedSession, request: Request, attached: pb.Attached) -> None:
@@ -326,6 +342,11 @@ class Membership:
     def _ask_again(self, request: Request) -> None:
         if any(self._joining.get(ledger.handle) is request for ledger in request.ledgers):
             self._ask(request)
+
+    def change_places(self, ledger: Ledger, there: Membership, other: Ledger) -> None:
+        """The ledger stands for the other's session from now on, over there, and the other for its own here."""
+        self.ledgers[ledger.handle], there.ledgers[other.handle] = other, ledger
+        ledger.change_places(other)
 
     def _take_handle(self) -> int:
         if self._free_handles:

@@ -12,7 +12,6 @@ from stepstream._options import Backoff, ClientOptions
 from stepstream._stream.calls import Harvest
 from stepstream._stream.ledger import Ledger
 from stepstream._stream.members import Membership
-from stepstream._stream.outbox import Outbox
 from stepstream._tensors import numbers, unpack
 from stepstream._translation import from_wire
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -23,10 +22,9 @@ _Row = tuple[int, int, int, int, int]  # handle, first_seq, length, kept, where 
 class Outcomes:
     """Tells the sessions of a connection what became of their rows, and acknowledges for those that went quiet."""
 
-    def __init__(self, options: ClientOptions, members: Membership, outbox: Outbox) -> None:
+    def __init__(self, options: ClientOptions, members: Membership) -> None:
         self._options = options
         self._members = members
-        self._outbox = outbox
         self._unacknowledged: set[Ledger] = set()
         self._quiet_timer: asyncio.TimerHandle | None = None
         self._crowded: dict[Ledger, tuple[Backoff, float]] = {}  # what the server has no room for, and when to try again
@@ -114,5 +112,5 @@ class Outcomes:
         self._quiet_timer = None
         for ledger in self._unacknowledged:
             if ledger.ended is None and ledger.acknowledged < ledger.answered:
-                self._outbox.put_acknowledgement(ledger)
+                ledger.post.put_acknowledgement(ledger)
         self._unacknowledged.clear()

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Sequence
+import asyncio
+from collections.abc import Awaitable, Generator, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, Unpack, overload
 
 from numpy.typing import NDArray
 
 import stepstream
+from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo
 from stepstream._options import ClientOptions
 from stepstream._rollout import Sampling
+from stepstream._session import move
 from stepstream._stream.calls import Outputs
 from stepstream._tensors import Values
 from stepstream.sync._session import Rollout, Session, SessionGroup
 from stepstream.sync._thread import Blocking
+
+
+class Draining:
+    """Whether a server of the client is about to stop, as a condition: `if client.draining: ...`, or as something to wait for."""
+
+    def __init__(self, blocking: Blocking, client: stepstream.Client) -> None:
+        self._blocking = blocking
+        self._client = client
+
+    def is_set(self) -> bool:
+        """Whether it is so now."""
+        return self._client.draining.is_set()
+
+    __bool__ = is_set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is so, at most `timeout` seconds. Returns whether it is so."""
+        return self._blocking.run(self._wait(timeout))
+
+    async def _wait(self, timeout: float | None) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._client.draining.wait()
+        return self.is_set()
 
 
 class Client:
@@ -40,9 +68,19 @@ class Client:
         self._blocking.close()
 
     @property
-    def draining(self) -> bool:
-        """Whether the server that the stream leads to is about to stop: finish what is under way."""
-        return self._client.draining.is_set()
+    def draining(self) -> Draining:
+        """Whether a server that the client's sessions are held at is about to stop: finish or move what is under way. It can be
+        waited for, as `stepstream.Client.draining`."""
+        return Draining(self._blocking, self._client)
+
+    @property
+    def connected(self) -> bool:
+        """As `stepstream.Client.connected`."""
+        return self._client.connected
+
+    def events(self) -> Generator[ConnectionEvent, None, None]:
+        """As `stepstream.Client.events`, from this call on."""
+        return self._blocking.iterate(self._client.events())
 
     # Models ----------------------------------------------------------------------------------------------------------
 
@@ -80,6 +118,13 @@ class Client:
         """As `stepstream.Client.attach_session`."""
         return self._session(self._client.attach_session(model, id, secret, version=version, acked=acked))
 
+    def move(self, sessions: Iterable[Session], *, to: Client) -> None:
+        """As `stepstream.Client.move`, except that calls of other threads which have no answer by then raise SessionMoved: they
+        were not applied."""
+        self._blocking.run(move(list(sessions), lambda session: session._move(to._blocking, to._client)))
+        if isinstance(sessions, SessionGroup):
+            sessions._regroup(to._blocking)
+
     # Sessions as things ----------------------------------------------------------------------------------------------
 
     def get_session(self, model: str, id: str, *, version: int | None = None) -> SessionInfo:
@@ -105,9 +150,12 @@ class Client:
         seq: int | None = None,
         secret: bytes | None = None,
         version: int | None = None,
+        open: bool = False,
+        idle_ttl: float | None = None,
     ) -> Outputs:
         """As `stepstream.Client.step`."""
-        return self._blocking.run(self._client.step(model, id, values, seq=seq, secret=secret, version=version))
+        step = self._client.step(model, id, values, seq=seq, secret=secret, version=version, open=open, idle_ttl=idle_ttl)
+        return self._blocking.run(step)
 
     @overload
     def generate(  # type: ignore[overload-overlap]

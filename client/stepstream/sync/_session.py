@@ -163,6 +163,15 @@ class Session:
         """As `stepstream.Session.detach`."""
         self._blocking.run(self._session.detach())
 
+    async def _move(self, blocking: Blocking, client: stepstream.Client) -> None:
+        """On the loop of the client that the session is of: goes on at another one, on that one's loop."""
+
+        async def take(snapshot: bytes, id: str, acked: int) -> stepstream.Session:
+            return await blocking.elsewhere(client.import_session(snapshot, id=id, acked=acked))
+
+        self._session = await self._session._hand_over(take)
+        self._blocking = blocking
+
     def __enter__(self) -> Self:
         return self
 
@@ -205,6 +214,11 @@ class SessionGroup(Sequence[Session]):
     def detach(self) -> None:
         """As `stepstream.SessionGroup.detach`."""
         self._blocking.run(self._group.detach())
+
+    def _regroup(self, blocking: Blocking) -> None:
+        """All sessions have moved to another client."""
+        self._group = stepstream.SessionGroup([each._session for each in self._sessions])
+        self._blocking = blocking
 
     def __enter__(self) -> Self:
         return self

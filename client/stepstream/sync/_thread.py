@@ -98,12 +98,7 @@ class LoopThread:
         Raises ConnectionLost after `stop`, and RuntimeError where it would wait for ever: on the loop's own thread and in a
         forked process.
         """
-        job = _Job(work)
-        try:
-            self._submit(job)
-        except BaseException:
-            job.drop()
-            raise
+        job = self._submit(work)
         try:
             return job.outcome.result()
         except BaseException:
@@ -112,6 +107,10 @@ class LoopThread:
                     self._running().call_soon_threadsafe(job.cancel)
                 wait([job.outcome])
             raise
+
+    def submit(self, work: Awaitable[Result]) -> Future[Result]:
+        """Has it awaited on the loop. Raises as `run`."""
+        return self._submit(work).outcome
 
     def iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
         """The items of an async generator or the like, taken ahead of their use by a few."""
@@ -137,7 +136,16 @@ class LoopThread:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _submit(self, job: _Job[Any]) -> None:
+    def _submit(self, work: Awaitable[Result]) -> _Job[Result]:
+        job = _Job(work)
+        try:
+            self._start(job)
+        except BaseException:
+            job.drop()
+            raise
+        return job
+
+    def _start(self, job: _Job[Any]) -> None:
         if threading.current_thread() is self._thread:
             raise RuntimeError("called on the client's own thread, which would wait for itself")
         with self._lock:
@@ -192,6 +200,10 @@ class Blocking:
     def run(self, work: Awaitable[Result]) -> Result:
         """As `LoopThread.run`."""
         return self._thread.run(work)
+
+    async def elsewhere(self, work: Awaitable[Result]) -> Result:
+        """Has it awaited on this loop while another one goes on, which is the one that this is called in."""
+        return await asyncio.wrap_future(self._thread.submit(work))
 
     def iterate(self, source: Source[Result]) -> Generator[Result, None, None]:
         """As `LoopThread.iterate`."""

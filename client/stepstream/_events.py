@@ -1,0 +1,88 @@
+"""What becomes of a client's connection: logged, and told to whoever iterates over it.
+
+The logger is `stepstream`. It is silent until the program configures logging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal
+
+from stepstream._errors import StepStreamError
+
+_UNREAD = 1000  # events kept for one who iterates slowly; beyond, the oldest are dropped: hours of a connection that flaps
+_LEVELS = {
+    "connected": logging.INFO,
+    "replayed": logging.INFO,
+    "draining": logging.INFO,
+    "lost": logging.WARNING,
+    "ended": logging.ERROR,
+}
+
+_log = logging.getLogger("stepstream")
+_log.addHandler(logging.NullHandler())  # off unless the program wants it, also its warnings
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEvent:
+    """Something that a stream of the client to its server does.
+
+    kind: `connected`: the server has answered. `replayed`: sessions are attached anew after a loss, and what had no answer was
+    sent again. `draining`: the server is about to stop. `lost`: the stream has ended and another one is tried. `ended`: no more
+    streams are tried, and its sessions have ended.
+    """
+
+    kind: Literal["connected", "replayed", "draining", "lost", "ended"]
+    address: str
+    sessions: int
+    """Held on the stream."""
+    steps: int = 0
+    """Sent again, where it was replayed."""
+    error: StepStreamError | None = None
+    """Why it was lost or has ended."""
+
+
+class Journal:
+    """The events of one client."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._readers: set[asyncio.Queue[ConnectionEvent | None]] = set()
+
+    def note(
+        self,
+        kind: Literal["connected", "replayed", "draining", "lost", "ended"],
+        sessions: int,
+        *,
+        steps: int = 0,
+        error: StepStreamError | None = None,
+    ) -> None:
+        """Logs it and tells it."""
+        event = ConnectionEvent(kind, self._address, sessions, steps, error)
+        reason = "" if error is None else f": {error.message}"
+        again = f", {steps} steps sent again" if kind == "replayed" else ""
+        _log.log(_LEVELS[kind], "%s %s (%d sessions%s)%s", self._address, kind, sessions, again, reason)
+        for reader in self._readers:
+            if reader.full():
+                reader.get_nowait()
+            reader.put_nowait(event)
+
+    async def events(self) -> AsyncGenerator[ConnectionEvent, None]:
+        """Everything noted from the first iteration on, until the client is closed."""
+        reader: asyncio.Queue[ConnectionEvent | None] = asyncio.Queue(_UNREAD)
+        self._readers.add(reader)
+        try:
+            while (event := await reader.get()) is not None:
+                yield event
+        finally:
+            self._readers.discard(reader)
+
+    def close(self) -> None:
+        """Ends all iterations, behind what is unread."""
+        for reader in self._readers:
+            if reader.full():
+                reader.get_nowait()
+            reader.put_nowait(None)
