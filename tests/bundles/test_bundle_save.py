@@ -158,6 +158,23 @@ def test_heads_and_fronts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(
+    ("keyword", "message"),
+    [
+        ("license", "save: license: expected licence, or another of the keywords name, version, front, "),
+        ("colour", "save: colour: expected one of the keywords name, version, front, "),
+        ("fingerprint", "save: fingerprint: expected one of the keywords name, version, front, "),
+    ],
+)
+def test_an_unknown_keyword_is_refused_with_those_there_are(tmp_path: Path, keyword: str, message: str) -> None:
+    """The nearest one is named, and all of them: those of `save` and those of a manifest."""
+    with pytest.raises(BundleError) as refusal:
+        save(tmp_path / "m", nn.LSTM(2, 4), nn.Linear(4, 1), **{keyword: "MIT"})  # type: ignore[arg-type]
+    assert str(refusal.value).startswith(message)
+    assert str(refusal.value).endswith("time_step_seconds, text, extra, got an unknown one")
+    assert not (tmp_path / "m").exists()
+
+
 def test_diverged_training_is_not_saved(tmp_path: Path) -> None:
     """Weights that are not finite are named while the old bundle is still there."""
     module = nn.RNN(1, 2)

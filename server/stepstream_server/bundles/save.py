@@ -1,21 +1,23 @@
-"""Turns a trained torch module into a bundle. The only file here that imports torch, and only when it is called."""
+"""Turns a trained torch module into a bundle. Imports torch, and only when it is called."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.declare import Told
 from stepstream_server.bundles.load import Bundle
 from stepstream_server.bundles.manifest import wrong
+from stepstream_server.bundles.plain import check_plain, values
 from stepstream_server.bundles.write import write
 from stepstream_server.spec import CellKind, CellSpec, EmbeddingFront, FeaturesFront, HeadKind, HeadSpec
 
@@ -66,35 +68,40 @@ def save(
     half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as `text`,
     is as in `spec.ModelSpec`.
 
-    Returns what `load` would. Raises BundleError for a module that a bundle cannot hold, and for
-    any field that `load` would refuse; then nothing is written.
+    Returns what `load` would. Raises BundleError for a module that applies more than its weights or that a bundle cannot hold,
+    for an unknown keyword, and for any field that `load` would refuse; then nothing is written.
     """
-    import torch
-
-    cell = _cell_spec(module)
-    heads = _heads(head)
+    _check_keywords(told)
+    kind, heads = _cell_kind(module), _heads(head)
+    before, weights = _front(front)
+    weights |= _cell_weights(module) | _head_weights(heads)
     spec = declare.declare(
         name or Path(directory).resolve().name,
-        cell,
+        CellSpec(kind, module.input_size, module.hidden_size, module.num_layers),
         [_head_spec(key, each) for key, each in heads.items()],
-        front=_front_spec(front),
+        front=before,
         input_name=input_name,
         input_description=input_description,
         version=version,
         **told,
     )
-    weights = _cell_weights(module) | _head_weights(heads)
-    if isinstance(front, torch.nn.Embedding):
-        weights["embedding.weight"] = _array(front.weight)
     return write(Path(directory), spec, weights, half=half)
 
 
-def _cell_spec(module: torch.nn.RNNBase) -> CellSpec:
+def _check_keywords(told: Mapping[str, object]) -> None:
+    parameters = inspect.signature(save).parameters.values()
+    known = [*(each.name for each in parameters if each.kind is each.KEYWORD_ONLY), *Told.__annotations__]
+    for name in told:
+        if name not in known:
+            nearest = "".join(f"{each}, or another " for each in difflib.get_close_matches(name, known, 1))
+            raise wrong("save", name, f"{nearest or 'one '}of the keywords {', '.join(known)}", "an unknown one")
+
+
+def _cell_kind(module: torch.nn.RNNBase) -> CellKind:
     import torch
 
     kinds: dict[type[torch.nn.Module], CellKind] = {torch.nn.LSTM: "lstm", torch.nn.GRU: "gru", torch.nn.RNN: "rnn"}
-    if type(module) not in kinds:  # a subclass may compute something else
-        raise wrong("save", "module", "a torch.nn.LSTM, GRU or RNN", type(module).__name__)
+    check_plain(module, kinds, "module", "a torch.nn.LSTM, GRU or RNN itself, since another class may compute something else")
     if module.bidirectional:
         raise wrong("save", "module.bidirectional", "False, since a stream has no future to read", "True")
     if module.proj_size:
@@ -102,15 +109,21 @@ def _cell_spec(module: torch.nn.RNNBase) -> CellSpec:
     nonlinearity = getattr(module, "nonlinearity", "tanh")
     if nonlinearity != "tanh":
         raise wrong("save", "module.nonlinearity", "tanh", nonlinearity)
-    return CellSpec(kinds[type(module)], module.input_size, module.hidden_size, module.num_layers)
+    return kinds[type(module)]
 
 
-def _front_spec(front: FeaturesFront | torch.nn.Embedding | None) -> FeaturesFront | EmbeddingFront | None:
-    if front is None or isinstance(front, FeaturesFront):
-        return front
-    if front.max_norm is not None:
-        raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(front.max_norm))
-    return EmbeddingFront(front.num_embeddings, front.embedding_dim)
+def _front(given: Any) -> tuple[declare.Front, Weights]:
+    """What stands before the module, as the manifest has it, and its weights."""
+    import torch
+
+    if given is None or isinstance(given, FeaturesFront):
+        return given, {}
+    known = "a FeaturesFront or a torch.nn.Embedding itself"
+    check_plain(given, (torch.nn.Embedding,), "front", f"{known}; compute anything else before inputs are sent")
+    if given.max_norm is not None:
+        raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(given.max_norm))
+    embedding = EmbeddingFront(given.num_embeddings, given.embedding_dim)
+    return embedding, {"embedding.weight": values(given.weight, "front.weight")}
 
 
 def _heads(head: torch.nn.Linear | Mapping[str, torch.nn.Linear | Head]) -> dict[str, Head]:
@@ -118,9 +131,9 @@ def _heads(head: torch.nn.Linear | Mapping[str, torch.nn.Linear | Head]) -> dict
 
     given = head if isinstance(head, Mapping) else {"output": head}
     heads = {name: each if isinstance(each, Head) else Head(each) for name, each in given.items()}
+    expected = "a torch.nn.Linear, or a Head with one; no subclass and no other layers, since a bundle holds a matrix and a bias"
     for name, each in heads.items():
-        if not isinstance(each.linear, torch.nn.Linear):
-            raise wrong("save", f"head {name}", "a torch.nn.Linear, or a Head with one", type(each.linear).__name__)
+        check_plain(each.linear, (torch.nn.Linear,), f"head {name}", expected)
     return heads
 
 
@@ -130,7 +143,10 @@ def _head_spec(name: str, head: Head) -> HeadSpec:
 
 
 def _cell_weights(module: torch.nn.RNNBase) -> Weights:
-    weights = {f"cell.{name}": _array(parameter) for name, parameter in module.named_parameters()}
+    parts = ["weight_ih", "weight_hh"]
+    parts += ["bias_ih", "bias_hh"] if module.bias else []
+    names = [f"{part}_l{layer}" for layer in range(module.num_layers) for part in parts]
+    weights = {f"cell.{name}": values(getattr(module, name), f"module.{name}") for name in names}
     for layer in range(module.num_layers):
         rows = len(weights[f"cell.weight_ih_l{layer}"])
         for bias in ("bias_ih", "bias_hh"):
@@ -141,12 +157,11 @@ def _cell_weights(module: torch.nn.RNNBase) -> Weights:
 def _head_weights(heads: Mapping[str, Head]) -> Weights:
     weights: Weights = {}
     for name, head in heads.items():
-        weights |= {f"head.{name}.{key}": _array(parameter) for key, parameter in head.linear.named_parameters()}
-        weights.setdefault(f"head.{name}.bias", np.zeros(head.linear.out_features, np.float32))
+        weights |= _linear_weights(head.linear, f"head.{name}")
     return weights
 
 
-def _array(parameter: torch.Tensor) -> NDArray[np.float32]:
-    import torch
-
-    return parameter.detach().to("cpu", torch.float32).numpy().copy()
+def _linear_weights(linear: torch.nn.Linear, name: str) -> Weights:
+    weight = values(linear.weight, f"{name}.weight")
+    bias = np.zeros(len(weight), np.float32) if linear.bias is None else values(linear.bias, f"{name}.bias")
+    return {f"{name}.weight": weight, f"{name}.bias": bias}
