@@ -17,8 +17,7 @@ from readings import HORIZONS, RATE, Millivolts, load, split
 from rich.progress import track
 from torch import Tensor, nn
 
-from stepstream_server.bundles import Bundle, Head, save
-from stepstream_server.spec import FeaturesFront
+from stepstream_server.bundles import Bundle, FeaturesFront, Head, save
 
 LEVELS = (0.025, *(round(0.05 * k, 2) for k in range(1, 20)), 0.975)  # a grid close enough to sample from
 HIDDEN = 96

@@ -119,7 +119,7 @@ def test_a_subclass_is_named_beside_what_is_expected(tmp_path: Path, place: str)
     expected = {
         "module": "save: module: expected a torch.nn.LSTM, GRU or RNN itself",
         "head output": "save: head output: expected a torch.nn.Linear, or a Head with one; no subclass",
-        "front": "save: front: expected a FeaturesFront or a torch.nn.Embedding itself",
+        "front": "save: front: expected a FeaturesFront, a fitted scaler (mean_ and scale_) or a torch.nn.Embedding itself",
     }[place.removesuffix(" of tokens")]
     with pytest.raises(BundleError) as refusal:
         save_at(tmp_path / "m", place, doubled(make(*sizes)))
@@ -183,11 +183,11 @@ def tensor_of_its_own() -> Any:
         ),
         (None, sparse_head(), None, "save: head.output.weight: expected a dense tensor of a float type, got torch.sparse_coo"),
         (None, tensor_of_its_own(), None, "save: head.output.weight: expected a plain tensor or Parameter of its numbers, got "),
-        (None, None, nn.LayerNorm(2), "save: front: expected a FeaturesFront or a torch.nn.Embedding itself"),
-        (None, None, nn.Sequential(nn.Linear(2, 2)), "save: front: expected a FeaturesFront or a torch.nn.Embedding itself"),
-        (None, None, [nn.Linear(2, 2)], "save: front: expected a FeaturesFront or a torch.nn.Embedding itself"),
-        (None, None, nn.Embedding, "save: front: expected a FeaturesFront or a torch.nn.Embedding itself"),
-        (None, None, np.zeros(2), "save: front: expected a FeaturesFront or a torch.nn.Embedding itself"),
+        (None, None, nn.LayerNorm(2), "save: front: expected a FeaturesFront, a fitted scaler"),
+        (None, None, nn.Sequential(nn.Linear(2, 2)), "save: front: expected a FeaturesFront, a fitted scaler"),
+        (None, None, [nn.Linear(2, 2)], "save: front: expected a FeaturesFront, a fitted scaler"),
+        (None, None, nn.Embedding, "save: front: expected a FeaturesFront, a fitted scaler"),
+        (None, None, np.zeros(2), "save: front: expected a FeaturesFront, a fitted scaler"),
         (None, {"y": Head(nn.Identity())}, None, "save: head y: expected a torch.nn.Linear, or a Head with one"),
         (None, [nn.Linear(4, 1)], None, "save: head output: expected a torch.nn.Linear, or a Head with one"),
         ("lstm", None, None, "save: module: expected a torch.nn.LSTM, GRU or RNN itself"),

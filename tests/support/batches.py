@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stepstream_server.backends import build
+from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend
 from stepstream_server.spec import ModelSpec
 
@@ -43,6 +45,13 @@ def run(
     final = backend.read(slots)
     backend.release(taken)
     return [np.concatenate(steps, axis=1) for steps in zip(*parts, strict=True)], final
+
+
+def served(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], inputs: NDArray[Any]) -> Arrays:
+    """New sessions on the backend of a CPU: inputs [rows, length, *shape] -> outputs of each head, [rows, length, width]."""
+    rows, length = inputs.shape[:2]
+    backend = build(spec, weights, BackendSettings(kind="onnx", threads=1), slots=rows, max_batch=rows)
+    return run(backend, {state.name: np.zeros((rows, *state.shape), np.float32) for state in spec.states}, [inputs], [length])[0]
 
 
 def rows_of(states: States, rows: NDArray[np.int64] | slice) -> States:

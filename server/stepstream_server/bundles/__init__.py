@@ -5,9 +5,24 @@ Reads, checks and writes them. Knows nothing of what computes a model, of sessio
 """
 
 from stepstream_server.bundles.describe import describe
+from stepstream_server.bundles.features import Scaler
 from stepstream_server.bundles.init import init_model
 from stepstream_server.bundles.load import Bundle, load, load_all
 from stepstream_server.bundles.save import Head, save
 from stepstream_server.bundles.write import write
+from stepstream_server.errors import BundleError
+from stepstream_server.spec import FeaturesFront
 
-__all__ = ["Bundle", "Head", "describe", "init_model", "load", "load_all", "save", "write"]
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "FeaturesFront",
+    "Head",
+    "Scaler",
+    "describe",
+    "init_model",
+    "load",
+    "load_all",
+    "save",
+    "write",
+]

@@ -15,6 +15,7 @@ import numpy as np
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.declare import Told
+from stepstream_server.bundles.features import Scaler, plain_features, scaler_features
 from stepstream_server.bundles.load import Bundle
 from stepstream_server.bundles.manifest import wrong
 from stepstream_server.bundles.plain import check_plain, values
@@ -47,7 +48,7 @@ def save(
     *,
     name: str = "",
     version: int = 1,
-    front: FeaturesFront | torch.nn.Embedding | None = None,
+    front: FeaturesFront | Scaler | torch.nn.Embedding | None = None,
     input_name: str = "input",
     input_description: str = "",
     half: bool = False,
@@ -62,7 +63,8 @@ def save(
     module: any depth; `batch_first` and `dropout` do not matter, `bias=False` is stored as zeros.
     head: reads the top layer's h. A Linear alone is a regression named `output`; otherwise one head per output, by name and in
     order: a Linear, or a `Head` that says its kind, levels, labels and scale.
-    front: what stands before the module: a normaliser, or an Embedding whose tokens are the input.
+    front: what stands before the module: a normaliser, whose numbers may be arrays or tensors; a fitted scaler, see `Scaler`; or
+    an Embedding whose tokens are the input.
     name: the folder's name if empty.
 
     half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as `text`,
@@ -116,9 +118,13 @@ def _front(given: Any) -> tuple[declare.Front, Weights]:
     """What stands before the module, as the manifest has it, and its weights."""
     import torch
 
-    if given is None or isinstance(given, FeaturesFront):
-        return given, {}
-    known = "a FeaturesFront or a torch.nn.Embedding itself"
+    if given is None:
+        return None, {}
+    if isinstance(given, FeaturesFront):
+        return plain_features(given), {}
+    if hasattr(given, "scale_") and not isinstance(given, torch.nn.Module):
+        return scaler_features(given), {}
+    known = "a FeaturesFront, a fitted scaler (mean_ and scale_) or a torch.nn.Embedding itself"
     check_plain(given, (torch.nn.Embedding,), "front", f"{known}; compute anything else before inputs are sent")
     if given.max_norm is not None:
         raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(given.max_norm))
