@@ -20,6 +20,7 @@ prune, parametrize = pytest.importorskip("torch.nn.utils.prune"), pytest.importo
 PLACES: dict[str, tuple[Any, tuple[int, ...], str]] = {
     "module": (nn.LSTM, (3, 4), "weight_hh_l0"),
     "head output": (nn.Linear, (4, 2), "weight"),
+    "front": (nn.Linear, (3, 3), "weight"),
     "front of tokens": (nn.Embedding, (7, 3), "weight"),
 }
 
@@ -119,7 +120,7 @@ def test_a_subclass_is_named_beside_what_is_expected(tmp_path: Path, place: str)
     expected = {
         "module": "save: module: expected a torch.nn.LSTM, GRU or RNN itself",
         "head output": "save: head output: expected a torch.nn.Linear, or a Head with one; no subclass",
-        "front": "save: front: expected a FeaturesFront, a fitted scaler (mean_ and scale_) or a torch.nn.Embedding itself",
+        "front": "save: front: expected a FeaturesFront, a fitted scaler (mean_ and scale_), a torch.nn.Linear itself",
     }[place.removesuffix(" of tokens")]
     with pytest.raises(BundleError) as refusal:
         save_at(tmp_path / "m", place, doubled(make(*sizes)))
@@ -169,6 +170,7 @@ def tensor_of_its_own() -> Any:
             "save: head.output.weight: expected numbers; move the module off the meta device",
         ),
         (nn.LSTM(2, 4, device="meta"), None, None, "save: module.weight_ih_l0: expected numbers; move the module off the meta"),
+        (None, None, nn.Linear(2, 2, device="meta"), "save: front.weight: expected numbers; move the module off the meta device"),
         (
             None,
             None,

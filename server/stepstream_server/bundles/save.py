@@ -16,6 +16,7 @@ from stepstream_server.bundles import declare
 from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.declare import Told
 from stepstream_server.bundles.features import Scaler, plain_features, scaler_features
+from stepstream_server.bundles.fold import fold
 from stepstream_server.bundles.load import Bundle
 from stepstream_server.bundles.manifest import wrong
 from stepstream_server.bundles.plain import check_plain, values
@@ -48,7 +49,7 @@ def save(
     *,
     name: str = "",
     version: int = 1,
-    front: FeaturesFront | Scaler | torch.nn.Embedding | None = None,
+    front: FeaturesFront | Scaler | torch.nn.Linear | torch.nn.Embedding | None = None,
     input_name: str = "input",
     input_description: str = "",
     half: bool = False,
@@ -60,11 +61,12 @@ def save(
         ...  # train them
         save("models/tide", lstm, linear)
 
-    module: any depth; `batch_first` and `dropout` do not matter, `bias=False` is stored as zeros.
+    module: any depth; `batch_first` and `dropout` do not matter, `bias=False` is stored as zeros, `proj_size` is folded into the
+    weights that read the projected h, so that the session's h is the one before it.
     head: reads the top layer's h. A Linear alone is a regression named `output`; otherwise one head per output, by name and in
     order: a Linear, or a `Head` that says its kind, levels, labels and scale.
-    front: what stands before the module: a normaliser, whose numbers may be arrays or tensors; a fitted scaler, see `Scaler`; or
-    an Embedding whose tokens are the input.
+    front: what stands before the module: a normaliser, whose numbers may be arrays or tensors; a fitted scaler, see `Scaler`; a
+    Linear, which is folded into the module's first weights; or an Embedding whose tokens are the input.
     name: the folder's name if empty.
 
     half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as `text`,
@@ -76,10 +78,10 @@ def save(
     _check_keywords(told)
     kind, heads = _cell_kind(module), _heads(head)
     before, weights = _front(front)
-    weights |= _cell_weights(module) | _head_weights(heads)
+    weights = fold(weights | _cell_weights(module) | _head_weights(heads), module.num_layers)
     spec = declare.declare(
         name or Path(directory).resolve().name,
-        CellSpec(kind, module.input_size, module.hidden_size, module.num_layers),
+        CellSpec(kind, weights["cell.weight_ih_l0"].shape[-1], module.hidden_size, module.num_layers),
         [_head_spec(key, each) for key, each in heads.items()],
         front=before,
         input_name=input_name,
@@ -106,8 +108,6 @@ def _cell_kind(module: torch.nn.RNNBase) -> CellKind:
     check_plain(module, kinds, "module", "a torch.nn.LSTM, GRU or RNN itself, since another class may compute something else")
     if module.bidirectional:
         raise wrong("save", "module.bidirectional", "False, since a stream has no future to read", "True")
-    if module.proj_size:
-        raise wrong("save", "module.proj_size", "0", str(module.proj_size))
     nonlinearity = getattr(module, "nonlinearity", "tanh")
     if nonlinearity != "tanh":
         raise wrong("save", "module.nonlinearity", "tanh", nonlinearity)
@@ -115,7 +115,7 @@ def _cell_kind(module: torch.nn.RNNBase) -> CellKind:
 
 
 def _front(given: Any) -> tuple[declare.Front, Weights]:
-    """What stands before the module, as the manifest has it, and its weights."""
+    """What stands before the module, as the manifest has it, and its weights: those of a Linear are to be folded."""
     import torch
 
     if given is None:
@@ -124,8 +124,10 @@ def _front(given: Any) -> tuple[declare.Front, Weights]:
         return plain_features(given), {}
     if hasattr(given, "scale_") and not isinstance(given, torch.nn.Module):
         return scaler_features(given), {}
-    known = "a FeaturesFront, a fitted scaler (mean_ and scale_) or a torch.nn.Embedding itself"
-    check_plain(given, (torch.nn.Embedding,), "front", f"{known}; compute anything else before inputs are sent")
+    known = "a FeaturesFront, a fitted scaler (mean_ and scale_), a torch.nn.Linear itself or a torch.nn.Embedding itself"
+    check_plain(given, (torch.nn.Linear, torch.nn.Embedding), "front", f"{known}; compute anything else before inputs are sent")
+    if isinstance(given, torch.nn.Linear):
+        return None, _linear_weights(given, "front")
     if given.max_norm is not None:
         raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(given.max_norm))
     embedding = EmbeddingFront(given.num_embeddings, given.embedding_dim)
@@ -151,6 +153,7 @@ def _head_spec(name: str, head: Head) -> HeadSpec:
 def _cell_weights(module: torch.nn.RNNBase) -> Weights:
     parts = ["weight_ih", "weight_hh"]
     parts += ["bias_ih", "bias_hh"] if module.bias else []
+    parts += ["weight_hr"] if module.proj_size else []
     names = [f"{part}_l{layer}" for layer in range(module.num_layers) for part in parts]
     weights = {f"cell.{name}": values(getattr(module, name), f"module.{name}") for name in names}
     for layer in range(module.num_layers):
