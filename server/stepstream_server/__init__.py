@@ -1,1 +1,1 @@
-"""The StepStream server. Operators run `stepstream-server`; nothing here is a public Python interface but `bundles.save`."""
+"""The StepStream server. Operators run `stepstream-server`; nothing here is a public Python interface but `bundles`."""

@@ -1,7 +1,7 @@
 """Bundles: a model's folder on disk, `model.json` and `model.safetensors`, nothing executable.
 
 Reads, checks and writes them. Knows nothing of what computes a model, of sessions or of transport; torch is imported by
-`save` alone and only when it is called.
+`save` alone and only when it is called. docs/bundles.md tells of the names below.
 """
 
 from stepstream_server.bundles.describe import describe
