@@ -57,6 +57,63 @@ async def test_a_step_that_the_server_drops_takes_those_behind_it_along(client: 
     assert (await session.step(1))["count"] == [1]
 
 
+async def test_a_step_awaited_after_one_out_of_time_waits_for_its_outcome(client: Client, servicer: FakeServicer) -> None:
+    """Its caller has heard of the failure, so it must not fail behind it: it gets the number that the dropped step had."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    servicer.failures["a", 0] = error(4, "DEADLINE_EXCEEDED")
+    with pytest.raises(DeadlineExceeded):
+        await session.step(1, timeout=0.05)
+    after, fork = asyncio.ensure_future(session.step(1)), asyncio.ensure_future(session.fork())
+    await asyncio.sleep(0)
+    assert len(servicer.seen("block")) == 1
+    servicer.release()
+    assert (await after)["count"] == [1]
+    assert ((await fork).next_seq, session.next_seq) == (1, 1)
+
+
+async def test_what_was_begun_before_the_time_was_over_fails_behind_it(client: Client, servicer: FakeServicer) -> None:
+    """In flight or waiting for the window: its caller did not know of the failure."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    servicer.failures["a", 0] = error(4, "DEADLINE_EXCEEDED")
+    late = asyncio.ensure_future(session.step(1, timeout=0.05))
+    before = [asyncio.ensure_future(session.step(1)) for _ in range(10)]  # more than the window holds
+    with pytest.raises(DeadlineExceeded):
+        await late
+    after = asyncio.ensure_future(session.step(1))
+    await asyncio.sleep(0)
+    servicer.release()
+    outcomes = await asyncio.gather(*before, return_exceptions=True)
+    assert {type(each) for each in outcomes} == {SequenceMismatch}
+    assert (await after)["count"] == [1]
+
+
+async def test_a_step_after_one_that_was_applied_late_follows_it(client: Client, servicer: FakeServicer) -> None:
+    """Nobody heard of the answer, but the step counts."""
+    session = await client.open_session("level", id="a")
+    servicer.paused = True
+    with pytest.raises(DeadlineExceeded):
+        await session.step(1, timeout=0.05)
+    after = asyncio.ensure_future(session.step(1))
+    await asyncio.sleep(0)
+    servicer.release()
+    assert (await after)["count"] == [2]
+
+
+async def test_a_group_goes_on_after_one_of_its_sessions_ran_out_of_time(client: Client, servicer: FakeServicer) -> None:
+    """All wait for the one whose outcome is not known."""
+    async with client.open_sessions("level", 2, ids=["a", "b"]) as group:
+        servicer.pause_at["b"] = 0
+        servicer.failures["b", 0] = error(4, "DEADLINE_EXCEEDED")
+        with pytest.raises(GroupError):
+            await group.step(np.ones(2), timeout=0.05)
+        after = asyncio.ensure_future(group.step(np.ones(2)))
+        await asyncio.sleep(0)
+        servicer.release()
+        assert (await after)["count"][:, 0].tolist() == [2, 1]
+
+
 async def test_a_group_tells_whose_time_is_over(client: Client, servicer: FakeServicer) -> None:
     """The others' outputs are there, and stay as they are when late answers come."""
     async with client.open_sessions("level", 3, ids=["a", "b", "c"]) as group:

@@ -546,13 +546,14 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
 
 
 @asynccontextmanager
-async def serving(servicer: FakeServicer, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
-    """Runs a servicer on a free port, encrypted if there are credentials. Gives the address."""
+async def serving(
+    servicer: FakeServicer, credentials: grpc.ServerCredentials | None = None, *, local: str = "127.0.0.1:0"
+) -> AsyncIterator[str]:
+    """Runs a servicer, on a free port unless told otherwise, encrypted if there are credentials. Gives the address."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer.unary, server)
-    local = "127.0.0.1:0"
     port = server.add_insecure_port(local) if credentials is None else server.add_secure_port(local, credentials)
     await server.start()
     try:

@@ -33,6 +33,14 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         self.calls: list[Message] = []  # requests so far
         self.lose_answers = 0  # of so many calls that change something, once it is changed
 
+    async def OpenSession(self, request: session_pb2.OpenSessionRequest, context: Any) -> session_pb2.OpenSessionResponse:
+        self.calls.append(request)
+        await self._server.tell()
+        if request.id in self._server.sessions:
+            await self._fail(context, grpc.StatusCode.ALREADY_EXISTS, "SESSION_EXISTS")
+        session = self._server.new_session(request.id, self._server.models[request.model])
+        return session_pb2.OpenSessionResponse(session=describe(session), secret=session.secret)
+
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Any) -> session_pb2.GetSessionResponse:
         session = await self.find(request, context)
         self._server.rollouts.look(session)
