@@ -13,11 +13,14 @@ from typing import Literal
 
 from stepstream._errors import StepStreamError
 
+Kind = Literal["connected", "replayed", "draining", "left", "lost", "ended"]
+
 _UNREAD = 1000  # events kept for one who iterates slowly; beyond, the oldest are dropped: hours of a connection that flaps
 _LEVELS = {
     "connected": logging.INFO,
     "replayed": logging.INFO,
     "draining": logging.INFO,
+    "left": logging.INFO,
     "lost": logging.WARNING,
     "ended": logging.ERROR,
 }
@@ -31,18 +34,19 @@ class ConnectionEvent:
     """Something that a stream of the client to its server does.
 
     kind: `connected`: the server has answered. `replayed`: sessions are attached anew after a loss, and what had no answer was
-    sent again. `draining`: the server is about to stop. `lost`: the stream has ended and another one is tried. `ended`: no more
-    streams are tried, and its sessions have ended.
+    sent again. `draining`: the server is about to stop. `left`: the client has let go of such a server, and another one is tried
+    if there is a use for it. `lost`: the stream has broken and another one is tried. `ended`: no more streams are tried, and its
+    sessions have ended.
     """
 
-    kind: Literal["connected", "replayed", "draining", "lost", "ended"]
+    kind: Kind
     address: str
     sessions: int
     """Held on the stream."""
     steps: int = 0
     """Sent again, where it was replayed."""
     error: StepStreamError | None = None
-    """Why it was lost or has ended."""
+    """Why it was left or lost or has ended."""
 
 
 class Journal:
@@ -54,7 +58,7 @@ class Journal:
 
     def note(
         self,
-        kind: Literal["connected", "replayed", "draining", "lost", "ended"],
+        kind: Kind,
         sessions: int,
         *,
         steps: int = 0,
@@ -69,6 +73,11 @@ class Journal:
             if reader.full():
                 reader.get_nowait()
             reader.put_nowait(event)
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody iterates over the events."""
+        return bool(self._readers)
 
     async def events(self) -> AsyncGenerator[ConnectionEvent, None]:
         """Everything noted from the first iteration on, until the client is closed."""

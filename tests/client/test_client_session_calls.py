@@ -308,3 +308,43 @@ async def test_arguments_are_checked_before_anything_is_sent(
     assert isinstance(wrong.value, ValueError)
     assert not servicer.received
     assert not servicer.unary.calls
+
+
+# Steps for web handlers ---------------------------------------------------------------------------------------------
+
+
+async def test_a_step_opens_its_session_where_it_is_asked_to(client: Client, servicer: FakeServicer) -> None:
+    """The first time; nobody holds it, and it has the idle time that was given."""
+    with pytest.raises(SessionNotFound):
+        await client.step("level", "a", 1.0)
+    for total in (1.0, 2.0):
+        assert (await client.step("level", "a", 1.0, open=True, idle_ttl=60))["total"][0] == total
+    opened = [each for each in servicer.unary.calls if isinstance(each, session_pb2.OpenSessionRequest)]
+    assert [(each.id, each.version, each.idle_ttl.ToTimedelta().total_seconds()) for each in opened] == [("a", 0, 60.0)]
+    assert servicer.sessions["a"].stream is None
+
+
+async def test_of_two_who_open_at_once_both_step(client: Client, servicer: FakeServicer) -> None:
+    """Whoever comes second finds the session open."""
+    answers = await asyncio.gather(*[client.step("level", "a", 1.0, open=True) for _ in range(5)])
+    assert sorted(answer["count"][0] for answer in answers) == [1, 2, 3, 4, 5]
+
+
+async def test_a_step_does_not_open_what_it_cannot_stand_for(client: Client, servicer: FakeServicer) -> None:
+    """A step that is not the first of a new session fails as in one that was opened by hand."""
+    with pytest.raises(SequenceMismatch):
+        await client.step("level", "a", 1.0, seq=7, open=True)
+    assert servicer.sessions["a"].next_seq == 0
+
+
+async def test_the_newest_version_is_asked_for_once_a_minute(
+    client: Client, servicer: FakeServicer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with every step; a step that names a version asks once for ever."""
+    for _ in range(3):
+        await client.step("level", "a", 1.0, open=True)
+    assert servicer.versions_asked == [0]
+    monkeypatch.setattr("stepstream._service.NEWEST_SECONDS", 0.0)
+    await client.step("level", "a", 1.0)
+    await client.step("level", "a", 1.0, version=1)
+    assert servicer.versions_asked == [0, 0]

@@ -161,6 +161,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self.refusal: status_pb2.Status | None = None  # what every unary call and stream is refused with
         self.refusals: list[status_pb2.Status] = []  # what the next ones are refused with, one after the other
         self.refused = 0  # calls and streams so far
+        self.versions_asked: list[int] = []  # of models
         self.metadata: list[Any] = []  # of each stream
         self.received: list[StreamRequest] = []
         self.broken_rules: list[str] = []
@@ -239,6 +240,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         return model_pb2.ListModelsResponse(models=self.models.values())
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Any) -> model_pb2.GetModelResponse:
+        self.versions_asked.append(request.version)
         await self._refuse(context)
         model = self.models.get(request.name)
         if model is None or request.version not in (0, model.version):

@@ -38,7 +38,7 @@ class Wire:
         self._outbox = outbox
         self._changed = changed
         self._heed = heed
-        self._finishing = False
+        self.finishing = False  # nothing more is to be written
         self.heard = False  # anything from the server
 
     async def run(self) -> StepStreamError:
@@ -56,7 +56,7 @@ class Wire:
 
     def finish(self) -> None:
         """Writes what there is and no more, upon which the server ends the stream in peace."""
-        self._finishing = True
+        self.finishing = True
         self._changed.set()
 
     async def _read(self, status: Status) -> StepStreamError:
@@ -73,7 +73,7 @@ class Wire:
                 self._changed.clear()
                 while (message := self._outbox.pop()) is not None:
                     await self._call.write(message)
-                if self._finishing:
+                if self.finishing:
                     await self._call.done_writing()
                     return
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -251,7 +251,7 @@ class Connection:
             self._give_up(reason if refused else lost(self._reach.explained(reason)))
             return None
         if wire.heard:
-            self._journal.note("lost", len(self.members), error=reason)
+            self._journal.note("left" if wire.finishing else "lost", len(self.members), error=reason)
         if not self.members:  # nobody waits: the next one to join finds all patience
             self._wanted.clear()
             self._backoff.worked()
