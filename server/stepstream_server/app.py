@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -124,9 +125,12 @@ def _on_crash(spec: ModelSpec, loop: asyncio.AbstractEventLoop, crashed: asyncio
 
 
 async def _drain(front: Front, engines: Sequence[Engine], seconds: float) -> None:
-    """Stops without losing what was accepted."""
-    log.info("draining", streams=sum(engine.stats().streams for engine in engines), seconds=seconds)
-    log.info("drained", complete=await front.drain(seconds))
+    """Stops without losing what was accepted. Whatever sessions are left then end with the server."""
+    streams, sessions = sum(engine.stats().streams for engine in engines), sum(engine.stats().sessions for engine in engines)
+    log.info("draining", streams=streams, sessions=sessions, seconds=seconds)
+    complete = await front.drain(seconds)
+    lost = sum(engine.stats().sessions for engine in engines)
+    log.log(logging.WARNING if lost else logging.INFO, "drained", complete=complete, sessions_lost=lost)
 
 
 async def _both(first: Awaitable[First], second: Awaitable[Second]) -> tuple[First, Second]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from stepstream_server.engine.ports import Attach, Detach, Ending, Opened
+from stepstream_server.engine.ports import Attach, Detach, DoorLost, Drain, Ending, Open, Opened
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
-from support.engine import Answer, Harness, Refusal
+from support.engine import Answer, Ear, Harness, Refusal
 
 
 def test_capacity_refuses_with_a_retry_delay_and_room_returns() -> None:
@@ -181,3 +183,54 @@ def test_draining_refuses_new_steps_and_sessions_and_finishes_the_others() -> No
     assert sum(outcome.length for outcome in outcomes if isinstance(outcome, Answer)) == 100
     assert outcomes[-1] == Refusal(1, 0, 100, 1, Reason.SERVER_DRAINING, 100)
     assert h.ear.replies[request] is None
+
+
+@pytest.mark.parametrize(
+    "let_go",
+    [
+        pytest.param(lambda h, a: h.export(a, close=True), id="exported"),
+        pytest.param(lambda h, a: h.close(a, a.secret), id="closed"),
+        pytest.param(lambda h, a: h.detach(a), id="detached"),
+        pytest.param(lambda h, a: h.end_stream(1), id="its stream ended"),
+        pytest.param(lambda h, a: h.lose_door(), id="its front door lost"),
+        pytest.param(lambda h, a: h.clock.advance(11), id="expired"),
+    ],
+)
+def test_a_drain_may_wait_until_no_stream_holds_a_session(let_go: Callable[[Harness, Opened], object]) -> None:
+    """However it comes to that; one that waits for no more than steps is answered before."""
+    h = Harness(idle_ttl_seconds=10)
+    (a,) = h.open()
+    idle, moved = h.drain(), h.drain(until_let_go=True)
+    h.export(a)  # which leaves it held
+    h.turn(2)
+    assert (idle in h.ear.replies, moved in h.ear.replies) == (True, False)
+    let_go(h, a)
+    h.turn()
+    assert moved in h.ear.replies
+
+
+def test_a_drain_waits_for_the_streams_of_all_front_doors() -> None:
+    """A door without streams of its own is told when the last of the others' has let go."""
+    h, ear = Harness(), Ear()
+    other = h.engine.connect(ear)
+    other.submit(Open(1, 0, [""], np.zeros(1, np.uint32)))
+    h.turn()
+    moved = h.drain(until_let_go=True)
+    other.submit(Drain(1, until_let_go=True))
+    h.turn()
+    assert (moved in h.ear.replies, 1 in ear.replies) == (False, False)
+    other.submit(DoorLost())
+    h.turn()
+    assert (moved in h.ear.replies, 1 in ear.replies) == (True, True)
+
+
+def test_a_drain_that_may_wait_for_sessions_waits_for_steps_too() -> None:
+    """Of callers who hold none."""
+    h = Harness()
+    session = h.open_as("")
+    h.call(session, 0, [1.0] * 100, stream=9)
+    moved = h.drain(until_let_go=True)
+    h.turn()
+    assert (h.engine.busy, moved in h.ear.replies) == (True, False)
+    h.settle()
+    assert moved in h.ear.replies

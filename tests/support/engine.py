@@ -360,9 +360,9 @@ class Harness:
         """How many steps the session had applied, or the error."""
         return self.ask(Close(self.request(), session.id, secret))
 
-    def drain(self) -> int:
+    def drain(self, *, until_let_go: bool = False) -> int:
         request = self.request()
-        self.door.submit(Drain(request))
+        self.door.submit(Drain(request, until_let_go))
         return request
 
     def _inputs(self, values: Sequence[float]) -> tuple[Tensor, ...]:

@@ -225,10 +225,6 @@ class CountingStream(WireStream):
         await self.step([60_000], [0], [0])
         await self.errors(1)
 
-    async def half_close(self) -> None:
-        """Nothing more will be sent."""
-        await self._call.done_writing()
-
     async def end(self) -> tuple[grpc.StatusCode, str]:
         """Reads to the end; returns how the call ended."""
         with suppress(grpc.aio.AioRpcError):

@@ -12,6 +12,13 @@ from pathlib import Path
 
 COMMAND = ("-m", "stepstream_server")
 
+# Flags by the ways in which a step can come to its engine.
+FLAGS = {
+    "on the loop": ["--workers", "0"],
+    "on the thread": ["--workers", "0", "--engine.max_wait_seconds", "1e-9"],
+    "2 workers": ["--workers", "2"],
+}
+
 
 @dataclass
 class ServerProcess:

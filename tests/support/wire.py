@@ -33,6 +33,10 @@ class WireStream:
         """Breaks the stream as a lost connection does: without half-closing it."""
         self._call.cancel()
 
+    async def half_close(self) -> None:
+        """Nothing more will be sent."""
+        await self._call.done_writing()
+
     async def send(self, request: StreamRequest) -> None:
         await self._call.write(request)
 
@@ -56,6 +60,15 @@ class WireStream:
         one = inference_pb2.AttachSession(handle=handle, id=session_id, secret=secret, acked=acked)
         await self.send(StreamRequest(attach=inference_pb2.Attach(model=model, sessions=[one])))
         return (await self.receive()).attached
+
+
+async def read_to_drain(stream: WireStream) -> list[inference_pb2.StreamResponse]:
+    """Every message up to the one which says that the server is about to stop; then nothing more is sent."""
+    messages = [await stream.receive()]
+    while not messages[-1].HasField("drain"):
+        messages.append(await stream.receive())
+    await stream.half_close()
+    return messages
 
 
 async def read_to_end(stream: WireStream) -> tuple[list[inference_pb2.StreamResponse], str]:

@@ -48,6 +48,7 @@ async def test_a_draining_server_finishes_and_begins_nothing(models: Path, monke
             attached = [message.attached.sessions[0] for message in messages if message.HasField("attached")]
             assert len(answers) == 1
             assert [(each.handle, each.error.reason) for each in attached] == [(1, ""), (2, "SERVER_DRAINING")]
+            await stream.half_close()
             assert (await stream.end())[0] is grpc.StatusCode.OK
         assert await opening.code() is grpc.StatusCode.UNAVAILABLE
         assert await server.code == 0

@@ -404,9 +404,7 @@ class Engine:
         self.books.queue.let_go(self.books.counters)
         busy = self.busy
         if self._drains and not busy and not len(self._rollouts):  # a rollout that has paused goes on
-            for door, drain in self._drains:
-                self._outbox.reply(door, Reply(drain.request, None))
-            self._drains.clear()
+            self._answer_drains()
         letters = self._outbox.empty(self.clock(), idle=not busy)
         for delivery in letters.values():
             if delivery.errors.reasons:
@@ -415,6 +413,14 @@ class Engine:
         for door, delivery in letters.items():
             self._sinks[door].deliver(delivery)
         return busy
+
+    def _answer_drains(self) -> None:
+        """Nothing is pending: only those are left waiting that are to hear when no stream holds sessions."""
+        held = self._lifecycle.streams > 0
+        for door, drain in self._drains:
+            if not (held and drain.until_let_go):
+                self._outbox.reply(door, Reply(drain.request, None))
+        self._drains = [each for each in self._drains if held and each[1].until_let_go]
 
 
 def _count_failures(errors: RowErrors, report: TurnReport) -> None:

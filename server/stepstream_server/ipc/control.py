@@ -35,7 +35,8 @@ class Serve:
 
 @dataclass(frozen=True, slots=True)
 class DrainStreams:
-    """To a worker: end all streams, once what was accepted is answered. Answered by Drained."""
+    """To a worker: end all streams, once what was accepted is answered and no stream of any worker holds sessions. Answered by
+    Drained."""
 
     seconds: float  # that it may take
 

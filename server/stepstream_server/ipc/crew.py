@@ -108,7 +108,8 @@ class Crew:
         self._tell(Fail())
 
     async def drain(self, seconds: float) -> bool:
-        """Has all streams end once what was accepted is answered. Returns whether all of it was and all have."""
+        """Has all streams end once what was accepted is answered and none holds sessions. Returns whether all of it was and all
+        have."""
         self._ending = True
         waiting = [worker.drained for worker in self._workers.values()]
         self._tell(DrainStreams(seconds))

@@ -5,6 +5,7 @@ Here is the only table from `Reason` to a gRPC status, and how an error looks on
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -142,6 +143,13 @@ class Boundary:
         self._on_call = on_call
         self._max_calls = max_calls  # other than streams, which have a limit of their own
         self._calls = 0
+        self._unsent: set[asyncio.Task[Any]] = set()  # gRPC's, of calls whose responses are not sent yet
+
+    async def answered(self, seconds: float) -> bool:
+        """Waits until the responses of all unary calls that are under way now are sent. Returns whether all were within so many
+        seconds."""
+        under_way = list(self._unsent)
+        return not under_way or not (await asyncio.wait(under_way, timeout=seconds))[1]
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Does nothing: generated code adds each service by its name, too."""
@@ -169,6 +177,7 @@ class Boundary:
 
         async def call(request: bytes, context: Context) -> Any:
             code = _CANCELLED
+            self._note()
             try:
                 self._enter()
                 try:
@@ -212,6 +221,13 @@ class Boundary:
         if self._calls >= self._max_calls:
             raise CallerError(Reason.QUEUE_FULL, f"all {self._max_calls} calls are in use")
         self._calls += 1
+
+    def _note(self) -> None:
+        """The call of this task is unary."""
+        task = asyncio.current_task()
+        if task is not None:  # which it never is here
+            self._unsent.add(task)
+            task.add_done_callback(self._unsent.discard)
 
     def _status(self, error: Exception, service: str, method: str) -> grpc.Status:
         """The status that a call ends with for what it has raised."""

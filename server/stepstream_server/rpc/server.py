@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,7 +20,7 @@ from stepstream_proto.v1 import (
     session_pb2_grpc,
 )
 from stepstream_server.config import DoorSettings
-from stepstream_server.engine.ports import Drain
+from stepstream_server.engine.ports import Command, Drain
 from stepstream_server.rpc.boundary import Boundary, OnCall, Translate
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.inference import InferenceService
@@ -29,7 +31,7 @@ from stepstream_server.rpc.oip.responses import translate
 from stepstream_server.rpc.sessions import SessionService
 from stepstream_server.rpc.stream.registry import Streams
 
-_LEAST_SECONDS = 1.0  # for streams to end, whatever computing has taken
+_LEAST_SECONDS = 1.0  # for streams to end, and for calls to be answered, whatever computing and moving have taken
 
 SERVICES = [  # of the contract
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
@@ -57,7 +59,7 @@ class RpcServer:
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
         server = grpc.aio.server(options=server_options(self._settings, shared=self._shared))
-        boundary = Boundary(server, _OURS, self._on_call, self._settings.max_calls)
+        self._boundary = boundary = Boundary(server, _OURS, self._on_call, self._settings.max_calls)
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, boundary)
         session_pb2_grpc.add_SessionServiceServicer_to_server(
@@ -80,19 +82,30 @@ class RpcServer:
         return port
 
     async def drain(self, seconds: float) -> bool:
-        """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended.
+        """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended,
+        calls answered.
 
-        Returns whether everything was finished and every stream has ended so, within so many seconds.
+        Between the last step and the streams' end clients may move their sessions: it waits while any stream of any front door
+        holds some. Returns whether everything was finished and every stream has ended so, within so many seconds; sessions that
+        are held to the last do not count.
         """
         until = time.monotonic() + seconds
         await self.health.draining()
-        idle = [asyncio.create_task(engine.ask(Drain)) for engine in self._models.all()] if self._models.published else []
         self.streams.drain(seconds)
-        late = (await asyncio.wait(idle, timeout=seconds))[1] if idle else set()
+        finished = await self._engines_answer(Drain, until)
+        await self._engines_answer(partial(Drain, until_let_go=True), until)
+        ended = await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS))
+        answered = await self._boundary.answered(max(until - time.monotonic(), _LEAST_SECONDS))
+        return finished and ended and answered
+
+    async def _engines_answer(self, command: Callable[[int], Command], until: float) -> bool:
+        """Asks all engines. Returns whether all have answered, or crashed, by then (monotonic seconds)."""
+        asked = [asyncio.create_task(engine.ask(command)) for engine in self._models.all()] if self._models.published else []
+        late = (await asyncio.wait(asked, timeout=until - time.monotonic()))[1] if asked else set()
         for each in late:
             each.cancel()
-        await asyncio.gather(*idle, return_exceptions=True)  # an engine that has crashed is reported elsewhere
-        return await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS)) and not late
+        await asyncio.gather(*asked, return_exceptions=True)  # an engine that has crashed is reported elsewhere
+        return not late
 
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls, and gives those that are open so long to end."""

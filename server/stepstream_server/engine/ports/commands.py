@@ -271,6 +271,7 @@ class Drain:
     """From now on sessions are neither opened nor attached; admitted steps go on. Reply: None, once nothing is pending."""
 
     request: int
+    until_let_go: bool = False  # the reply waits also until no stream of any front door holds sessions
 
 
 Copying = Fork | Export | Generate
