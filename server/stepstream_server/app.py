@@ -70,9 +70,10 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
         await _first(stop, crashed)
         if not crashed.is_set():
             await _drain(front, engines, settings.door.drain_seconds)
-        if crashed.is_set():
+        failed = any(engine.failure for engine in engines)  # known before any caller hears of it, and before `crashed` is set
+        if failed:
             await front.fail()
-        return int(crashed.is_set())
+        return int(failed)
     finally:
         await front.stop(_END_GRACE_SECONDS)
         for driver in drivers:

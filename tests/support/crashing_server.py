@@ -1,4 +1,4 @@
-"""A server whose device fails: the real command, with a backend that raises when a session's input is 13 (see `unlucky`)."""
+"""A server whose device fails: the real command, with a backend that raises over an input of 13, and over an export."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _build = backends.build
 
 
 class UnluckyBackend:
-    """A backend that breaks down over one number."""
+    """A backend that breaks down over one number, and over whatever is read from it."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -26,6 +26,10 @@ class UnluckyBackend:
         if (inputs[0][..., 0] == np.float32(13)).any():
             raise RuntimeError("the device fell off the bus")
         return self._backend.launch(function, slots, inputs, length)
+
+    def read(self, slots: Ints) -> dict[str, Tensor]:
+        """Never the other one's."""
+        raise RuntimeError("the device fell off the bus")
 
 
 def build(*args: Any, **options: Any) -> Any:

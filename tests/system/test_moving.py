@@ -35,6 +35,7 @@ from stepstream_proto.v1.session_pb2 import (
     OpenSessionRequest,
 )
 from stepstream_proto.v1.session_pb2_grpc import SessionServiceStub
+from support import crashing_server
 from support.front_door import CountingStream
 from support.health import NOT_SERVING, SERVING, health
 from support.process import COMMAND, FLAGS, ServerProcess, server_process
@@ -219,6 +220,16 @@ async def test_a_second_signal_ends_at_once_what_waits_for_its_clients(models: P
         _, log = await here.server.ended()
         assert here.server.process.returncode == code
         assert "Traceback" not in log
+
+
+async def test_an_engine_that_crashes_meanwhile(models: Path) -> None:
+    """Who waits to move sessions hears of it, and the exit code is 1."""
+    async with draining(models, 1, *FOREVER, program=(crashing_server.__file__,)) as here:
+        with pytest.raises(grpc.aio.AioRpcError, match="has failed"):
+            await export(here.channel, here.sessions[0])
+        _, end = await read_to_end(here.stream)
+        assert "the engine of model 'small' has failed" in end
+        assert (await here.server.ended())[0] == 1
 
 
 async def test_the_process_that_computes_is_lost_meanwhile(models: Path) -> None:
