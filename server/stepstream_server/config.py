@@ -202,7 +202,8 @@ class DoorSettings(Section):
     drain_seconds: float = Field(
         default=30.0,
         ge=0,
-        description="How long stopping waits for accepted steps. A pod's termination grace period must be longer.",
+        description="How long stopping waits for accepted steps, and then for clients that move the sessions which their streams "
+        "hold. A pod's termination grace period must be longer.",
     )
     keepalive_seconds: float = Field(
         default=60.0,
