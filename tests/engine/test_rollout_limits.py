@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from stepstream_server.engine.ports import NO_STREAM, TAKEN_AT_ONCE, Commit, Open, RolloutEnding
+from stepstream_server.engine.ports import NO_STREAM, TAKEN_AT_ONCE, Commit, Open, Opened, RolloutEnding
 from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
 from stepstream_server.errors import CallerError, Reason
 from support.engine import Answer, Refusal
@@ -172,6 +172,19 @@ def test_paths_are_taken_all_or_none() -> None:
     h.turn()
     assert h.refused(request).reason == Reason.QUEUE_FULL
     assert h.engine.stats().rollout_slots == 1
+    h.check_books()
+
+
+def test_rollouts_take_no_room_of_sessions() -> None:
+    """As many sessions as the statistics say can be opened, and no more, whatever is rolled out beside them."""
+    h = Rolling(sessions=4, paths=8)
+    h.open(1)
+    h.generate(None, 1000, [1], paths=3, levels=(0.5,), temperature=1.0)
+    h.turn()
+    stats = h.engine.stats()
+    assert stats.rollout_slots == 3
+    opened = h.open(5, first_handle=1)
+    assert [isinstance(each, Opened) for each in opened] == [True] * (stats.capacity - stats.sessions) + [False] * 2
     h.check_books()
 
 

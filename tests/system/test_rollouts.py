@@ -21,7 +21,7 @@ from support.models import random_model
 from support.workers import Connection, working_server
 
 LABELS = '{model="text",version="1"}'
-ROLLOUT_SLOTS = 'stepstream_slots{model="text",state="rollout",version="1"}'
+ROLLOUT_SLOTS = "stepstream_rollout_slots" + LABELS
 ENDED = 'stepstream_rollouts_ended_total{ending="%s",model="text",version="1"}'
 END, EACH, NONE = inference_pb2.COMMIT_END, inference_pb2.COMMIT_EACH, inference_pb2.COMMIT_NONE
 

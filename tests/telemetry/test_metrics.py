@@ -14,7 +14,7 @@ from support.clock import FakeClock
 
 ECG = {"model": "ecg", "version": "2"}
 STATS = EngineStats(
-    sessions=3, slots=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40, rollouts=2, rollout_slots=4
+    sessions=3, capacity=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40, rollouts=2, rollout_slots=4
 )
 
 NAMES_AND_LABELS = {
@@ -42,6 +42,7 @@ NAMES_AND_LABELS = {
     "stepstream_step_queue_seconds": {"model", "version"},
     "stepstream_step_seconds": {"model", "version"},
     "stepstream_rollouts_active": {"model", "version"},
+    "stepstream_rollout_slots": {"model", "version"},
     "stepstream_rollouts_ended_total": {"model", "version", "ending"},
     "stepstream_rollout_draws_total": {"model", "version"},
     "stepstream_rollout_first_draw_seconds": {"model", "version"},
@@ -128,13 +129,13 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_step_seconds_count", {}, 23),
         ("stepstream_sessions_open", {}, 3),
         ("stepstream_slots", {"state": "used"}, 3),
-        ("stepstream_slots", {"state": "rollout"}, 4),
-        ("stepstream_slots", {"state": "free"}, 3),
+        ("stepstream_slots", {"state": "free"}, 7),
         ("stepstream_streams", {}, 2),
         ("stepstream_pending_steps", {}, 7),
         ("stepstream_state_bytes", {}, 3072),
         ("stepstream_turns_total", {}, 11),
         ("stepstream_rollouts_active", {}, 2),
+        ("stepstream_rollout_slots", {}, 4),
         ("stepstream_rollouts_ended_total", {"ending": "STOP"}, 1),
         ("stepstream_rollouts_ended_total", {"ending": "CANCELLED"}, 0),
         ("stepstream_rollout_draws_total", {}, 9),

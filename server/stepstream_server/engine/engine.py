@@ -130,7 +130,7 @@ class Engine:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        return f"<Engine {stats.sessions}/{stats.slots} sessions | {stats.pending_steps} pending | turn {stats.turns}>"
+        return f"<Engine {stats.sessions}/{stats.capacity} sessions | {stats.pending_steps} pending | turn {stats.turns}>"
 
     def connect(self, sink: Sink) -> Door:
         """Adds a front door. Call before the first turn, or from the thread that turns."""
@@ -142,7 +142,7 @@ class Engine:
         sessions = len(self.books.table)
         return EngineStats(
             sessions=sessions,
-            slots=self._backend.slots,
+            capacity=self.limits.capacity,
             streams=self._lifecycle.streams,
             pending_steps=self.books.pending_steps + self._rollouts.prompted,
             state_bytes=sessions * self._backend.state_bytes,

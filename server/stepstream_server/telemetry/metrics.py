@@ -78,14 +78,14 @@ def _rollout_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
 
 def _stats_families(models: list[tuple[Labels, EngineStats]]) -> Iterator[Metric]:
     used = [((*model, "used"), s.sessions) for model, s in models]
-    rollout = [((*model, "rollout"), s.rollout_slots) for model, s in models]
-    free = [((*model, "free"), s.slots - s.sessions - s.rollout_slots) for model, s in models]
+    free = [((*model, "free"), s.capacity - s.sessions) for model, s in models]
     yield _gauge(series.SESSIONS_OPEN, [(model, s.sessions) for model, s in models])
-    yield _gauge(series.SLOTS, used + rollout + free)
+    yield _gauge(series.SLOTS, used + free)
     yield _gauge(series.STATE_BYTES, [(model, s.state_bytes) for model, s in models])
     yield _gauge(series.STREAMS, [(model, s.streams) for model, s in models])
     yield _gauge(series.PENDING_STEPS, [(model, s.pending_steps) for model, s in models])
     yield _gauge(series.ROLLOUTS_ACTIVE, [(model, s.rollouts) for model, s in models])
+    yield _gauge(series.ROLLOUT_SLOTS, [(model, s.rollout_slots) for model, s in models])
     yield _counter(series.TURNS, [(model, s.turns) for model, s in models])
 
 

@@ -51,7 +51,7 @@ SESSIONS_REFUSED = Series(
 SESSIONS_CLOSED = Series("stepstream_sessions_closed_total", "Sessions ended, by why.", (*MODEL_LABELS, "reason"))
 SLOTS = Series(
     "stepstream_slots",
-    "Rows of the state pool, used by a session, by a rollout's copy of one, or free.",
+    "Room for sessions: used by one that is open, or free for one more.",
     (*MODEL_LABELS, "state"),
 )
 STATE_BYTES = Series("stepstream_state_bytes", "Bytes of open sessions' states.")
@@ -72,6 +72,7 @@ STEP_QUEUE_SECONDS = Series("stepstream_step_queue_seconds", "From a step's arri
 STEP_SECONDS = Series("stepstream_step_seconds", "From a step's arrival to the hand-over of its answer.")
 
 ROLLOUTS_ACTIVE = Series("stepstream_rollouts_active", "Rollouts under way.")
+ROLLOUT_SLOTS = Series("stepstream_rollout_slots", "States that paths of rollouts hold, beside those of sessions.")
 ROLLOUTS_ENDED = Series(
     "stepstream_rollouts_ended_total", "Rollouts ended, by how: STOP, LENGTH, CANCELLED, FAILED.", (*MODEL_LABELS, "ending")
 )

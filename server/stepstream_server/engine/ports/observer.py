@@ -55,14 +55,14 @@ class EngineStats:
     """The engine at one moment. Readable from any thread."""
 
     sessions: int
-    slots: int
+    capacity: int  # sessions that may be open at once
     streams: int
     pending_steps: int
     state_bytes: int  # of open sessions
     turns: int
     steps: int  # applied since start
     rollouts: int = 0  # under way
-    rollout_slots: int = 0  # of the slots, those that rollouts hold
+    rollout_slots: int = 0  # that rollouts hold, beside those of sessions
 
 
 @dataclass(frozen=True, slots=True)
