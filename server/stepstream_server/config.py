@@ -28,6 +28,11 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def cannot_listen(setting: str, address: str, cause: object) -> OSError:
+    """The error of an address that cannot be had: names the setting, the address and why."""
+    return OSError(f"{setting}: cannot listen on {address}: {cause}")
+
+
 def _checked_address(address: str) -> str:
     split_address(address)
     return address

@@ -58,9 +58,9 @@ def test_stop_does_not_wait_for_a_silent_caller(exporter: Exporter) -> None:
 
 
 def test_a_taken_port_is_an_error(exporter: Exporter) -> None:
-    """Starting on a port that somebody has raises, so that the server does not run unobserved."""
+    """Starting on a port that somebody has raises, so that the server does not run unobserved: it names setting and address."""
     host, port = exporter.start()
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(OSError, match=rf"^metrics: cannot listen on {host}:{port}: .* in use$"):
         Exporter(CollectorRegistry(), f"{host}:{port}").start()
 
 

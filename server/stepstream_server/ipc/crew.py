@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from stepstream_server.config import DoorSettings, LogSettings, join_address, split_address
+from stepstream_server.config import DoorSettings, LogSettings, cannot_listen, join_address, split_address
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc.channel import Channel
 from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
@@ -85,7 +85,10 @@ class Crew:
     async def start(self, address: str) -> int:
         """Starts all workers; returns the port once all of them listen. Raises OSError if the address cannot be had."""
         host, port = split_address(address)
-        self._reserved = _reserve(host, port)
+        try:
+            self._reserved = _reserve(host, port)
+        except OSError as error:
+            raise cannot_listen("listen", address, error) from error
         port = self._reserved.getsockname()[1]
         self._address = join_address(host, port)
         hired = await asyncio.gather(*[self._hire() for _ in range(self._size)], return_exceptions=True)
@@ -274,22 +277,15 @@ def _reserve(host: str, port: int) -> socket.socket:
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, socket.SOCK_STREAM) as probe:  # else two servers would silently share the port
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(probe, host, port, address)
+        probe.bind(address)
     reserved = socket.socket(family, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
-        _bind(reserved, host, port, address)
+        reserved.bind(address)
     except OSError:
         reserved.close()
         raise
     # It was for connections of an earlier server that linger; who asks for it later must not get the port while nobody listens.
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return reserved
-
-
-def _bind(sock: socket.socket, host: str, port: int, address: object) -> None:
-    try:
-        sock.bind(address)  # type: ignore[arg-type]  # whatever getaddrinfo gave
-    except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error}") from error

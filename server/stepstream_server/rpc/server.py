@@ -19,7 +19,7 @@ from stepstream_proto.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from stepstream_server.config import DoorSettings
+from stepstream_server.config import DoorSettings, cannot_listen
 from stepstream_server.engine.ports import Command, Drain
 from stepstream_server.rpc.boundary import Boundary, OnCall, Translate
 from stepstream_server.rpc.health import Health
@@ -75,7 +75,7 @@ class RpcServer:
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+            raise cannot_listen("listen", address, error) from error
         await self.health.starting()
         await server.start()
         self._server = server

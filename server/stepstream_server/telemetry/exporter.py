@@ -13,7 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from stepstream_server.config import split_address
+from stepstream_server.config import cannot_listen, split_address
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -68,10 +68,11 @@ class Exporter:
         self._thread: threading.Thread | None = None
 
     def start(self) -> tuple[str, int]:
-        """Binds and begins to serve. Returns (host, port) as bound. Raises OSError if the address cannot be bound."""
-        host, port = split_address(self._address)
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        self._server = _Server(family, (host, port))
+        """Binds and begins to serve. Returns (host, port) as bound. Raises OSError if the address cannot be had."""
+        try:
+            self._server = _bound(*split_address(self._address))
+        except OSError as error:
+            raise cannot_listen("metrics", self._address, error) from error
         self._server.set_app(_only_metrics(make_wsgi_app(self._registry)))
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
@@ -88,3 +89,8 @@ class Exporter:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _bound(host: str, port: int) -> _Server:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return _Server(family, (host, port))
