@@ -15,14 +15,16 @@ from stepstream_server.config import DoorSettings
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.server import SERVICES, RpcServer
 from support.front_door import CountingStream, FrontDoor, front_door
-from support.health import NOT_SERVING, SERVING, health
+from support.health import NOT_SERVING, SERVING, every_health, health
 
 EVERYTHING_BUT_LIVENESS = ["", "readiness", *SERVICES, "inference.GRPCInferenceService"]
 
 
 async def statuses(front: FrontDoor) -> dict[str, int]:
-    """Health by service."""
-    return {name: await health(front.channel, name) for name in [*EVERYTHING_BUT_LIVENESS, "liveness"]}
+    """Health by service, asked for one by one and all at once."""
+    told = {name: await health(front.channel, name) for name in [*EVERYTHING_BUT_LIVENESS, "liveness"]}
+    assert await every_health(front.channel) == told
+    return told
 
 
 async def test_an_unknown_exception_tells_nothing(front: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:

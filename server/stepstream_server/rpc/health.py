@@ -7,22 +7,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
+
+from stepstream_server.rpc.boundary import Context
 
 LIVENESS = "liveness"
 READINESS = "readiness"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_messages: Any = health_pb2  # whose types know no List
+
+
+class _Servicer(aio.HealthServicer):
+    """The library's, which knows how to be asked about one service, by Check and Watch."""
+
+    _server_status: dict[str, Any]  # by service, the library's own
+
+    async def List(self, request: object, context: Context) -> Any:
+        """Says of every service what Check says of it."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
+        return _messages.HealthListResponse(statuses=statuses)
 
 
 class Health:
     """What probes are told. Never serves again once it has stopped to."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        self.servicer = aio.HealthServicer()
+        self.servicer = _Servicer()
         self._ready_names = ["", READINESS, *services]
         self._stopped = False
         self.ready = False  # whether the services serve now
