@@ -52,9 +52,9 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     `on_started` hears the addresses once every model is warm. Raises BundleError for a model that cannot be served, OSError
     for an address that cannot be had, ServerFault for a backend that does not compute what it promises.
     """
-    loaded = await asyncio.to_thread(bundles.load_all, settings.models)
     registry = new_registry()
     metrics = Metrics(registry)
+    loaded = await asyncio.to_thread(_load, settings, metrics)
     front = _front([bundle.spec for bundle in loaded], settings, metrics)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
@@ -80,6 +80,17 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
             await asyncio.to_thread(driver.stop)
         front.close()
         await asyncio.to_thread(exporter.stop)
+
+
+def _load(settings: Settings, metrics: Metrics) -> list[Bundle]:
+    """What the folder of models has to serve; says what else is there."""
+    folder = bundles.load_all(settings.models, strict=settings.strict_models)
+    for name, reason in folder.others.items():
+        log.info("passed_over", folder=str(settings.models), name=name, reason=reason)
+    for name, error in folder.broken.items():
+        log.error("bundle_broken", folder=str(settings.models), name=name, error=str(error))
+    metrics.broken_bundles(len(folder.broken))
+    return folder.bundles
 
 
 def _front(specs: Sequence[ModelSpec], settings: Settings, metrics: Metrics) -> Front:

@@ -247,6 +247,11 @@ class Settings(Section):
         default=Path("models"),
         description="Folder whose sub-folders are bundles. Beside where the server is started, unless told.",
     )
+    strict_models: bool = Field(
+        default=False,
+        description="One broken bundle keeps the server from starting. Off: it is logged and counted, and the others serve; a "
+        "copy that went wrong should not take every model away.",
+    )
     listen: Address = Field(
         default="127.0.0.1:8101",
         description="Where gRPC is served, HOST:PORT. Port 0: any free one. Loopback: nothing is exposed until asked for.",

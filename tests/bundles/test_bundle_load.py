@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +123,18 @@ def test_a_file_larger_than_its_tensors_is_not_read(heart: Bundle) -> None:
 
 
 def test_a_folder_is_loaded_whole_and_in_order(tmp_path: Path) -> None:
-    """Every sub-folder with a manifest is served, by name and version; hidden folders and others are left out."""
+    """Every sub-folder with a manifest is served, by name and version; hidden folders are left out, others are told of."""
     for name in ("b", "a", "..data"):
         init_model(tmp_path / name, "gru", 1, 2, 1, 1, seed=0) if name != "..data" else None
     (tmp_path / "notes").mkdir()
     (tmp_path / "readme.txt").write_text("models")
     (tmp_path / "..data").symlink_to(tmp_path / "b")  # as a Kubernetes volume has it
-    assert [bundle.spec.name for bundle in load_all(tmp_path)] == ["a", "b"]
+    (tmp_path / "lost+found").symlink_to("x" * 300)  # what is in it cannot be looked for, whoever looks
+    folder = load_all(tmp_path, strict=True)
+    assert [bundle.spec.name for bundle in folder.bundles] == ["a", "b"]
+    none = "it has no model.json"
+    assert folder.others == {"lost+found": "File name too long", "notes": none, "readme.txt": none}
+    assert not folder.broken
 
 
 def test_versions_of_one_model_live_side_by_side(tmp_path: Path) -> None:
@@ -136,35 +143,48 @@ def test_versions_of_one_model_live_side_by_side(tmp_path: Path) -> None:
         init_model(tmp_path / folder, "gru", 1, 2, 1, 1, seed=0)
         edit(tmp_path / folder, "name", "m")
         edit(tmp_path / folder, "version", version)
-    assert [(bundle.spec.name, bundle.spec.version) for bundle in load_all(tmp_path)] == [("m", 9), ("m", 10)]
+    assert [(bundle.spec.name, bundle.spec.version) for bundle in load_all(tmp_path, strict=True).bundles] == [
+        ("m", 9),
+        ("m", 10),
+    ]
 
 
 def test_two_of_one_name_and_version_are_refused(tmp_path: Path) -> None:
-    """Nobody could tell which of them answers."""
-    for folder in ("one", "two"):
-        init_model(tmp_path / folder, "gru", 1, 2, 1, 1, seed=0)
+    """Nobody could tell which of them answers; unless the server is to be strict, the first one does."""
+    for name in ("one", "two"):
+        init_model(tmp_path / name, "gru", 1, 2, 1, 1, seed=0)
     edit(tmp_path / "two", "name", "one")
-    with pytest.raises(
-        BundleError, match=r'^two/model.json: name, version: expected a pair that one does not .*, got \["one", 1\]'
-    ):
-        load_all(tmp_path)
+    why = r'^two/model.json: name, version: expected a pair that one does not .*, got \["one", 1\]'
+    with pytest.raises(BundleError, match=why):
+        load_all(tmp_path, strict=True)
+    folder = load_all(tmp_path, strict=False)
+    assert [bundle.path.name for bundle in folder.bundles] == ["one"]
+    assert re.match(why, str(folder.broken["two"]))
 
 
-def test_one_wrong_bundle_stops_the_whole_folder(tmp_path: Path) -> None:
-    """A server never starts with a part of its models."""
-    for folder in ("good", "bad"):
-        init_model(tmp_path / folder, "gru", 1, 2, 1, 1, seed=0)
+def test_one_broken_bundle_stops_the_whole_folder_only_where_that_is_wanted(tmp_path: Path) -> None:
+    """Otherwise the others are served, if there are any, and file and field are told."""
+    for name in ("good", "bad"):
+        init_model(tmp_path / name, "gru", 1, 2, 1, 1, seed=0)
     edit(tmp_path / "bad", "cell.layers", 2)
-    with pytest.raises(BundleError, match=r"^bad/model.json: states\[0\]"):
-        load_all(tmp_path)
+    why = r"^bad/model.json: states\[0\]"
+    with pytest.raises(BundleError, match=why):
+        load_all(tmp_path, strict=True)
+    folder = load_all(tmp_path, strict=False)
+    assert [bundle.spec.name for bundle in folder.bundles] == ["good"]
+    assert list(folder.broken) == ["bad"]
+    assert re.match(why, str(folder.broken["bad"]))
+    shutil.rmtree(tmp_path / "good")
+    with pytest.raises(BundleError, match=why):
+        load_all(tmp_path, strict=False)
 
 
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:
     """Serving nothing is a mistake; naming a bundle instead of its parent is told apart."""
     with pytest.raises(BundleError, match="expected a folder of bundles, got nothing"):
-        load_all(tmp_path / "none")
+        load_all(tmp_path / "none", strict=False)
     with pytest.raises(BundleError, match=r"expected at least one folder with a model.json, got none$"):
-        load_all(tmp_path)
+        load_all(tmp_path, strict=False)
     bundle = init_model(tmp_path / "m", "rnn", 1, 2, 1, 1, seed=0)
     with pytest.raises(BundleError, match="it is itself a bundle: name the folder that contains it"):
-        load_all(bundle.path)
+        load_all(bundle.path, strict=False)

@@ -104,12 +104,35 @@ async def test_an_engine_crash_ends_the_process(models: Path) -> None:
     assert "the device fell off the bus" in crash["exception"]
 
 
-async def test_a_wrong_bundle_is_not_served(tmp_path: Path) -> None:
-    """The file and the field are named, nothing listens, and the exit code is 1."""
-    bundles.init_model(tmp_path / "good", cell="gru", inputs=1, hidden=4, layers=1, outputs=1, seed=0)
-    bundles.init_model(tmp_path / "wrong", cell="gru", inputs=1, hidden=4, layers=1, outputs=1, seed=0)
+@pytest.fixture
+def one_broken(tmp_path: Path) -> Path:
+    """A folder of a bundle `good`, a bundle `wrong` and what is none."""
+    for name in ("good", "wrong"):
+        bundles.init_model(tmp_path / name, cell="gru", inputs=1, hidden=4, layers=1, outputs=1, seed=0)
     edit(tmp_path / "wrong", "cell.hidden_size", 0)
-    process = await launch(tmp_path)
+    (tmp_path / "lost+found").mkdir()
+    return tmp_path
+
+
+async def test_a_broken_bundle_does_not_stop_the_others(one_broken: Path) -> None:
+    """The file and the field are in the log and it shows in the metrics; what is no bundle is a line too."""
+    async with server_process(one_broken) as server, grpc.aio.insecure_channel(server.listen) as channel:
+        async with WireStream(channel) as stream:
+            assert len(await stream.open("good", [0])) == 1
+        metrics = await asyncio.to_thread(lambda: urllib.request.urlopen(server.metrics).read().decode())
+        assert "\nstepstream_broken_bundles 1.0\n" in metrics
+        server.process.send_signal(signal.SIGTERM)
+        code, log = await server.ended()
+    assert code == 0
+    events = {event["event"]: event for event in map(json.loads, log.splitlines())}
+    assert (events["passed_over"]["name"], events["passed_over"]["level"]) == ("lost+found", "info")
+    assert (events["bundle_broken"]["name"], events["bundle_broken"]["level"]) == ("wrong", "error")
+    assert events["bundle_broken"]["error"].startswith("wrong/model.json: cell.hidden_size: ")
+
+
+async def test_a_broken_bundle_stops_a_strict_server(one_broken: Path) -> None:
+    """The file and the field are named, nothing listens, and the exit code is 1."""
+    process = await launch(one_broken, "--strict_models", "true")
     stdout, stderr = await process.communicate()
     assert (process.returncode, stdout) == (1, b"")
     assert b"wrong/model.json" in stderr

@@ -19,6 +19,7 @@ STATS = EngineStats(
 
 NAMES_AND_LABELS = {
     "stepstream_build_info": {"version", "backend", "device"},
+    "stepstream_broken_bundles": set(),
     "stepstream_rpc_handled_total": {"service", "method", "code"},
     "stepstream_workers": set(),
     "stepstream_worker_deaths_total": set(),

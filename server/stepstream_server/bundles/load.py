@@ -37,6 +37,15 @@ class Bundle:
     weights: Weights  # by name, float32, C order: see `declare.weight_shapes`
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What was found in a folder of bundles."""
+
+    bundles: list[Bundle]  # ordered by name and version
+    broken: dict[str, BundleError]  # by sub-folder: what cannot be served
+    others: dict[str, str]  # by name: what is no bundle, and why
+
+
 def load(path: Path) -> Bundle:
     """Reads the bundle in the folder `path`.
 
@@ -59,25 +68,32 @@ def load(path: Path) -> Bundle:
     return Bundle(path, to_spec(manifest, fingerprint(spec, digest)), weights)
 
 
-def load_all(directory: Path) -> list[Bundle]:
-    """Reads every sub-folder that has a manifest, ordered by name and version; hidden folders are left out.
+def load_all(directory: Path, *, strict: bool) -> Folder:
+    """Reads every sub-folder that has a manifest; hidden folders are left out.
 
-    Raises BundleError if there is none, if one of them is wrong, or if two have the same name and version.
+    A bundle is broken that `load` refuses, or whose name and version are those of one before it, by the names of folders. Raises
+    BundleError if there is none that can be served; strict: also if one is broken.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise BundleError(f"{directory}: expected a folder of bundles, got {'a file' if directory.exists() else 'nothing'}")
-    bundles = [load(path) for path in sorted(directory.iterdir()) if _is_bundle(path)]
-    if not bundles:
-        hint = "; it is itself a bundle: name the folder that contains it" if (directory / MANIFEST_FILE).exists() else ""
-        raise BundleError(f"{directory}: expected at least one folder with a {MANIFEST_FILE}, got none{hint}")
-    taken: dict[tuple[str, int], Bundle] = {}
-    for bundle in bundles:
-        other = taken.setdefault((bundle.spec.name, bundle.spec.version), bundle)
-        if other is not bundle:
-            name = f"{bundle.path.name}/{MANIFEST_FILE}"
-            raise wrong(name, "name, version", f"a pair that {other.path.name} does not have", shorten(_key(bundle)))
-    return sorted(bundles, key=_key)
+    taken: dict[tuple[str, int], Bundle] = {}  # by name and version
+    folder = Folder([], {}, {})
+    # Hidden folders are not models: a Kubernetes volume keeps its real files in `..data`, linked to from beside it.
+    for path in sorted(path for path in directory.iterdir() if not path.name.startswith(".")):
+        if reason := _why_none(path):
+            folder.others[path.name] = reason
+            continue
+        try:
+            _take(load(path), taken)
+        except BundleError as error:
+            if strict:
+                raise
+            folder.broken[path.name] = error
+    if not taken:
+        raise _nothing(directory, folder)
+    folder.bundles.extend(taken[key] for key in sorted(taken))
+    return folder
 
 
 def decode(data: bytes, file: str) -> dict[str, NDArray[Any]]:
@@ -111,10 +127,25 @@ def _read(path: Path, name: str, most_bytes: int) -> bytes:
         raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error
 
 
-def _is_bundle(path: Path) -> bool:
-    # Hidden folders are not models: a Kubernetes volume keeps its real files in `..data`, linked to from beside it.
-    return not path.name.startswith(".") and (path / MANIFEST_FILE).exists()
+def _why_none(path: Path) -> str:
+    """Why what is there is no bundle; nothing if it is one."""
+    try:
+        return "" if (path / MANIFEST_FILE).exists() else f"it has no {MANIFEST_FILE}"
+    except OSError as error:  # it cannot be entered, as `lost+found`
+        return error.strerror or str(error)
 
 
-def _key(bundle: Bundle) -> tuple[str, int]:
-    return bundle.spec.name, bundle.spec.version
+def _take(bundle: Bundle, taken: dict[tuple[str, int], Bundle]) -> None:
+    """Adds a bundle to those taken. Raises BundleError if one of them has its name and version."""
+    key = bundle.spec.name, bundle.spec.version
+    if (other := taken.setdefault(key, bundle)) is not bundle:
+        expected = f"a pair that {other.path.name} does not have"
+        raise wrong(f"{bundle.path.name}/{MANIFEST_FILE}", "name, version", expected, shorten(key))
+
+
+def _nothing(directory: Path, folder: Folder) -> BundleError:
+    """The error of a folder of which nothing can be served."""
+    if folder.broken:
+        return BundleError("\n".join(map(str, folder.broken.values())))
+    hint = "; it is itself a bundle: name the folder that contains it" if (directory / MANIFEST_FILE).exists() else ""
+    return BundleError(f"{directory}: expected at least one folder with a {MANIFEST_FILE}, got none{hint}")

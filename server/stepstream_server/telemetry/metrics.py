@@ -97,6 +97,7 @@ class Metrics:
         self._totals: dict[Labels, TurnTotals] = {}
         self._stats: dict[Labels, Callable[[], EngineStats]] = {}
         self._builds: list[Labels] = []
+        self._broken_bundles = 0
         self._rpcs: Counter[Labels] = Counter()
         self._ask_workers: Callable[[], object] | None = None
         self._workers = (0, 0)  # alive, died
@@ -116,6 +117,10 @@ class Metrics:
         """Says what is running: the server's version, `backend.kind` and `backend.device`."""
         with self._lock:
             self._builds = [(version, backend, device)]
+
+    def broken_bundles(self, count: int) -> None:
+        """How many bundles could not be read and are not served."""
+        self._broken_bundles = count
 
     def rpc_handled(self, service: str, method: str, code: str, calls: int = 1) -> None:
         """Counts RPCs that ended. Name only services and methods of the contract: labels must be bounded."""
@@ -145,6 +150,7 @@ class Metrics:
             totals, stats = list(self._totals.items()), list(self._stats.items())
             builds, rpcs = [(build, 1.0) for build in self._builds], list(self._rpcs.items())
         yield _gauge(series.BUILD_INFO, builds)
+        yield _gauge(series.BROKEN_BUNDLES, [((), self._broken_bundles)])
         yield _counter(series.RPC_HANDLED, rpcs)
         yield _gauge(series.WORKERS, [((), alive)])
         yield _counter(series.WORKER_DEATHS, [((), died)])

@@ -30,6 +30,7 @@ class Series:
 
 
 BUILD_INFO = Series("stepstream_build_info", "Always 1; the labels say what is running.", ("version", "backend", "device"))
+BROKEN_BUNDLES = Series("stepstream_broken_bundles", "Bundles among the models that are broken and not served.", ())
 RPC_HANDLED = Series(
     "stepstream_rpc_handled_total",
     "RPCs ended, by gRPC status code; a stream counts once, when it ends.",
