@@ -96,9 +96,10 @@ def _resident_bytes(pid: int) -> int:
 
 
 def serve_command(models: Path, *flags: str, python: str = sys.executable) -> list[str]:
-    """The real server on free ports."""
-    fixed = ["--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--log.level", "warning"]
-    return [python, "-m", "stepstream_server", "serve", *fixed, *flags]
+    """The real server on free ports. It says where it listens in words, which servers of other checkouts always do."""
+    fixed = ["--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    told = ["--log.level", "warning", "--log.format", "console"]
+    return [python, "-m", "stepstream_server", "serve", *fixed, *told, *flags]
 
 
 def module_command(module: str, *flags: str) -> list[str]:

@@ -22,8 +22,8 @@ try:
     import structlog
     import typer
 
-    from stepstream_server import logs, process
-    from stepstream_server.config import Settings
+    from stepstream_server import addresses, logs, process
+    from stepstream_server.config import LogSettings, Settings
     from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, variable
 except ModuleNotFoundError as missing:
     raise SystemExit(f"stepstream-server needs {missing.name}: pip install 'stepstream[server]'") from None
@@ -133,7 +133,7 @@ def _run(settings: Settings) -> int:
 
     def on_started(bound: Bound) -> None:
         process.settle_down()
-        _announce(bound)
+        _announce(bound, settings.log)
 
     return process.run(run())
 
@@ -160,9 +160,9 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
         loop.add_signal_handler(number, on_signal)
 
 
-def _announce(bound: Bound) -> None:
-    """Two lines on stdout (flushed) for scripts, which learn from them where port 0 led."""
-    typer.echo(f"listening {bound.listen}\nmetrics http://{bound.metrics}/metrics")
+def _announce(bound: Bound, settings: LogSettings) -> None:
+    """On stdout (flushed), in the form that logs have."""
+    typer.echo(addresses.tell(bound.listen, bound.metrics, as_json=logs.are_json(settings)))
     structlog.get_logger(__name__).info("listening", listen=bound.listen, metrics=bound.metrics)
 
 

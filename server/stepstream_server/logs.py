@@ -15,10 +15,14 @@ from structlog.typing import Processor
 from stepstream_server.config import LogSettings
 
 
+def are_json(settings: LogSettings, stream: TextIO | None = None) -> bool:
+    """Whether lines to `stream` (stderr) are for a collector rather than for a person."""
+    return settings.format == "json" or (settings.format == "auto" and not (stream or sys.stderr).isatty())
+
+
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends all events of `settings.level` and above to `stream` (stderr), replacing what was configured before."""
     stream = stream or sys.stderr
-    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -33,7 +37,8 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=False,  # so that a test can configure anew; a lookup costs microseconds, per event
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_render(console, stream)))
+    last = _render(stream, as_json=are_json(settings, stream))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("grpc").setLevel(max(level, logging.INFO))  # at debug it writes a line for every call
     logging.getLogger("grpc._cython.cygrpc").addFilter(_concerns_us)
@@ -44,8 +49,8 @@ def _concerns_us(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
-def _render(console: bool, stream: TextIO) -> list[Processor]:
+def _render(stream: TextIO, *, as_json: bool) -> list[Processor]:
     last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-    if not console:
+    if as_json:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]

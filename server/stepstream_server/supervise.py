@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import structlog
 
+from stepstream_server.addresses import learn
+
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before starting again; doubled for a server that fails soon
 _SOON_SECONDS = 60.0
 
@@ -66,15 +68,8 @@ class Supervisor:
             async for line in self._process.stdout:
                 sys.stdout.write(line.decode())
                 sys.stdout.flush()
-                self._learn(line.decode())
+                self._bound |= learn(line.decode())
         return await self._process.wait()
-
-    def _learn(self, line: str) -> None:
-        word, _, address = line.strip().partition(" ")
-        if word == "listening":
-            self._bound["--listen"] = address
-        elif word == "metrics":
-            self._bound["--metrics"] = address.removeprefix("http://").removesuffix("/metrics")
 
     def _stop(self) -> None:
         """The command is told, and ends when it has finished what it accepted; told again, it ends at once."""

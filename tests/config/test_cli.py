@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,15 +28,15 @@ async def serve(settings, *, stop, on_started):
 room.serve = serve
 sys.modules["stepstream_server.app"] = room
 from stepstream_server.cli import main
-sys.argv = ["stepstream-server", "serve", "--engine.capacity", "7"]
+sys.argv = ["stepstream-server", "serve", "--engine.capacity", "7", *{flags!r}]
 main()
 """
 WAIT = 'on_started(SimpleNamespace(listen="127.0.0.1:40123", metrics="127.0.0.1:40124"))\nawait stop.wait()'
 
 
-def command(body: str) -> subprocess.Popen[str]:
+def command(body: str, *flags: str) -> subprocess.Popen[str]:
     """The command in a process of its own, with a stand-in for the server."""
-    program = HARNESS.format(body=textwrap.indent(body, "    "))
+    program = HARNESS.format(body=textwrap.indent(body, "    "), flags=flags)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STEPSTREAM_")}
     return subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -52,18 +53,25 @@ def read_line(process: subprocess.Popen[str]) -> str:
 def test_a_signal_sets_stop_and_the_servers_code_is_the_commands(number: signal.Signals) -> None:
     """The server gets its settings, says where it listens on stdout and in the log, stops when told, and its code goes out."""
     with command(f"{WAIT}\nprint(settings.engine.capacity)\nreturn 5") as process:
-        assert read_line(process) == "listening 127.0.0.1:40123\n"
-        assert read_line(process) == "metrics http://127.0.0.1:40124/metrics\n"
+        assert json.loads(read_line(process)) == {"listening": "127.0.0.1:40123", "metrics": "http://127.0.0.1:40124/metrics"}
         process.send_signal(number)
         stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (5, "7\n")
     assert '"event": "listening"' in stderr
 
 
+def test_where_it_listens_is_told_in_the_form_of_the_log() -> None:
+    """In words, a line each, where the log is for people too."""
+    with command(WAIT, "--log.format", "console") as process:
+        assert read_line(process) == "listening 127.0.0.1:40123\n"
+        assert read_line(process) == "metrics http://127.0.0.1:40124/metrics\n"
+        process.terminate()
+        assert process.communicate()[0] == ""
+
+
 def test_a_second_signal_ends_at_once() -> None:
     """Whoever does not want to wait for the drain need not."""
     with command(f"{WAIT}\nprint('draining', flush=True)\nawait asyncio.Event().wait()") as process:
-        read_line(process)
         read_line(process)
         process.send_signal(signal.SIGTERM)
         assert read_line(process) == "draining\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 import venv
@@ -48,9 +49,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "stepstream_server", "serve", "--models", str(tmp_path), "--listen", "127.0.0.1:0"]
     with subprocess.Popen([*command, "--metrics", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        announced = server.stdout.readline().split()
-        assert announced[:1] == ["listening"]
-        yield announced[1]
+        yield json.loads(server.stdout.readline())["listening"]
         server.terminate()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,12 @@ class ServerProcess:
     process: asyncio.subprocess.Process
     listen: str
     metrics: str  # URL
+
+    async def listening(self) -> None:
+        """Waits until it says where it listens."""
+        assert self.process.stdout is not None
+        told = json.loads(await self.process.stdout.readline())
+        self.listen, self.metrics = told["listening"], told["metrics"]
 
     async def ended(self) -> tuple[int, str]:
         """Waits for its end: exit code and what it logged."""
@@ -57,9 +64,9 @@ async def server_process(
     """Serves until the block ends; what is still running then is killed."""
     process = await launch(models, *flags, program=program, own_group=own_group)
     try:
-        assert process.stdout is not None
-        listen, metrics = [(await process.stdout.readline()).decode().split() for _ in range(2)]
-        yield ServerProcess(process, listen[1], metrics[1])
+        server = ServerProcess(process, "", "")
+        await server.listening()
+        yield server
     finally:
         if process.returncode is None:
             process.kill()
