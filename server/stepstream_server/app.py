@@ -20,7 +20,7 @@ import structlog
 
 from stepstream_server import backends, bundles
 from stepstream_server.bundles import Bundle
-from stepstream_server.config import Settings, join_address, split_address
+from stepstream_server.config import LogLevel, Settings, join_address, split_address
 from stepstream_server.engine.compiled import cache_folder
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
@@ -46,10 +46,17 @@ class Bound:
     metrics: str
 
 
-async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable[[Bound], None]) -> int:
+async def serve(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_started: Callable[[Bound], None],
+    levels: asyncio.Queue[LogLevel] | None = None,
+) -> int:
     """Serves until `stop` is set, then drains. Returns the exit code: 0 after a drain, 1 after an engine's crash.
 
-    `on_started` hears the addresses once every model is warm. Raises BundleError for a model that cannot be served, OSError
+    `on_started` hears the addresses once every model is warm. Levels of the log that this process takes while it serves are to be
+    put into `levels`, for other processes to take them too. Raises BundleError for a model that cannot be served, OSError
     for an address that cannot be had, ServerFault for a backend that does not compute what it promises.
     """
     registry = new_registry()
@@ -58,6 +65,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
     front = _front([bundle.spec for bundle in loaded], settings, metrics)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
+    following = asyncio.create_task(_follow(levels or asyncio.Queue(), front))
     drivers: list[EngineThread] = []
     try:
         metrics_address = exporter.start()
@@ -79,6 +87,7 @@ async def serve(settings: Settings, *, stop: asyncio.Event, on_started: Callable
         for driver in drivers:
             await asyncio.to_thread(driver.stop)
         front.close()
+        following.cancel()
         await asyncio.to_thread(exporter.stop)
 
 
@@ -134,6 +143,12 @@ def _on_crash(spec: ModelSpec, loop: asyncio.AbstractEventLoop, crashed: asyncio
     log.error("engine_crashed", model=spec.name, version=spec.version, exc_info=error)
     with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended already
         loop.call_soon_threadsafe(crashed.set)
+
+
+async def _follow(levels: asyncio.Queue[LogLevel], front: Front) -> None:
+    """Has the processes of the front log at each level that this one takes."""
+    while True:
+        front.log_level(await levels.get())
 
 
 async def _drain(front: Front, engines: Sequence[Engine], seconds: float) -> None:

@@ -12,7 +12,7 @@ import importlib.metadata
 import inspect as reflection
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
@@ -23,8 +23,8 @@ try:
     import typer
 
     from stepstream_server import addresses, logs, process
-    from stepstream_server.config import LogSettings, Settings
-    from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, variable
+    from stepstream_server.config import LogLevel, LogSettings, Settings
+    from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, source, variable
 except ModuleNotFoundError as missing:
     raise SystemExit(f"stepstream-server needs {missing.name}: pip install 'stepstream[server]'") from None
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stepstream_server.app import Bound
 
 FAILED, WRONG_USAGE = 1, 2
+_THEY_STAY = "flags and variables stay as they were at the start"
 
 # Plain help: the framed kind cuts off long names of settings and swallows square brackets.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -103,7 +104,7 @@ def serve(
 ) -> None:
     """Serves every bundle of a folder.
 
-    SIGTERM or SIGINT stops it once what it accepted is finished; a second one at once.
+    SIGTERM or SIGINT stops it once what it accepted is finished; a second one at once. SIGHUP has it read log.level anew.
 
     Each setting comes from its flag, else its environment variable (engine.capacity: STEPSTREAM_ENGINE__CAPACITY), else the
     TOML file (capacity under [engine]), else its default.
@@ -113,23 +114,26 @@ def serve(
         settings = load(given, os.environ, config)
     except SettingsError as error:
         _fail(str(error), WRONG_USAGE)
+    process.hold_hang_ups()
     logs.configure(settings.log)
+    reread_level = functools.partial(_reread_level, given, config)
     if settings.on_failure == "restart":
-        raise typer.Exit(_supervise())
+        raise typer.Exit(_supervise(reread_level))
     try:
-        code = _run(settings)
+        code = _run(settings, reread_level)
     except (BundleError, StepStreamError, OSError) as error:
         _fail(str(error), FAILED)
     raise typer.Exit(code)
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, reread_level: Callable[[], LogLevel | None]) -> int:
     from stepstream_server.app import serve as serve_until
 
     async def run() -> int:
-        stop = asyncio.Event()
-        _stop_on_signals(asyncio.get_running_loop(), stop)
-        return await serve_until(settings, stop=stop, on_started=on_started)
+        loop, stop, levels = asyncio.get_running_loop(), asyncio.Event(), asyncio.Queue[LogLevel]()
+        _stop_on_signals(loop, stop)
+        process.heed_hang_ups(loop, lambda: levels.put_nowait(level) if (level := reread_level()) else None)
+        return await serve_until(settings, stop=stop, on_started=on_started, levels=levels)
 
     def on_started(bound: Bound) -> None:
         process.settle_down()
@@ -138,13 +142,25 @@ def _run(settings: Settings) -> int:
     return process.run(run())
 
 
-def _supervise() -> int:
+def _supervise(reread_level: Callable[[], LogLevel | None]) -> int:
     from stepstream_server.supervise import Supervisor, supervised
 
     async def run() -> int:
-        return await Supervisor(supervised(["--on_failure", "exit"])).run()
+        return await Supervisor(supervised(["--on_failure", "exit"]), on_hang_up=reread_level).run()
 
     return asyncio.run(run())
+
+
+def _reread_level(flags: Mapping[str, str], config: Path | None) -> LogLevel | None:
+    """Takes the level of the log that the settings name now, and returns it; None if they are wrong, which is logged."""
+    try:
+        level = load(flags, os.environ, config).log.level
+        whose = source("log.level", flags, os.environ, config)
+    except SettingsError as error:
+        structlog.get_logger(__name__).error("log_level_kept", error=str(error))
+        return None
+    logs.take_level(level, source=whose if whose.startswith("file") else f"{whose}; {_THEY_STAY}")
+    return level
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

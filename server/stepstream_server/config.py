@@ -227,12 +227,16 @@ class DoorSettings(Section):
     )
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 class LogSettings(Section):
     """What is logged, to stderr."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
+    level: LogLevel = Field(
         default="info",
-        description="debug, info, warning or error. At info: the server's life and its failures, nothing per step.",
+        description="debug, info, warning or error. At info: the server's life and its failures, nothing per step. SIGHUP has it "
+        "read anew from the file.",
     )
     format: Literal["auto", "json", "console"] = Field(
         default="auto",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from stepstream_server.config import DoorSettings, LogSettings
+from stepstream_server.config import DoorSettings, LogLevel, LogSettings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
@@ -38,6 +38,9 @@ class Front(Protocol):
 
     async def serve(self, engines: Sequence[Engine]) -> None:
         """Every model is warm."""
+
+    def log_level(self, level: LogLevel) -> None:
+        """This process logs at another level from now on; others are to do so too."""
 
     async def drain(self, seconds: float) -> bool:
         """Ends without losing what was accepted. Returns whether everything was finished and every stream has ended so."""
@@ -84,6 +87,9 @@ class Inside:
         self._models.publish(self._doors)
         await self._rpc.health.serving()
 
+    def log_level(self, level: LogLevel) -> None:
+        """There are no others."""
+
     async def drain(self, seconds: float) -> bool:
         return await self._rpc.drain(seconds)
 
@@ -124,6 +130,9 @@ class Workers:
 
     async def serve(self, engines: Sequence[Engine]) -> None:
         self._crew.serve([engine.limits for engine in engines])
+
+    def log_level(self, level: LogLevel) -> None:
+        self._crew.log_level(level)
 
     async def drain(self, seconds: float) -> bool:
         return await self._crew.drain(seconds)

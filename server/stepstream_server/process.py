@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -35,6 +37,27 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     gc.set_threshold(_YOUNG_OBJECTS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
+
+
+def hold_hang_ups() -> None:
+    """A hang-up (SIGHUP) that comes from now on waits until somebody heeds it; it would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def heed_hang_ups(loop: asyncio.AbstractEventLoop, on_hang_up: Callable[[], object]) -> None:
+    """From now on the loop is told of hang-ups, also in a process that was started to ignore them, as by `nohup`."""
+    loop.add_signal_handler(signal.SIGHUP, on_hang_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+@contextlib.contextmanager
+def hang_ups_held() -> Iterator[None]:
+    """For processes that are started meanwhile: they hold hang-ups until they heed them."""
+    hold_hang_ups()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def settle_down() -> None:

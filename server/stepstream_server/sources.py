@@ -59,20 +59,30 @@ def load(flags: Mapping[str, str], environment: Mapping[str, str], config: Path 
 
     The file is `config`, or the one that STEPSTREAM_CONFIG names, or none. Raises SettingsError.
     """
-    if config is None and environment.get(CONFIG_VARIABLE):
-        config = Path(environment[CONFIG_VARIABLE])
     faults: list[str] = []
-    given = {
-        **_from_file(config, faults),
-        **_from_environment(environment, faults),
-        **{key: Given(value, f"flag --{key}") for key, value in flags.items()},
-    }
+    given = _given(flags, environment, config, faults)
     if not faults:
         try:
             return Settings.model_validate(_nested(given))
         except ValidationError as error:
             faults = [_fault(given, ".".join(map(str, each["loc"])), each["msg"], each["input"]) for each in error.errors()]
     raise SettingsError("\n".join(faults)) from None
+
+
+def source(key: str, flags: Mapping[str, str], environment: Mapping[str, str], config: Path | None = None) -> str:
+    """Who names a setting, in words: a flag, a variable, a file, or `default` if none of them does. Raises SettingsError."""
+    given = _given(flags, environment, config, []).get(key)
+    return given.source if given else "default"
+
+
+def _given(flags: Mapping[str, str], environment: Mapping[str, str], config: Path | None, faults: list[str]) -> dict[str, Given]:
+    if config is None and environment.get(CONFIG_VARIABLE):
+        config = Path(environment[CONFIG_VARIABLE])
+    return {
+        **_from_file(config, faults),
+        **_from_environment(environment, faults),
+        **{key: Given(value, f"flag --{key}") for key, value in flags.items()},
+    }
 
 
 def _from_file(path: Path | None, faults: list[str]) -> dict[str, Given]:

@@ -10,10 +10,11 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
+from stepstream_server import process
 from stepstream_server.addresses import learn
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before starting again; doubled for a server that fails soon
@@ -30,8 +31,10 @@ def supervised(flags: Sequence[str]) -> list[str]:
 class Supervisor:
     """Runs one command for as long as it serves."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], on_hang_up: Callable[[], object]) -> None:
+        """on_hang_up: hears of each SIGHUP, which the command is told as well."""
         self._command = list(command)
+        self._on_hang_up = on_hang_up
         self._bound: dict[str, str] = {}  # flag -> address, so that one that the system chose stays
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -41,6 +44,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        process.heed_hang_ups(loop, self._hang_up)
         pause = _FIRST_PAUSE_SECONDS
         while True:
             begun = time.monotonic()
@@ -56,12 +60,13 @@ class Supervisor:
     async def _run_once(self) -> int:
         """Passes on what the command prints, which is where it listens."""
         flags = [part for flag, address in self._bound.items() for part in (flag, address)]
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            *flags,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # what a terminal sends to all is for this process to heed: told twice, a server ends at once
-        )
+        with process.hang_ups_held():
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *flags,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # what a terminal sends to all is for this process: told twice, a server ends at once
+            )
         if self._stopping.is_set():
             self._process.terminate()
         if self._process.stdout is not None:  # it is a pipe
@@ -71,9 +76,16 @@ class Supervisor:
                 self._bound |= learn(line.decode())
         return await self._process.wait()
 
+    def _hang_up(self) -> None:
+        self._on_hang_up()
+        self._tell(signal.SIGHUP)
+
     def _stop(self) -> None:
         """The command is told, and ends when it has finished what it accepted; told again, it ends at once."""
         self._stopping.set()
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, number: signal.Signals) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+                self._process.send_signal(number)

@@ -22,7 +22,7 @@ from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc import RemoteEngine
 from stepstream_server.ipc.channel import Channel
-from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
+from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve
 from stepstream_server.rpc import EngineClient, Models, RpcServer
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended
@@ -31,7 +31,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def main() -> None:
     """Arguments: file descriptors of the channel, then of the line to each engine."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel, *lines = [socket.socket(fileno=int(each)) for each in sys.argv[1:]]
     process.run(work(channel, lines))
@@ -83,6 +83,8 @@ class Worker:
         match message:
             case Serve(limits):
                 self._do(self._serve(limits))
+            case LogAt(level):
+                logs.take_level(level)
             case DrainStreams(seconds):
                 self._do(self._drain(seconds))
             case Fail():

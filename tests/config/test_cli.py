@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 room = types.ModuleType("stepstream_server.app")
 
-async def serve(settings, *, stop, on_started):
+async def serve(settings, *, stop, on_started, levels):
 {body}
 
 room.serve = serve
@@ -78,6 +78,25 @@ def test_a_second_signal_ends_at_once() -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate()
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_hang_up_reads_the_level_anew_where_it_was_named(tmp_path: Path) -> None:
+    """From the file, which has changed; what a flag says stays. Processes of the server are told too."""
+    file = tmp_path / "settings.toml"
+    told = "while True: print(await levels.get(), flush=True)"
+    for flags, level, source in (
+        ((), "debug", f"file {file}"),
+        (("--log.level", "error"), "error", "flag --log.level; flags and variables stay as they were at the start"),
+    ):
+        file.write_text('log.level = "warning"')
+        with command(f"{WAIT.splitlines()[0]}\n{told}", "--config", str(file), *flags) as process:
+            read_line(process)
+            file.write_text('log.level = "debug"')
+            process.send_signal(signal.SIGHUP)
+            assert read_line(process) == f"{level}\n"
+            process.kill()
+            (line,) = [json.loads(line) for line in process.communicate()[1].splitlines()]
+        assert (line["event"], line["log_level"], line["source"]) == ("log_level_taken", level, source)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,20 @@ def test_events_below_the_level_are_dropped() -> None:
     assert [line["event"] for line in lines(stream)] == ["heard"]
 
 
+def test_another_level_is_taken_and_told() -> None:
+    """Whatever was dropped before and is then, and for loggers that were made before."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(level="error"), stream)
+    ours, theirs = structlog.get_logger("a"), logging.getLogger("b")
+    logs.take_level("warning", source="file x")
+    for level in ("info", "warning"):
+        getattr(ours, level)(f"our {level}")
+        getattr(theirs, level)(f"their {level}")
+    told, *others = lines(stream)
+    assert (told["event"], told["level"], told["log_level"], told["source"]) == ("log_level_taken", "info", "warning", "file x")
+    assert [line["event"] for line in others] == ["our warning", "their warning"]
+
+
 def test_the_console_form_is_for_people() -> None:
     """No JSON, and no colours where there is no terminal."""
     stream = io.StringIO()

@@ -40,3 +40,29 @@ def test_the_operators_experiments_stay(monkeypatch: pytest.MonkeyPatch, set_by_
     monkeypatch.setenv("GRPC_EXPERIMENTS", set_by_operator)
     choose_experiments()
     assert os.environ["GRPC_EXPERIMENTS"] == set_by_operator
+
+
+HOLDING = """
+import asyncio, os, signal, subprocess, sys
+from stepstream_server import process
+
+BLOCKED = "import signal; print(signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+async def heed():
+    heard = asyncio.Event()
+    process.heed_hang_ups(asyncio.get_running_loop(), heard.set)
+    await heard.wait()
+    print("heard", flush=True)
+    with process.hang_ups_held():
+        subprocess.run([sys.executable, "-c", BLOCKED])
+    subprocess.run([sys.executable, "-c", BLOCKED])
+
+process.hold_hang_ups()
+os.kill(os.getpid(), signal.SIGHUP)
+process.run(heed())
+"""
+
+
+def test_a_hang_up_waits_until_it_is_heeded() -> None:
+    """Here, and in a process that is started for it to wait there."""
+    assert subprocess.run([sys.executable, "-c", HOLDING], capture_output=True, text=True).stdout == "heard\nTrue\nFalse\n"

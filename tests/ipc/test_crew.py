@@ -16,6 +16,8 @@ import structlog.testing
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.ipc import Crew
 from stepstream_server.ipc import crew as crew_module
+from stepstream_server.ipc.channel import Channel
+from stepstream_server.ipc.control import Begin, LogAt
 from stepstream_server.spec import ModelSpec
 from support import odd_worker
 from support.backend import counter_spec
@@ -136,3 +138,20 @@ async def test_the_port_stays_ours_while_nobody_listens(hire: Hire) -> None:
         await hire(1).start(f"127.0.0.1:{port}")
     await crew.stop()
     assert await hire(1).start(f"127.0.0.1:{port}") == port
+
+
+async def test_one_that_began_before_the_level_of_the_log_changed_is_told(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that had begun heard of it then."""
+    told: list[object] = []
+    tell = Channel.tell
+
+    def spy(channel: Channel, message: object) -> None:
+        told.append(message)
+        tell(channel, message)
+        if isinstance(message, Begin):
+            crew.log_level("debug")
+
+    monkeypatch.setattr(Channel, "tell", spy)
+    crew = hire(1)
+    await crew.start("127.0.0.1:0")
+    assert told[1:] == [LogAt("debug")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stepstream_server.config import LogLevel
 from stepstream_server.engine.ports import Limits
 from stepstream_server.spec import ModelSpec
 
@@ -31,6 +32,13 @@ class Serve:
     """To a worker: every model is warm."""
 
     limits: list[Limits]  # of each model's engine
+
+
+@dataclass(frozen=True, slots=True)
+class LogAt:
+    """To a worker: take another level of the log."""
+
+    level: LogLevel
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,4 +75,4 @@ class Counts:
     resident_bytes: int
 
 
-MESSAGES = (Begin, Listening, Serve, DrainStreams, Drained, Fail, Count, Counts)
+MESSAGES = (Begin, Listening, Serve, LogAt, DrainStreams, Drained, Fail, Count, Counts)

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from stepstream_server.config import DoorSettings, LogSettings, cannot_listen, join_address, split_address
+from stepstream_server.config import DoorSettings, LogLevel, LogSettings, cannot_listen, join_address, split_address
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc.channel import Channel
-from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, Serve
+from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve
 from stepstream_server.spec import ModelSpec
 
 MODULE = "stepstream_server.worker"  # what a worker process runs
@@ -43,6 +43,7 @@ class _Worker:
     process: asyncio.subprocess.Process
     channel: Channel
     born: float  # monotonic seconds
+    log_level: LogLevel  # with which it began
     asked: deque[asyncio.Future[None]] = field(default_factory=deque)  # who waits for it to count, in order
     drained: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -95,6 +96,7 @@ class Crew:
         for place, worker in enumerate(hired):
             if isinstance(worker, _Worker):
                 self._workers[place] = worker
+                self._catch_up(worker)
                 self._keepers[place] = asyncio.create_task(self._keep(place, worker))
         for problem in hired:
             if isinstance(problem, BaseException):  # `stop` ends those that could begin
@@ -105,6 +107,11 @@ class Crew:
         """Every model is warm."""
         self._serve = Serve(list(limits))
         self._tell(self._serve)
+
+    def log_level(self, level: LogLevel) -> None:
+        """The level at which all workers log from now on."""
+        self._log = self._log.model_copy(update={"level": level})
+        self._tell(LogAt(level))
 
     def fail(self) -> None:
         """An engine has crashed."""
@@ -182,10 +189,16 @@ class Crew:
                 worker.channel.close()
                 await _end(worker.process)
                 return None
-            if self._serve is not None:
-                worker.channel.tell(self._serve)
+            self._catch_up(worker)
             return worker
         return None
+
+    def _catch_up(self, worker: _Worker) -> None:
+        """Tells a worker what the others were told while it began."""
+        if worker.log_level != self._log.level:
+            worker.channel.tell(LogAt(self._log.level))
+        if self._serve is not None:
+            worker.channel.tell(self._serve)
 
     async def _hear(self, place: int, worker: _Worker) -> None:
         try:
@@ -223,7 +236,7 @@ class Crew:
                 start_new_session=True,  # what a terminal or a shell sends to all is for the main process to heed
             )
             theirs.close()
-            worker = _Worker(process, await Channel.over(line), time.monotonic())
+            worker = _Worker(process, await Channel.over(line), time.monotonic(), self._log.level)
             try:
                 await self._begin(worker)
             except BaseException:

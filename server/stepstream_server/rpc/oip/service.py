@@ -29,7 +29,7 @@ _MODELS = "models are loaded when the server starts: change the folder given by 
 _SHARED_MEMORY = (
     "shared memory between client and server is not offered: send tensors in the request, and many sequences or steps in one"
 )
-_LOG = "logging is set when the server starts, by `log.level` and `log.format`"
+_LOG = "logging is set by `log.level` and `log.format`; SIGHUP has the server read its file of settings anew for the level"
 _TRACE = "there are no traces of single requests: the metrics say how long steps wait and compute, and so does ModelStatistics"
 
 ABSENT: dict[str, str] = {  # Triton's calls that have no counterpart here, each with what to do instead
