@@ -19,6 +19,7 @@ from support.server import serving
 START, STEP, *_ = sequence(5, -1.2, -1.3, -1.4)
 FLOATS = np.zeros((1, 1), "<f4")
 NEVER_STARTED = "must specify the START flag on the first request of the sequence"
+LISTED = {"name": "mv", "datatype": "FP32", "shape": ["1", "1"], "contents": {"fp32Contents": [0.0]}}
 PAIR = Tensor("mv", np.zeros((2, 1), "<f4"))
 
 
@@ -74,6 +75,11 @@ MALFORMED: dict[str, tuple[Request, str]] = {
     "no input": (replace(START, inputs=[]), "inputs[mv]: missing"),
     "an input twice": (replace(START, inputs=[reading(1.0), reading(2.0)]), "inputs[mv]: expected once"),
     "an unknown input": (replace(START, inputs=[reading(1.0), Tensor("kv", FLOATS)]), "inputs[kv]: expected only mv"),
+    "an input of another name": (replace(START, inputs=[Tensor("kv", FLOATS)]), "inputs[kv]: expected only mv"),
+    "elements raw and listed": (
+        replace(START, inputs=[], patch={"inputs": [LISTED], "rawInputContents": ["AAAAAA=="]}),
+        "inputs[mv]: expected elements in contents or in raw_input_contents, got both",
+    ),
     "an unknown output": (
         replace(START, outputs=["next", "nxt"]),
         "expected some of next, ahead_9, ahead_27, got 'nxt'",

@@ -16,7 +16,7 @@ from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.columns import check_rows, check_steps
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.oip.tensors import DATATYPES, Expected, decode_version, expect, wrong
+from stepstream_server.rpc.oip.tensors import DATATYPES, TAKEN, Expected, decode_version, expect, wrong
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 ID, START, END, STEP = "SEQUENCE_ID", "SEQUENCE_START", "SEQUENCE_END", "SEQUENCE_STEP"  # input tensors, [B] each
@@ -81,7 +81,7 @@ class Layouts:
             steps,
             count * steps * engine.step_credits,
             tuple(
-                expect(place, DATATYPES[each.dtype], count * steps * each.elements)
+                expect(place, request.inputs[place].datatype, count * steps * each.elements)
                 for place, each in zip(inputs, spec.inputs, strict=True)
             ),
             columns,
@@ -135,19 +135,20 @@ def _read_inputs(
 ) -> tuple[list[int], int | None]:
     """The places of the model's inputs, and T of [B, T, *shape]; None where none has an axis of time, one step each."""
     names = ", ".join(each.name for each in spec.inputs)
+    for name in places:
+        if name not in [each.name for each in spec.inputs]:
+            raise wrong(name, f"expected only {names}, got an input of another name")
     found, axes = [], []
     for declared in spec.inputs:
         if declared.name not in places:
             raise wrong(declared.name, f"missing; expected the inputs {names}")
         found.append(places.pop(declared.name))
         tensor = request.inputs[found[-1]]
-        if tensor.datatype != DATATYPES[declared.dtype]:
-            raise wrong(declared.name, f"expected datatype {DATATYPES[declared.dtype]}, got {tensor.datatype!r}")
+        if tensor.datatype not in (taken := TAKEN[declared.dtype]):
+            raise wrong(declared.name, f"expected datatype {' or '.join(taken)}, got {tensor.datatype!r}")
         axes.append(_read_axis(tensor, declared, count))
         if (axes[-1] or 1) != (axes[0] or 1):  # [B, 1] of a scalar is either
             raise wrong(declared.name, f"expected {axes[0] or 1} steps as in {spec.inputs[0].name}, got {axes[-1] or 1}")
-    for name in places:
-        raise wrong(name, f"expected only {names}, got an input of another name")
     return found, next((axis for axis in axes if axis is not None), None)
 
 

@@ -15,8 +15,25 @@ from stepstream_server.spec import DType
 DATATYPES: dict[DType, str] = {"float32": "FP32", "int64": "INT64"}  # as requests and metadata name them
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SHOWN = 32  # characters of a wrong version that its error repeats
-DTYPES: dict[str, np.dtype[Any]] = {"FP32": WIRE_TYPES["float32"], "INT64": I64, "BOOL": np.dtype("?")}  # by datatype
-_LISTED = {"FP32": "fp32_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}  # where elements are if not raw
+# Whole numbers of other sizes, in which clients may send tokens, and where they are if not raw.
+_OTHER_INTEGERS = {
+    **{f"INT{bits}": (np.dtype(f"<i{bits // 8}"), "int_contents") for bits in (8, 16, 32)},
+    **{f"UINT{bits}": (np.dtype(f"<u{bits // 8}"), "uint_contents") for bits in (8, 16, 32)},
+    "UINT64": (np.dtype("<u8"), "uint64_contents"),
+}
+TAKEN: dict[DType, tuple[str, ...]] = {"float32": ("FP32",), "int64": ("INT64", *_OTHER_INTEGERS)}  # from requests
+DTYPES: dict[str, np.dtype[Any]] = {  # by datatype
+    "FP32": WIRE_TYPES["float32"],
+    "INT64": I64,
+    "BOOL": np.dtype("?"),
+    **{datatype: dtype for datatype, (dtype, _) in _OTHER_INTEGERS.items()},
+}
+_LISTED = {  # where elements are if not raw
+    "FP32": "fp32_contents",
+    "INT64": "int64_contents",
+    "BOOL": "bool_contents",
+    **{datatype: place for datatype, (_, place) in _OTHER_INTEGERS.items()},
+}
 _LENGTH_BYTES = 4  # stand before each element of BYTES
 _ELSEWHERE = "shared_memory_region"  # a parameter: the elements lie in memory that the server was to map
 
@@ -46,9 +63,12 @@ def dims(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_elements(request: oip_pb2.ModelInferRequest) -> bool:
-    """Whether elements are raw rather than listed. Raises CallerError where some of them are neither."""
+    """Whether elements are raw rather than listed. Raises CallerError where some of them are neither, or both."""
     raw, inputs = request.raw_input_contents, request.inputs
     if len(raw) == len(inputs):
+        for tensor in inputs:
+            if tensor.HasField("contents"):
+                raise wrong(tensor.name, "expected elements in contents or in raw_input_contents, got both")
         return True
     for tensor in inputs:
         if _ELSEWHERE in tensor.parameters:
@@ -75,17 +95,29 @@ def expect(place: int, datatype: str, elements: int) -> Expected:
 
 
 def data(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> bytes:
-    """An input's elements, little-endian. Raises CallerError(INVALID_ARGUMENT) if there are not as many."""
-    place, datatype, elements, size = expected
-    if raw:
-        found = request.raw_input_contents[place]
-        if len(found) != size:
-            raise _wrong_size(request, expected, size, len(found), "bytes")
-        return found
-    listed = getattr(request.inputs[place].contents, _LISTED[datatype])
-    if len(listed) != elements:
-        raise _wrong_size(request, expected, elements, len(listed), "elements")
-    return np.array(listed, DTYPES[datatype]).tobytes()
+    """An input's elements, little-endian; whole numbers of any size as int64.
+
+    Raises CallerError(INVALID_ARGUMENT) if there are not as many, or if one of them is not of the datatype.
+    """
+    place, datatype, _, size = expected
+    if not raw:
+        found = _listed(request, expected)
+    elif len(found := request.raw_input_contents[place]) != size:
+        raise _wrong_size(request, expected, size, len(found), "bytes")
+    if datatype in _OTHER_INTEGERS:  # of uint64, what int64 cannot hold comes out negative, which no token is
+        return np.frombuffer(found, DTYPES[datatype]).astype(I64).tobytes()
+    return found
+
+
+def _listed(request: oip_pb2.ModelInferRequest, expected: Expected) -> bytes:
+    tensor, datatype = request.inputs[expected.place], expected.datatype
+    listed = getattr(tensor.contents, _LISTED[datatype])
+    if len(listed) != expected.elements:
+        raise _wrong_size(request, expected, expected.elements, len(listed), "elements")
+    elements = np.array(listed, DTYPES[datatype])
+    if datatype in _OTHER_INTEGERS and (beyond := np.array(listed) != elements).any():
+        raise wrong(tensor.name, f"expected numbers of datatype {datatype}, got {np.array(listed)[beyond][0]}")
+    return elements.tobytes()
 
 
 def numbers(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[Any]:
