@@ -5,13 +5,18 @@ On the wire elements are little-endian and rows contiguous, columns are little-e
 
 from __future__ import annotations
 
-import math
+import operator
 import struct
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from decimal import Decimal
+from itertools import chain
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from numpy.ma import MaskedArray
 from numpy.typing import ArrayLike, NDArray
 
 from stepstream._errors import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError
@@ -20,6 +25,7 @@ from stepstream._models import ModelInfo, TensorInfo
 MAX_COUNT = 2**64 - 1  # counts and numbers of steps are uint64 on the wire
 MAX_VERSION = 2**32 - 1
 MAX_SECONDS = 315_576_000_000  # 10,000 years: the longest that a protobuf Duration may be
+MAX_SHOWN = 80  # characters of a value in a message: enough for an id or a UUID, and no screenful
 
 
 def version_number(version: int | None) -> int:
@@ -39,15 +45,52 @@ def at_least_one(name: str, count: int) -> int:
 
 def duration(name: str, seconds: float) -> timedelta:
     """A time that something may take. Raises InvalidArgument naming it, for nan too."""
-    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
-        raise InvalidArgument(f"{name}: expected a positive number of seconds up to {MAX_SECONDS}, got {seconds!r}")
-    return timedelta(seconds=seconds)
+    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds <= MAX_SECONDS:
+        raise InvalidArgument(f"{name}: expected a positive number of seconds up to {MAX_SECONDS}, got {shown(seconds)}")
+    return timedelta(seconds=float(seconds))
+
+
+def identifier(name: str, value: str) -> str:
+    """An id or the name of a model, whose characters the server checks. Raises InvalidArgument naming it."""
+    if not isinstance(value, str) or any("\ud800" <= each <= "\udfff" for each in value):  # UTF-8 has no surrogates
+        raise InvalidArgument(f"{name}: expected a string of characters that UTF-8 has, got {shown(value)}")
+    return value
+
+
+def identifiers(name: str, values: Iterable[str], count: int) -> list[str]:
+    """`count` ids. Raises InvalidArgument naming them, for a string, which would be one id per character, too."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidArgument(f"{name}: expected a list of {count} strings, got {shown(values)}")
+    found = [identifier(f"{name}[{place}]", value) for place, value in enumerate(values)]
+    if len(found) != count:
+        raise InvalidArgument(f"{name}: expected {count}, got {len(found)}")
+    return found
+
+
+def byte_string(name: str, value: bytes) -> bytes:
+    """A secret, which no message shows, or a snapshot. Raises InvalidArgument naming it."""
+    if not isinstance(value, bytes):
+        raise InvalidArgument(f"{name}: expected bytes, got {type(value).__name__}")
+    return value
 
 
 def _whole(name: str, value: int, lowest: int, highest: int) -> int:
-    if not lowest <= value <= highest:
-        raise InvalidArgument(f"{name}: expected at least {lowest} and at most {highest}, got {value!r}")
-    return value
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # numpy's integers too
+    except TypeError:
+        number = None
+    if number is None or not lowest <= number <= highest:
+        raise InvalidArgument(f"{name}: expected a whole number of at least {lowest} and at most {highest}, got {shown(value)}")
+    return number
+
+
+def shown(value: object) -> str:
+    """A value in a message: of any type, and short."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of more than 4,300 digits has none, nor have objects that are not whole
+        return f"one of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 Values = ArrayLike | Mapping[str, ArrayLike]
@@ -56,13 +99,19 @@ Values = ArrayLike | Mapping[str, ArrayLike]
 Array = NDArray[Any]
 
 _AXES = ("sessions", "steps")
+_NESTED = (list, tuple, deque)  # what numpy takes apart that may hold masked arrays
+# Of objects: which are numbers, as what they are read, and what those beyond it are.
+_FLOATS: tuple[tuple[type, ...], str, type[InvalidInput]] = ((Real, Decimal), "float64", NonFiniteInput)
+_INTEGERS: tuple[tuple[type, ...], str, type[InvalidInput]] = ((Integral,), "int64", InputOutOfRange)
+_PLAIN = {float, int, bool, np.float32, np.float64, np.int64}  # what lists mostly hold
 
 
 def pack(model: ModelInfo, values: Values, lead: tuple[int | None, ...]) -> tuple[tuple[int, ...], list[bytes]]:
     """Checks inputs and turns each into bytes, in the model's order. Returns the axes before each tensor's own shape as well.
 
     lead: these axes as they must be; None: of any length >= 1. For a tensor of shape [1] the last axis may be left out, so
-    that a model of one number per step takes plain numbers. Raises InvalidInput naming input, expected and actual.
+    that a model of one number per step takes plain numbers. Raises InvalidInput naming input, expected and actual: its kinds
+    NonFiniteInput for what is NaN, infinite or masked, InputOutOfRange for what the model or the type does not have.
     """
     given = _by_name(model, values)
     packed: list[bytes] = []
@@ -85,19 +134,69 @@ def _by_name(model: ModelInfo, values: Values) -> Mapping[str, ArrayLike]:
 
 
 def _checked(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise InvalidInput(f"input {spec.name!r}: expected an array of {_shape(spec, lead)}, got {error}") from None
+    array = value if type(value) is np.ndarray else _read(spec, value, lead)
+    if array.dtype.kind == "O":
+        array = _numbers(spec, array)
     if spec.shape == (1,) and array.ndim == len(lead):
         array = array[..., np.newaxis]
-    expected = f"input {spec.name!r}: expected {spec.dtype} {_shape(spec, lead)}"
     fits = array.ndim == len(lead) + len(spec.shape) and array.shape[len(lead) :] == spec.shape
     if not fits or not all(want in (None, got) and got > 0 for want, got in zip(lead, array.shape, strict=False)):
-        raise InvalidInput(f"{expected}, got {array.dtype} {list(array.shape)}")
+        raise InvalidInput(f"{_expected(spec, lead)}, got {array.dtype} {list(array.shape)}")
     if array.dtype.kind not in ("biuf" if spec.dtype.kind == "f" else "biu"):
-        raise InvalidInput(f"{expected}, got numbers of type {array.dtype}")
+        raise InvalidInput(f"{_expected(spec, lead)}, got numbers of type {array.dtype}")
     return _float32(spec, array) if spec.dtype.kind == "f" else _int64(spec, array)
+
+
+def _read(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> Array:
+    """What numpy makes of anything. Raises NonFiniteInput for what is masked: numpy would take what lies behind the mask."""
+    try:
+        given: Any = value if isinstance(value, _NESTED) else np.asanyarray(value)  # which keeps a mask
+        masked = np.argwhere(_mask(given)).tolist() if _has_mask(given, len(lead) + len(spec.shape)) else []
+        if not masked:
+            return np.asarray(given)
+    except Exception as error:  # numpy's about ragged lists, or one of the library that the object comes from
+        raise InvalidInput(
+            f"input {spec.name!r}: expected an array of {_shape(spec, lead)}, got a {type(value).__name__} of which numpy makes"
+            f" none ({error}): make it an array of {spec.dtype} first"
+        ) from error
+    raise NonFiniteInput(f"input {spec.name!r}: expected {spec.dtype} numbers, got a masked one{_at(masked[0])}")
+
+
+def _has_mask(value: Any, axes: int) -> bool:
+    """Whether it is a masked array, or lists with one in them. What is nested deeper than its axes has the wrong shape anyway."""
+    if not isinstance(value, _NESTED):
+        return isinstance(value, MaskedArray)
+    nested: Sequence[Any] = (value,)
+    for _ in range(axes):
+        kinds = set(map(type, chain.from_iterable(nested)))
+        if kinds <= _PLAIN:
+            return False
+        if any(issubclass(kind, MaskedArray) for kind in kinds):
+            return True
+        nested = [each for each in chain.from_iterable(nested) if isinstance(each, _NESTED)]
+    return False
+
+
+def _mask(value: Any) -> Array:
+    """[*shape of the value]: whether it is masked."""
+    if isinstance(value, _NESTED):
+        return np.array([_mask(each) for each in value])
+    return np.ma.getmaskarray(np.asanyarray(value))
+
+
+def _numbers(spec: TensorInfo, array: Array) -> Array:
+    """An array of numbers of one of objects, such as decimals, fractions and integers beyond 64 bits."""
+    kinds, dtype, beyond = _FLOATS if spec.dtype.kind == "f" else _INTEGERS
+    result = np.empty(array.shape, dtype)
+    for where, each in np.ndenumerate(array):
+        if not isinstance(each, kinds):
+            got = f"got one of type {type(each).__name__}{_at(where)}"
+            raise InvalidInput(f"input {spec.name!r}: expected {spec.dtype} numbers, {got}")
+        try:
+            result[where] = each
+        except (OverflowError, ValueError):  # ValueError: a decimal that is a signalling NaN
+            raise beyond(f"input {spec.name!r}: expected {dtype} numbers, got {shown(each)}{_at(where)}") from None
+    return result
 
 
 def _float32(spec: TensorInfo, array: Array) -> Array:
@@ -105,7 +204,7 @@ def _float32(spec: TensorInfo, array: Array) -> Array:
         array = array.astype("<f4", copy=False)
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise NonFiniteInput(f"input {spec.name!r}: expected finite float32 numbers, got {array[tuple(where)]} at {where}")
+        raise NonFiniteInput(f"input {spec.name!r}: expected finite float32 numbers, got {array[tuple(where)]}{_at(where)}")
     return array
 
 
@@ -115,9 +214,18 @@ def _int64(spec: TensorInfo, array: Array) -> Array:
         if outside.any():
             where = np.argwhere(outside)[0].tolist()
             raise InputOutOfRange(
-                f"input {spec.name!r}: expected 0 <= value < {spec.limit}, got {array[tuple(where)]} at {where}"
+                f"input {spec.name!r}: expected 0 <= value < {spec.limit}, got {array[tuple(where)]}{_at(where)}"
             )
     return array.astype("<i8", copy=False)
+
+
+def _expected(spec: TensorInfo, lead: tuple[int | None, ...]) -> str:
+    return f"input {spec.name!r}: expected {spec.dtype} {_shape(spec, lead)}"
+
+
+def _at(where: Sequence[int]) -> str:
+    """The place of a number, unless it is by itself."""
+    return f" at {list(where)}" if where else ""
 
 
 def _shape(spec: TensorInfo, lead: tuple[int | None, ...]) -> str:
