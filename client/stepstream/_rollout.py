@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, cast
 
 import grpc
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from stepstream._errors import (
     BlockTooLarge,
@@ -32,7 +32,7 @@ from stepstream._errors import (
 )
 from stepstream._models import ModelInfo
 from stepstream._options import Backoff
-from stepstream._tensors import MAX_COUNT, Values, at_least_one, pack, step_count
+from stepstream._tensors import MAX_COUNT, Values, at_least_one, pack, shown, step_count
 from stepstream._text import Writer
 from stepstream._translation import from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -164,21 +164,38 @@ def _stop(request: pb.GenerateRequest, model: ModelInfo, stop: Stop) -> None:
         return
     if len(sequences) > MAX_STOPS:
         raise InvalidArgument(f"stop: expected at most {MAX_STOPS} sequences, got {len(sequences)}")
+    request.stop.extend(_stop_tokens(model, sequence) for sequence in sequences)
+
+
+def _stop_tokens(model: ModelInfo, sequence: Any) -> bytes:
     codec = model._codec
-    for sequence in sequences:
-        if isinstance(sequence, str) is (codec is None):
-            expected = "tokens" if codec is None else "text"
-            raise InvalidArgument(f"stop: expected sequences of {expected}, got {sequence!r}")
-        tokens = np.asarray(sequence) if codec is None else codec.tokens(str(sequence))
-        if not 0 < len(tokens) <= MAX_STOP_TOKENS:
-            raise InvalidArgument(f"stop: expected 1 to {MAX_STOP_TOKENS} tokens, got {len(tokens)} in {sequence!r}")
-        request.stop.append(pack(model, tokens, (None,))[1][0])
+    if isinstance(sequence, str) is (codec is None):
+        expected = "tokens" if codec is None else "text"
+        raise InvalidArgument(f"stop: expected sequences of {expected}, got {shown(sequence)}")
+    tokens = sequence if codec is None else codec.tokens(sequence)
+    count = _length(tokens)
+    if not 0 < (count or 0) <= MAX_STOP_TOKENS:
+        raise InvalidArgument(f"stop: expected 1 to {MAX_STOP_TOKENS} tokens, got {count} in {shown(sequence)}")
+    return pack(model, tokens, (None,))[1][0]
 
 
-def _sequences(stop: Any) -> Sequence[str | ArrayLike]:
-    """The sequences of `stop`, which may be a single one."""
-    single = isinstance(stop, str) or (len(stop) and isinstance(stop[0], (int, np.integer)))
-    return [stop] if single else list(stop)
+def _sequences(stop: Any) -> Sequence[Any]:
+    """The sequences of `stop`, which may be a single one. Raises InvalidArgument."""
+    if isinstance(stop, str):
+        return [stop]
+    try:
+        sequences = list(stop)
+    except Exception as error:  # one of the library that the object comes from
+        raise InvalidArgument(f"stop: expected a sequence that ends it, or several, got {shown(stop)}") from error
+    return [stop] if sequences and _length(sequences[0]) is None else sequences
+
+
+def _length(value: Any) -> int | None:
+    """How many there are; None for a single token, such as an array without axes."""
+    try:
+        return len(value)
+    except TypeError:
+        return None
 
 
 Piece = str | NDArray[Any]

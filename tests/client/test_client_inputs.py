@@ -6,10 +6,14 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
-from stepstream import Client, ClientOptions, InputOutOfRange, InvalidInput, NonFiniteInput
-from support.servicer import FakeServicer
+from stepstream import Client, ClientOptions, InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput
+from stepstream._models import model_info
+from stepstream._rollout import ask
+from support.servicer import FakeServicer, rolling_models
 
 PAIR = r"input 'x': expected float32 \[2\], "
 
@@ -25,6 +29,13 @@ PAIR = r"input 'x': expected float32 \[2\], "
         ("pairs", [[1], [1, 2]], InvalidInput, "input 'x': expected an array"),
         ("pairs", [0, np.nan], NonFiniteInput, r"input 'x': expected finite float32 numbers, got nan at \[1\]"),
         ("pairs", [0, 1e39], NonFiniteInput, r"got inf at \[1\]"),
+        (
+            "pairs",
+            np.ma.array([0, -999], mask=[False, True]),
+            NonFiniteInput,
+            r"expected float32 numbers, got a masked one at \[1\]",
+        ),
+        ("pairs", torch.ones(2, requires_grad=True), InvalidInput, r"expected an array of \[2\], got a Tensor .*detach\(\)"),
         ("pairs", {"y": [1, 2]}, InvalidInput, r"expected a mapping with \['x'\], got one with \['y'\]"),
         ("mixed", [1.0], InvalidInput, r"expected a mapping with \['a', 'token'\], got list"),
         ("mixed", {"a": [1.0]}, InvalidInput, r"got one with \['a'\]"),
@@ -85,3 +96,81 @@ def test_options_are_checked(name: str) -> None:
     """A limit that is not positive is refused by its name."""
     with pytest.raises(ValueError, match=f"{name}: expected a positive number, got 0"):
         ClientOptions(**{name: 0})  # type: ignore[arg-type]
+
+
+# Of rollouts ---------------------------------------------------------------------------------------------------------
+
+
+def asked(model: str, prompt: Any, stop: Any) -> list[list[int]]:
+    """The stop sequences of what is sent for a rollout."""
+    rollout = ask(max_steps=1, stop=stop)
+    rollout.address(model_info(rolling_models()[model]), prompt)
+    return [np.frombuffer(each, "<i8").tolist() for each in rollout.request.stop]
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        ((1, 2), [[1, 2]]),
+        (range(1, 3), [[1, 2]]),
+        ([np.int64(1), 2], [[1, 2]]),
+        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        ([np.array([1, 2]), [3]], [[1, 2], [3]]),
+        (np.ma.array([1, 2], mask=[False, False]), [[1, 2]]),
+        (torch.tensor([1, 2]), [[1, 2]]),
+        (torch.tensor([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (pd.Series([1, 2], index=[7, 8]), [[1, 2]]),
+        (([each] for each in (1, 2)), [[1], [2]]),
+        (np.array([], int), []),
+    ],
+)
+def test_stop_sequences_of_many_kinds_are_taken(stop: Any, expected: list[list[int]]) -> None:
+    """Of tokens without a length of their own there is one sequence, of others several."""
+    assert asked("digits", [1], stop) == expected
+
+
+@pytest.mark.parametrize("stop", [{"\n\n", "."}, iter(["\n\n", "."]), pd.Series(["\n\n", "."]), np.array(["\n\n", "."])])
+def test_stop_sequences_of_text_come_in_any_collection(stop: Any) -> None:
+    """Their order is no matter."""
+    assert sorted(asked("letters", "def ", stop)) == [[10, 10], [46]]
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "stop", "kind", "message"),
+    [
+        ("digits", [1], None, InvalidArgument, "stop: expected a sequence that ends it, or several, got None"),
+        ("digits", [1], 3, InvalidArgument, "stop: expected a sequence that ends it, or several, got 3"),
+        ("digits", [1], np.array(3), InvalidArgument, r"stop: expected a sequence that ends it, or several, got array\(3\)"),
+        ("digits", [1], torch.tensor(3), InvalidArgument, "stop: expected a sequence that ends it, or several, got tensor"),
+        ("digits", [1], [[1], 2], InvalidArgument, "stop: expected 1 to 64 tokens, got None in 2"),
+        ("digits", [1], [[1], "2"], InvalidArgument, "stop: expected sequences of tokens, got '2'"),
+        ("digits", [1], {1, 2}, InvalidInput, "input 'digit': expected int64 numbers, got one of type set"),
+        ("digits", [1], b"12", InvalidInput, r"input 'digit': expected int64 \[steps\], got |S2"),
+        ("digits", [1], [1.0], InvalidInput, r"input 'digit': expected int64 \[steps\], got numbers of type float64"),
+        ("digits", [1], [None], InvalidInput, r"input 'digit': expected int64 numbers, got one of type NoneType at \[0\]"),
+        ("digits", [1], [10**30], InputOutOfRange, r"input 'digit': expected int64 numbers, got 10+ at \[0\]"),
+        ("digits", [1], np.ma.array([1, 2], mask=[False, True]), NonFiniteInput, r"input 'digit': .* got a masked one at \[1\]"),
+        ("letters", "a", b"ab", InvalidArgument, "stop: expected sequences of text, got b'ab'"),
+        ("letters", "a", [None], InvalidArgument, r"stop: expected sequences of text, got \[None\]"),
+        ("letters", "a", ["x", None], InvalidArgument, "stop: expected sequences of text, got None"),
+        ("letters", "a", ["\ud800"], InvalidInput, r"text: expected characters that UTF-8 has, got '\\ud800' at 0"),
+        ("letters", b"a", (), InvalidInput, "prompt: expected text, since 'letters' is a model of text, got bytes"),
+        ("letters", ["a"], (), InvalidInput, "prompt: expected text, since 'letters' is a model of text, got list"),
+        ("digits", "12", (), InvalidInput, r"input 'digit': expected int64 \[steps\], got <U2 \[\]"),
+        ("digits", [1, None], (), InvalidInput, r"input 'digit': expected int64 numbers, got one of type NoneType at \[1\]"),
+        (
+            "walk",
+            np.ma.array([1, 2], mask=[False, True]),
+            (),
+            NonFiniteInput,
+            r"input 'x': expected float32 .* masked one at \[1\]",
+        ),
+    ],
+)
+def test_wrong_prompts_and_stop_sequences_are_refused(
+    model: str, prompt: Any, stop: Any, kind: type[InvalidArgument], message: str
+) -> None:
+    """As errors of this package, before anything is sent."""
+    with pytest.raises(InvalidArgument, match=f"^{message}") as refused:
+        asked(model, prompt, stop)
+    assert type(refused.value) is kind
