@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import InvalidArgument, SessionEnded, SessionExists, SessionMoved
+from stepstream._errors import SessionEnded, SessionExists, SessionMoved
 from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -20,7 +20,19 @@ from stepstream._service import Service, one
 from stepstream._session import Session, SessionGroup, forked, grouped, move
 from stepstream._stream.calls import Outputs
 from stepstream._stream.connection import Draining
-from stepstream._tensors import Array, Values, at_least_one, duration, pack, step_count, version_number
+from stepstream._tensors import (
+    Array,
+    Values,
+    at_least_one,
+    byte_string,
+    duration,
+    identifier,
+    identifiers,
+    pack,
+    secret_bytes,
+    step_count,
+    version_number,
+)
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
 
 Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
@@ -112,7 +124,8 @@ class Client:
         """
 
         async def open_it() -> Session:
-            opening = self._service.open_sessions(model, version, 1, [] if id is None else [id], idle_ttl)
+            ids = [] if id is None else [identifier("id", id)]
+            opening = self._service.open_sessions(model, version, 1, ids, idle_ttl)
             return grouped(await one(opening))[0]
 
         return Opening(open_it)
@@ -130,11 +143,10 @@ class Client:
         refused, the others are closed and GroupError tells which. Raises InvalidArgument for a count below 1, or another number
         of ids."""
         at_least_one("count", count)
-        if ids is not None and len(ids) != count:
-            raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
+        names = [] if ids is None else identifiers("ids", ids, count)
 
         async def open_them() -> SessionGroup:
-            return grouped(await self._service.open_sessions(model, version, count, ids or [], idle_ttl))
+            return grouped(await self._service.open_sessions(model, version, count, names, idle_ttl))
 
         return Opening(open_them)
 
@@ -150,7 +162,8 @@ class Client:
         count = None if acked is None else step_count("acked", acked)
 
         async def attach_it() -> Session:
-            attaching = self._service.attach(model, version_number(version), [(id, secret)], count)
+            key = identifier("id", id), byte_string("secret", secret)
+            attaching = self._service.attach(model, version_number(version), [key], count)
             return grouped(await one(attaching))[0]
 
         return Opening(attach_it)
@@ -180,7 +193,9 @@ class Client:
         up. A session that is opened or closed meanwhile may be missing, none comes twice.
         """
         request = session_pb2.ListSessionsRequest(
-            model=model or "", version=version_number(version), page_size=min(at_least_one("page_size", page_size), 1000)
+            model="" if model is None else identifier("model", model),
+            version=version_number(version),
+            page_size=min(at_least_one("page_size", page_size), 1000),
         )
         while True:
             page = await self._service.call(self._service.sessions.ListSessions, request)
@@ -195,7 +210,12 @@ class Client:
 
         Raises SessionInUse while a stream holds it and no secret is given, SecretMismatch, SessionNotFound.
         """
-        request = session_pb2.CloseSessionRequest(model=model, version=version_number(version), id=id, secret=secret or b"")
+        request = session_pb2.CloseSessionRequest(
+            model=identifier("model", model),
+            version=version_number(version),
+            id=identifier("id", id),
+            secret=secret_bytes(secret),
+        )
         return int((await self._service.call(self._service.sessions.CloseSession, request)).next_seq)
 
     async def step(
@@ -234,6 +254,7 @@ class Client:
         self, model: str, id: str, values: Values, seq: int | None, secret: bytes | None, version: int | None
     ) -> Outputs:
         number = None if seq is None else step_count("seq", seq)
+        session, proof = identifier("id", id), secret_bytes(secret)
         info = await self._service.known_model(model, version_number(version))
         _, packed = pack(info, values, ())
         inputs = {
@@ -241,7 +262,12 @@ class Client:
             for spec, piece in zip(info.inputs, packed, strict=True)
         }
         request = inference_pb2.StepRequest(
-            model=model, version=info.version, session_id=id, secret=secret or b"", seq=number, inputs=inputs
+            model=model,
+            version=info.version,
+            session_id=session,
+            secret=proof,
+            seq=number,
+            inputs=inputs,
         )
         response = await self._service.call(self._service.inference.Step, request, repeatable=number is not None)
         outputs: dict[str, Array] = {
@@ -299,7 +325,8 @@ class Client:
         ConnectionLost or Unavailable. Also raises SessionInUse while a stream holds the session and no secret is given.
         """
         asked, number = ask(**sampling), version_number(version)
-        asked.request.session_id, asked.request.secret = id or "", secret or b""
+        asked.request.session_id = "" if id is None else identifier("id", id)
+        asked.request.secret = secret_bytes(secret)
         if id is None:
             asked.request.commit = inference_pb2.COMMIT_NONE
 

@@ -32,7 +32,7 @@ from stepstream._errors import (
 )
 from stepstream._models import ModelInfo
 from stepstream._options import Backoff
-from stepstream._tensors import MAX_COUNT, Values, at_least_one, pack, shown, step_count
+from stepstream._tensors import MAX_COUNT, Values, at_least_one, is_real, pack, shown, step_count, whole
 from stepstream._text import Writer
 from stepstream._translation import from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -106,18 +106,16 @@ def ask(
     commit: Commit = "end",
 ) -> Asked:
     """A rollout by the keywords of `Sampling`. Raises InvalidArgument naming field, expected and actual."""
-    if not (math.isfinite(temperature) and temperature >= 0):
+    if not (is_real(temperature) and math.isfinite(temperature) and temperature >= 0):
         raise InvalidArgument(f"temperature: expected 0 or a positive number, got {temperature!r}")
-    if not 0 <= top_k <= MAX_TOP_K:
-        raise InvalidArgument(f"top_k: expected at least 0 and at most {MAX_TOP_K}, got {top_k!r}")
-    if not 0 <= top_p <= 1:
+    if not (is_real(top_p) and 0 <= top_p <= 1):
         raise InvalidArgument(f"top_p: expected at least 0 and at most 1, got {top_p!r}")
-    if commit not in _COMMITS:
+    if commit not in list(_COMMITS):  # of any type
         raise InvalidArgument(f"commit: expected 'end', 'each' or 'none', got {commit!r}")
     request = pb.GenerateRequest(
         max_steps=at_least_one("max_steps", max_steps),
         temperature=0.0 if greedy else temperature,
-        top_k=top_k,
+        top_k=whole("top_k", top_k, 0, MAX_TOP_K),
         top_p=top_p,
         seed=secrets.randbelow(MAX_COUNT + 1) if seed is None else step_count("seed", seed),
         commit=_COMMITS[commit],
@@ -133,7 +131,7 @@ def ask_forecast(horizon: int, *, paths: int, levels: Sequence[float], temperatu
     if paths > 1:
         if temperature == 0:
             raise InvalidArgument(f"temperature: expected a positive number, since {paths} paths would be the same, got 0")
-        within = all(0 < level < 1 for level in levels)
+        within = all(is_real(level) and 0 < level < 1 for level in levels)
         if not len(levels) or not within or any(low >= high for low, high in pairwise(levels)):
             raise InvalidArgument(f"levels: expected numbers between 0 and 1, ascending, got {list(levels)!r}")
         asked.request.levels.extend(levels)

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from stepstream._errors import GroupError, InvalidArgument
+from stepstream._errors import GroupError
 from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -26,7 +26,17 @@ from stepstream._rollout import messages
 from stepstream._stream.connection import Connection, Draining
 from stepstream._stream.ledger import Ledger
 from stepstream._stream.members import Request
-from stepstream._tensors import at_least_one, duration, step_count, uint32s, version_number
+from stepstream._tensors import (
+    at_least_one,
+    byte_string,
+    duration,
+    identifier,
+    identifiers,
+    secret_bytes,
+    step_count,
+    uint32s,
+    version_number,
+)
 from stepstream._translation import from_rpc, from_wire
 from stepstream_proto.v1 import (
     inference_pb2,
@@ -149,7 +159,7 @@ class Service:
 
     async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
         """Asks for one model. version: None is the newest served. Raises ModelNotFound."""
-        request = model_pb2.GetModelRequest(name=name, version=version_number(version))
+        request = model_pb2.GetModelRequest(name=identifier("model", name), version=version_number(version))
         return model_info((await self.call(self.models.GetModel, request)).model)
 
     async def known_model(self, name: str, version: int) -> ModelInfo:
@@ -172,7 +182,7 @@ class Service:
         self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
     ) -> Attached:
         """Opens sessions, all or none. Raises GroupError if some are refused."""
-        opening = inference_pb2.OpenOnStream(model=model, version=version_number(version), ids=ids)
+        opening = inference_pb2.OpenOnStream(model=identifier("model", model), version=version_number(version), ids=ids)
         if idle_ttl is not None:
             opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
         connection = self._connected(count)
@@ -193,7 +203,7 @@ class Service:
         connection = self._connected(len(keys))
         ledgers = connection.new_ledgers(len(keys))
         count = NOTHING_AGAIN if acked is None else acked
-        attach = inference_pb2.Attach(model=model, version=version)
+        attach = inference_pb2.Attach(model=identifier("model", model), version=version)
         for ledger, (id, secret) in zip(ledgers, keys, strict=True):
             ledger.secret = secret
             attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
@@ -232,7 +242,9 @@ class Service:
 
     async def get_session(self, model: str, id: str, version: int | None) -> SessionInfo:
         """What can be known about an open session without touching it. Raises SessionNotFound or how it has ended."""
-        request = session_pb2.GetSessionRequest(model=model, version=version_number(version), id=id)
+        request = session_pb2.GetSessionRequest(
+            model=identifier("model", model), version=version_number(version), id=identifier("id", id)
+        )
         return session_info((await self.call(self.sessions.GetSession, request)).session)
 
     async def fork(
@@ -248,15 +260,13 @@ class Service:
     ) -> Attached:
         """`count` new sessions that go on from where one stands, attached, all or none. Raises GroupError if some are refused."""
         at_least_one("count", count)
-        if ids is not None and len(ids) != count:
-            raise InvalidArgument(f"ids: expected {count}, got {len(ids)}")
         request = session_pb2.ForkSessionRequest(
-            model=model,
+            model=identifier("model", model),
             version=version_number(version),
-            id=id,
-            secret=secret or b"",
+            id=identifier("id", id),
+            secret=secret_bytes(secret),
             at_seq=None if at is None else step_count("at", at),
-            fork_ids=ids or [],
+            fork_ids=[] if ids is None else identifiers("ids", ids, count),
             count=count,
             request_id=uuid4().hex,
         )
@@ -275,10 +285,10 @@ class Service:
     ) -> bytes:
         """A session as bytes. close: also end it."""
         request = session_pb2.ExportSessionRequest(
-            model=model,
+            model=identifier("model", model),
             version=version_number(version),
-            id=id,
-            secret=secret or b"",
+            id=identifier("id", id),
+            secret=secret_bytes(secret),
             at_seq=None if at is None else step_count("at", at),
             close=close,
             request_id=uuid4().hex if close else "",
@@ -287,7 +297,11 @@ class Service:
 
     async def import_snapshot(self, snapshot: bytes, id: str | None) -> session_pb2.ImportSessionResponse:
         """Makes a session of a snapshot, which nobody holds yet. id: None is the id in the snapshot."""
-        request = session_pb2.ImportSessionRequest(snapshot=snapshot, id=id or "", request_id=uuid4().hex)
+        request = session_pb2.ImportSessionRequest(
+            snapshot=byte_string("snapshot", snapshot),
+            id="" if id is None else identifier("id", id),
+            request_id=uuid4().hex,
+        )
         return await self.call(self.sessions.ImportSession, request)
 
 

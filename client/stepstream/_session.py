@@ -113,7 +113,7 @@ def keep_of(outputs: WhichOutputs) -> Keep:
     """The contract's number for a word. Raises InvalidArgument for any other."""
     try:
         return {"all": Keep.ALL, "last": Keep.LAST, "none": Keep.NONE}[outputs]
-    except KeyError:
+    except (KeyError, TypeError):
         raise InvalidArgument(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
 
 

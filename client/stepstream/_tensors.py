@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 import struct
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -16,7 +17,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.ma import MaskedArray
 from numpy.typing import ArrayLike, NDArray
 
 from stepstream._errors import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError
@@ -30,22 +30,27 @@ MAX_SHOWN = 80  # characters of a value in a message: enough for an id or a UUID
 
 def version_number(version: int | None) -> int:
     """The contract's number of a version: 0 for None, the newest served. Raises InvalidArgument."""
-    return 0 if version is None else _whole("version", version, 1, MAX_VERSION)
+    return 0 if version is None else whole("version", version, 1, MAX_VERSION)
+
+
+def is_real(value: object) -> bool:
+    """Whether it is a number, finite or not, rather than a truth value or text."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def step_count(name: str, count: int) -> int:
     """A number of steps, or of one step, from 0. Raises InvalidArgument naming it."""
-    return _whole(name, count, 0, MAX_COUNT)
+    return whole(name, count, 0, MAX_COUNT)
 
 
 def at_least_one(name: str, count: int) -> int:
     """How many there shall be. Raises InvalidArgument naming it."""
-    return _whole(name, count, 1, MAX_VERSION)
+    return whole(name, count, 1, MAX_VERSION)
 
 
 def duration(name: str, seconds: float) -> timedelta:
     """A time that something may take. Raises InvalidArgument naming it, for nan too."""
-    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds <= MAX_SECONDS:
+    if not is_real(seconds) or not 0 < seconds <= MAX_SECONDS:
         raise InvalidArgument(f"{name}: expected a positive number of seconds up to {MAX_SECONDS}, got {shown(seconds)}")
     return timedelta(seconds=float(seconds))
 
@@ -67,6 +72,11 @@ def identifiers(name: str, values: Iterable[str], count: int) -> list[str]:
     return found
 
 
+def secret_bytes(secret: bytes | None) -> bytes:
+    """A secret as the contract has it: empty for None. Raises InvalidArgument."""
+    return b"" if secret is None else byte_string("secret", secret)
+
+
 def byte_string(name: str, value: bytes) -> bytes:
     """A secret, which no message shows, or a snapshot. Raises InvalidArgument naming it."""
     if not isinstance(value, bytes):
@@ -74,7 +84,8 @@ def byte_string(name: str, value: bytes) -> bytes:
     return value
 
 
-def _whole(name: str, value: int, lowest: int, highest: int) -> int:
+def whole(name: str, value: int, lowest: int, highest: int) -> int:
+    """A whole number within bounds. Raises InvalidArgument naming it."""
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # numpy's integers too
     except TypeError:
@@ -164,14 +175,17 @@ def _read(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> A
 
 def _has_mask(value: Any, axes: int) -> bool:
     """Whether it is a masked array, or lists with one in them. What is nested deeper than its axes has the wrong shape anyway."""
+    masked_arrays = sys.modules.get("numpy.ma")
+    if masked_arrays is None:  # nobody has imported it, so there is none
+        return False
     if not isinstance(value, _NESTED):
-        return isinstance(value, MaskedArray)
+        return isinstance(value, masked_arrays.MaskedArray)
     nested: Sequence[Any] = (value,)
     for _ in range(axes):
         kinds = set(map(type, chain.from_iterable(nested)))
         if kinds <= _PLAIN:
             return False
-        if any(issubclass(kind, MaskedArray) for kind in kinds):
+        if any(issubclass(kind, masked_arrays.MaskedArray) for kind in kinds):
             return True
         nested = [each for each in chain.from_iterable(nested) if isinstance(each, _NESTED)]
     return False

@@ -174,3 +174,42 @@ def test_wrong_prompts_and_stop_sequences_are_refused(
     with pytest.raises(InvalidArgument, match=f"^{message}") as refused:
         asked(model, prompt, stop)
     assert type(refused.value) is kind
+
+
+async def test_ids_models_and_secrets_of_a_wrong_type_are_refused_unsent(client: Client, servicer: FakeServicer) -> None:
+    """Wherever they are given, and never by an error of protobuf; a secret is not shown."""
+    key: Any = 7
+    text: Any = "secret"
+    before = len(servicer.unary.calls)
+    for call in (
+        lambda: client.open_session(key),
+        lambda: client.open_session("level", id=key),
+        lambda: client.open_sessions("level", 2, ids=[key, "b"]),
+        lambda: client.open_sessions("level", 2, ids=text),
+        lambda: client.attach_session("level", key, b""),
+        lambda: client.attach_session("level", "a", text),
+        lambda: client.import_session(text),
+        lambda: client.get_session("level", key),
+        lambda: client.close_session("level", "a", secret=text),
+        lambda: client.step("level", key, 1.0),
+        lambda: client.step("level", "a", 1.0, secret=text),
+        lambda: client.fork_session("level", "a", 2, ids=text),
+        lambda: client.export_session(key, "a"),
+        lambda: client.generate("level", [1.0], max_steps=1, id=key).whole(),
+        lambda: client.model(key),
+    ):
+        with pytest.raises(InvalidArgument, match=r"^(model|id|ids|ids\[0\]|secret|snapshot): expected") as refused:
+            await call()
+        assert "'secret'" not in refused.value.message or "ids" in refused.value.message
+    assert (len(servicer.unary.calls), servicer.received) == (before, [])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{"temperature": "1"}, {"temperature": None}, {"top_k": 1.5}, {"top_p": "x"}, {"commit": ["end"]}, {"seed": "1"}],
+    ids=lambda sampling: next(iter(sampling)),
+)
+async def test_keywords_of_a_wrong_type_are_named(client: Client, sampling: dict[str, Any]) -> None:
+    """By the client, before anything is sent."""
+    with pytest.raises(InvalidArgument, match=f"^{next(iter(sampling))}: expected"):
+        client.generate("level", None, max_steps=1, **sampling)
