@@ -27,6 +27,7 @@ from stepstream._errors import (
     ProtocolError,
     QueueFull,
     SequenceError,
+    ServerDraining,
     SessionInUse,
     StepStreamError,
 )
@@ -349,8 +350,11 @@ def _delay(
     """Seconds after which to call again, having been told so many steps. Raises what to tell the caller instead.
 
     broken: why it was called before this time. A call that the server has not missed yet may hold the session for a while; one
-    that has ended there unheard has moved it on; and there may be more to feed by now than one message holds.
+    that has ended there unheard has moved it on; and there may be more to feed by now than one message holds. Whoever placed a
+    rollout that a server did not begin, since it is about to stop, knows better where to go on than a call that is repeated.
     """
+    if isinstance(failure, ServerDraining) and broken is None and not told and request.HasField("seq"):
+        raise failure
     if broken is not None and isinstance(failure, (SequenceError, BlockTooLarge)):
         raise lost(broken)
     refused = isinstance(failure, QueueFull) or (broken is not None and isinstance(failure, SessionInUse))  # it did not begin

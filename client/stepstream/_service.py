@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from stepstream._errors import GroupError
+from stepstream._errors import GroupError, ServerDraining
 from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -131,8 +131,18 @@ class Service:
         """What is served."""
         return model_pb2_grpc.ModelServiceStub(self.channel)
 
-    async def call(self, method: Callable[..., Awaitable[Response]], message: Message, *, repeatable: bool = True) -> Response:
-        """One call, tried again within its time while the server cannot be reached, unless a repeat would do more than once."""
+    async def call(
+        self,
+        method: Callable[..., Awaitable[Response]],
+        message: Message,
+        *,
+        repeatable: bool = True,
+        waits_for_successor: bool = True,
+    ) -> Response:
+        """One call, tried again within its time while the server cannot be reached or is about to stop.
+
+        repeatable: False if a repeat would do more than once. waits_for_successor: False to have ServerDraining raised at once.
+        """
         backoff = self._reach.backoff()
         until = asyncio.get_running_loop().time() + self.options.call_timeout_seconds
         while True:
@@ -147,6 +157,8 @@ class Service:
             if failure.reason:  # by which the server speaks
                 self._reach.heard()
             delay = backoff.delay(failure.retry_delay)
+            if isinstance(failure, ServerDraining) and not waits_for_successor:
+                raise failure
             if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
                 raise self._reach.explained(failure)
             await asyncio.sleep(delay)
@@ -154,7 +166,8 @@ class Service:
     def roll(
         self, request: inference_pb2.GenerateRequest, model: ModelInfo, on_begun: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        """A rollout's messages. on_begun: called when the server has begun it."""
+        """A rollout's messages. on_begun: called when the server has begun it. Raises ServerDraining, for one that has its number
+        among a session's steps, rather than wait for another server."""
         return messages(self.inference.Generate, request, model, self._reach.backoff(), on_begun)
 
     async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
@@ -257,6 +270,7 @@ class Service:
         at: int | None,
         ids: Sequence[str] | None,
         version: int | None,
+        waits_for_successor: bool = True,
     ) -> Attached:
         """`count` new sessions that go on from where one stands, attached, all or none. Raises GroupError if some are refused."""
         at_least_one("count", count)
@@ -270,7 +284,7 @@ class Service:
             count=count,
             request_id=uuid4().hex,
         )
-        response = await self.call(self.sessions.ForkSession, request)
+        response = await self.call(self.sessions.ForkSession, request, waits_for_successor=waits_for_successor)
         errors = {index: from_wire(each.error) for index, each in enumerate(response.sessions) if each.HasField("error")}
         keys = [(each.id, each.secret) for each in response.sessions if not each.HasField("error")]
         attached = await self.attach(model, request.version, keys, made=True) if keys else None

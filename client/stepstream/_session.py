@@ -9,7 +9,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -21,6 +20,7 @@ from stepstream._errors import (
     GroupError,
     InvalidArgument,
     SequencePassed,
+    ServerDraining,
     SessionMoved,
     StepStreamError,
     WindowFull,
@@ -105,6 +105,7 @@ class RowLimits:
 
 S = TypeVar("S")  # a session, also a blocking one
 WhichOutputs = Literal["all", "last", "none"]
+NOTICE_SECONDS = 0.02  # until the stream tells what a call heard: that the server is about to stop
 MOVES_AT_ONCE = 32  # a move is four short calls: so many keep both servers busy, and a few messages of memory
 SETTLING_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # between looks at a session whose rollout was given up
 
@@ -115,6 +116,30 @@ def keep_of(outputs: WhichOutputs) -> Keep:
         return {"all": Keep.ALL, "last": Keep.LAST, "none": Keep.NONE}[outputs]
     except (KeyError, TypeError):
         raise InvalidArgument(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
+
+
+class Place:
+    """A place among a session's inputs: all before have their outcome, and those behind wait until it is left."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._pause = Pause(on_stream=True)
+        ledger.submit(self._pause)
+
+    async def reached(self) -> int:
+        """Waits until it is reached. Returns the number of steps applied."""
+        return await self._pause.reached
+
+    def give_way(self) -> None:
+        """It is to be reached once more, on the next stream; the session may be moved before."""
+        again = Pause(on_stream=True)
+        self._ledger.submit_first(again)
+        self._ledger.resume(self._pause)
+        self._pause = again
+
+    def leave(self) -> None:
+        """What is behind it goes on."""
+        self._ledger.resume(self._pause)
 
 
 class Session(ClosesOnLeaving):
@@ -277,23 +302,45 @@ class Session(ClosesOnLeaving):
         one begun before fails, it raises SequenceMismatch, as a step would. at: fork only if that many steps are applied then;
         raises SequencePassed or SequenceMismatch otherwise. More errors: `Client.fork_session`.
         """
-        async with self._paused() as applied:
-            where = applied if at is None else at
-            name, version = self.model.name, self.model.version
-            return await forked(self._service, name, self.id, count, secret=self.secret, at=where, ids=ids, version=version)
+        place = Place(self._ledger)
+        try:
+            while True:
+                where = await place.reached()
+                forking = forked(
+                    self._service,
+                    self.model.name,
+                    self.id,
+                    count,
+                    secret=self.secret,
+                    at=where if at is None else at,
+                    ids=ids,
+                    version=self.model.version,
+                    waits_for_successor=False,
+                )
+                try:
+                    return await forking
+                except ServerDraining as draining:
+                    await self._give_way(place, draining)
+        finally:
+            place.leave()
 
     async def export(self, *, at: int | None = None, close: bool = False) -> bytes:
         """The session as bytes, for `Client.import_session` at any server with the same model, after every call begun before, as
         in `fork`. close: also end it here, so that it goes on in one place only: later calls raise SessionMoved. `Client.move`
         does both at once, and keeps the session object."""
         with self._connection.on_its_way():
-            async with self._paused() as applied:
+            pause = Pause()
+            self._ledger.submit(pause)
+            try:
+                applied = await pause.reached
                 where = applied if at is None else at
                 name, version = self.model.name, self.model.version
                 snapshot = await self._service.export(name, self.id, secret=self.secret, at=where, close=close, version=version)
                 if close:
                     self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
                 return snapshot
+            finally:
+                self._ledger.resume(pause)
 
     async def close(self) -> None:
         """Closes the session at the server. Calls still waiting may fail with SessionClosed. Nothing happens if it has ended."""
@@ -363,49 +410,48 @@ class Session(ClosesOnLeaving):
             return SequencePassed(f"session {self.id!r} has moved on while it was copied, since its stream broke: move it again")
         return None
 
-    @asynccontextmanager
-    async def _paused(self) -> AsyncIterator[int]:
-        """Between two inputs: those before have their outcome, those behind wait. Gives the number of steps applied."""
-        pause = Pause()
-        self._ledger.submit(pause)
-        try:
-            yield await pause.reached
-        finally:
-            self._ledger.resume(pause)
-
     def _rollout(self, asked: Asked, prompt: Values | None) -> Rollout[Any]:
         asked.address(self.model, prompt)
         return Rollout(asked.request.seed, lambda course: self._roll(asked.request, course))
 
     async def _roll(self, request: pb.GenerateRequest, course: Course) -> AsyncGenerator[Piece, None]:
         """A rollout in its place among the session's calls."""
-        request.session_id, request.secret = self.id, self.secret
-        commits = request.commit != pb.COMMIT_NONE
-        pause, heard_of = Pause(), True
-        self._ledger.submit(pause)
+        place, heard_of = Place(self._ledger), True
         try:
-            request.seq = await pause.reached
-            on_begun = (lambda: None) if commits else partial(self._ledger.resume, pause)
-            drawn = pieces(
-                self._service.roll(request, self.model, on_begun),
-                self.model,
-                course,
-                writer=self._writer(request),
-                goes_on=commits,
-                levels=len(request.levels),
-            )
-            async with aclosing(drawn):
-                async for piece in drawn:
-                    yield piece
+            while True:
+                request.seq = await place.reached()
+                try:
+                    async with aclosing(self._drawn(request, course, place)) as drawn:
+                        async for piece in drawn:
+                            yield piece
+                    return
+                except ServerDraining as draining:
+                    await self._give_way(place, draining)
         except (asyncio.CancelledError, GeneratorExit):
             heard_of = False
             raise
         finally:
-            settling = asyncio.create_task(self._settle(request, course, pause), name="stepstream rollout")
+            settling = asyncio.create_task(self._settle(request, course, place), name="stepstream rollout")
             self._settling.add(settling)
             settling.add_done_callback(self._settling.discard)
             if heard_of:
                 await asyncio.shield(settling)
+
+    def _drawn(self, request: pb.GenerateRequest, course: Course, place: Place) -> AsyncGenerator[Piece, None]:
+        """What a rollout draws that has come to its place: by the server where the session is now."""
+        request.model, request.version = self.model.name, self.model.version
+        request.session_id, request.secret = self.id, self.secret
+        commits = request.commit != pb.COMMIT_NONE
+        roll = self._service.roll(request, self.model) if commits else self._service.roll(request, self.model, place.leave)
+        writer, levels = self._writer(request), len(request.levels)
+        return pieces(roll, self.model, course, writer=writer, goes_on=commits, levels=levels)
+
+    async def _give_way(self, place: Place, draining: ServerDraining) -> None:
+        """Waits for the next stream, or until the session is moved. Raises what the server said if there will be none."""
+        if not self._service.options.reconnect_seconds:
+            raise draining
+        await asyncio.sleep(NOTICE_SECONDS)
+        place.give_way()
 
     def _writer(self, request: pb.GenerateRequest) -> Writer | None:
         codec = self.model._codec
@@ -414,7 +460,7 @@ class Session(ClosesOnLeaving):
         where, begun = self._begun
         return codec.writer(begun if where == request.seq and not request.prompt else b"")
 
-    async def _settle(self, request: pb.GenerateRequest, course: Course, pause: Pause) -> None:
+    async def _settle(self, request: pb.GenerateRequest, course: Course, place: Place) -> None:
         """Lets the calls behind a rollout go on, from where it has left the session."""
         try:
             if request.commit == pb.COMMIT_NONE or not request.HasField("seq"):
@@ -425,7 +471,7 @@ class Session(ClosesOnLeaving):
             else:
                 self._ledger.move_on(await self._applied())
         finally:
-            self._ledger.resume(pause)
+            place.leave()
 
     async def _applied(self) -> int:
         """Steps that the server has applied, once a rollout that was given up moves the session no more; 0 if nobody can tell.
@@ -597,9 +643,19 @@ async def forked(
     at: int | None,
     ids: Sequence[str] | None,
     version: int | None,
+    waits_for_successor: bool = True,
 ) -> Session | SessionGroup:
     """One Session for None, a SessionGroup of `count` else, that go on from where the session stands."""
-    forking = service.fork(model, id, 1 if count is None else count, secret=secret, at=at, ids=ids, version=version)
+    forking = service.fork(
+        model,
+        id,
+        1 if count is None else count,
+        secret=secret,
+        at=at,
+        ids=ids,
+        version=version,
+        waits_for_successor=waits_for_successor,
+    )
     attached = await (one(forking) if count is None else forking)
     group = grouped(attached)
     return group[0] if count is None else group

@@ -121,7 +121,8 @@ class Pause:
     `reached` tells the number of the next step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_stream: bool = False) -> None:
+        self.on_stream = on_stream  # reached only on a stream that goes on, so not while its server is about to stop
         self.aware = False  # begun when its caller knew already that a step before may have failed
         self.ahead = False  # reached also while what was refused for want of room is still to be sent again
         self.reached: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -327,7 +328,7 @@ class Ledger:
         while self._waiting and self._pause is None:
             row = self._waiting[0]
             if isinstance(row, Pause):
-                if self._flight and not (row.ahead and self.refused):
+                if (self._flight and not (row.ahead and self.refused)) or (row.on_stream and self._halted):
                     return
                 self._waiting.popleft()
                 if not row.reached.done():
