@@ -190,7 +190,7 @@ class Connection:
 
     @contextmanager
     def on_its_way(self) -> Iterator[None]:
-        """While a session is on its way to another server, a stream that drains is held."""
+        """While a session is on its way to another server, its end here included, a stream that drains is held."""
         self._leaving += 1
         try:
             yield
@@ -198,6 +198,7 @@ class Connection:
             self._leaving -= 1
             if self._held:
                 self._hold()
+            self._finish_if_drained()
 
     async def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> None:
         """Detaches sessions, or closes them. Those that have ended are passed over. Raises RuntimeError on another event loop."""
@@ -328,7 +329,9 @@ class Connection:
             self._finish_if_drained()
 
     def _finish_if_drained(self) -> None:
-        if self._draining.is_set() and self._wire is not None and self.members.drained(held=self._held):
+        if not self._draining.is_set() or self._leaving or self._wire is None:
+            return
+        if self.members.drained(held=self._held):
             self._wire.finish()
 
     def _note_replay(self, sessions: int, steps: int) -> None:
