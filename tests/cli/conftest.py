@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,10 @@ import pytest
 from stepstream import Client
 from stepstream_server.app import Bound
 from stepstream_server.bundles import write
-from support.background import in_background
 from support.models import random_model
-from support.server import close_sessions, serving
+from support.shared_server import bound, shared
+
+__all__ = ["bound", "shared"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,25 +27,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "pair", *random_model("gru", inputs=2, name="pair"))
     write(folder / "tokens", *random_model("lstm", inputs=3, outputs=5, tokens=5, name="tokens"))
     return folder
-
-
-@pytest.fixture(scope="module")
-def shared(models: Path) -> Iterator[Bound]:
-    """One server for the tests of a module, on a thread of its own."""
-    with in_background(serving(models)) as background:
-        yield background.value
-
-
-@pytest.fixture
-async def bound(request: pytest.FixtureRequest, models: Path) -> AsyncIterator[Bound]:
-    """Where the models are served, and their metrics. There are no sessions; a test that counts what has ever happened is marked
-    `own_server`."""
-    if request.node.get_closest_marker("own_server"):
-        async with serving(models) as own:
-            yield own
-    else:
-        yield (shared := request.getfixturevalue("shared"))
-        await close_sessions(shared.listen)
 
 
 @pytest.fixture

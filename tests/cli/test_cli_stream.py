@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stepstream import Client
-from stepstream.cli.flow import LINE_BYTES
+from stepstream.cli.pipes import LINE_BYTES
 from support.command import Done, ended, shell, start, stepstream
 from support.process import server_process
 

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from stepstream import Client
-from stepstream.cli.metrics import Histogram, activities, parsed
+from stepstream.cli.top import Histogram, activities, parsed
 from stepstream_server.app import Bound
 from stepstream_server.config import EngineSettings
 from support.command import ended, start, stepstream

@@ -11,11 +11,8 @@ from typer.testing import CliRunner
 
 import stepstream
 from stepstream import StepStreamError
-from stepstream.cli import faults
-from stepstream.cli.app import app
-from stepstream.cli.faults import ExitCode
-from stepstream.cli.options import Options
-from stepstream.cli.running import run
+from stepstream.cli.app import app, run
+from stepstream.cli.options import ExitCode, NoMetrics, Options, advice
 
 ERRORS = [
     error
@@ -106,8 +103,8 @@ def test_advice_names_commands_and_flags_that_there_are() -> None:
     commands = typer.main.get_command(app)
     known = {command.name for command in app.registered_commands}
     flags = {flag for command in commands.commands.values() for each in command.params for flag in each.opts}  # type: ignore[attr-defined]
-    for error in [*ERRORS, faults.NoMetrics]:
-        words = faults.advice(error("")).replace("`", "").replace(",", "").replace(":", "").split()
+    for error in [*ERRORS, NoMetrics]:
+        words = advice(error("")).replace("`", "").replace(",", "").replace(":", "").split()
         assert {words[place + 1].rstrip(".") for place, word in enumerate(words[:-1]) if word == "stepstream"} <= known
         assert {word for word in words if word.startswith("--")} <= flags
 

@@ -1,25 +1,33 @@
-"""The commands put together: each function becomes a command that takes the common options as well and ends with an exit code."""
+"""The commands put together: each function becomes a command that takes the common options as well and ends with an exit code.
+
+Signals, closed pipes and errors end it as well as its own end does.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.metadata
 import inspect
+import os
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 import typer
 
+from stepstream import StepStreamError
 from stepstream.cli.chat import chat
 from stepstream.cli.forecasting import forecast
 from stepstream.cli.generating import complete
-from stepstream.cli.options import Options, parameters
-from stepstream.cli.running import run
+from stepstream.cli.options import AtLine, ExitCode, Misuse, Options, exit_code, parameters, told, told_plainly
 from stepstream.cli.sessions import close, export, fork, import_, models, open_, sessions, step
 from stepstream.cli.streaming import stream
 from stepstream.cli.top import top
 
 Command = Callable[..., Coroutine[Any, Any, None]]
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 # Plain help, as that of stepstream-server: the framed kind cuts off long names and swallows square brackets.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -84,6 +92,57 @@ def _register() -> None:
         # VALUES may be negative numbers, which would otherwise be taken for flags.
         settings = {"ignore_unknown_options": True} if work is step else {}
         app.command(name, context_settings=settings, help=_help(work))(_as_command(work))
+
+
+# From a coroutine to an exit code ------------------------------------------------------------------------------------
+
+
+def run(work: Work, *, as_json: bool) -> ExitCode:
+    """Runs it to its end. Whatever ends it early, what it has entered is left properly, so that its session is closed."""
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_until_terminated(work))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return ExitCode.PIPE_CLOSED
+    except Misuse as error:
+        typer.echo(told_plainly(str(error), "USAGE", as_json=as_json), err=True)
+        return ExitCode.MISUSE
+    except (StepStreamError, AtLine) as error:
+        line, cause = (error.line, error.error) if isinstance(error, AtLine) else (None, error)
+        typer.echo(told(cause, line, as_json=as_json), err=True)
+        return exit_code(cause)
+    except OSError as error:
+        typer.echo(told_plainly(str(error), "FILE", as_json=as_json), err=True)
+        return ExitCode.REFUSED
+
+
+async def _until_terminated(work: Work) -> ExitCode:
+    """SIGTERM, which `timeout` and service managers send, leaves by the same way as Ctrl-C."""
+    terminated = False
+    task = asyncio.current_task()
+
+    def on_terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        if task is not None:
+            task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_terminate)
+    try:
+        await work()
+    except asyncio.CancelledError:
+        if not terminated:
+            raise
+        return ExitCode.TERMINATED
+    return ExitCode.FINE
+
+
+def _forget_stdout() -> None:
+    """What is still buffered cannot be written; without this the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _register()

@@ -15,12 +15,9 @@ import typer
 
 from stepstream import Client, ConnectionLost, Session, SessionEnded, StepStreamError, Unavailable
 from stepstream.cli import show
-from stepstream.cli.arguments import IdleTtl, Model, ModelVersion
-from stepstream.cli.blocking import Worker
-from stepstream.cli.faults import AtLine, Misuse, told, told_plainly
-from stepstream.cli.flow import read_lines
-from stepstream.cli.generating import RECONNECT_SECONDS, STDIN, Draws, Seed, Stops, Temperature, TopK, TopP, misuse, model_of_text
-from stepstream.cli.options import Options
+from stepstream.cli.generating import RECONNECT_SECONDS, Draws, Seed, Stops, Temperature, TopK, TopP, misuse, model_of_text
+from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, told, told_plainly
+from stepstream.cli.pipes import STDIN, Worker, read_lines
 from stepstream.cli.sessions import Replacing, read_snapshot
 from stepstream.cli.streaming import in_the_end
 

@@ -12,14 +12,10 @@ import typer
 from numpy.typing import NDArray
 
 from stepstream import ModelInfo
-from stepstream.cli.arguments import Model, ModelVersion, list_of
-from stepstream.cli.blocking import Worker
-from stepstream.cli.columns import arrays, names_of
-from stepstream.cli.faults import Misuse
-from stepstream.cli.flow import numbered_row, read_lines
-from stepstream.cli.generating import STDIN, Seed, Temperature, misuse
-from stepstream.cli.options import Options
-from stepstream.cli.readings import Format, Reader, Row
+from stepstream.cli.columns import Format, Reader, Row, arrays, names_of, numbered_row
+from stepstream.cli.generating import Seed, Temperature, misuse
+from stepstream.cli.options import Misuse, Model, ModelVersion, Options, list_of
+from stepstream.cli.pipes import STDIN, Worker, read_lines
 from stepstream.cli.streaming import in_the_end
 
 BEFORE = 3  # horizons of readings that a plot shows before the forecast

@@ -12,13 +12,9 @@ import typer
 
 from stepstream import Client, ClientOptions, InvalidArgument, ModelInfo
 from stepstream.cli import show
-from stepstream.cli.arguments import Model, ModelVersion
-from stepstream.cli.blocking import Worker
-from stepstream.cli.faults import Misuse
-from stepstream.cli.options import Options
+from stepstream.cli.options import Misuse, Model, ModelVersion, Options
+from stepstream.cli.pipes import READ_BYTES, STDIN, Worker
 
-STDIN = 0
-READ_BYTES = 1 << 16
 RECONNECT_SECONDS = ClientOptions().reconnect_seconds
 
 Temperature = Annotated[

@@ -11,13 +11,22 @@ import typer
 
 from stepstream import SessionInfo
 from stepstream.cli import show
-from stepstream.cli.arguments import AtSeq, IdleTtl, Model, ModelVersion, Secret, SessionId, Wanted, list_of, secret_of
-from stepstream.cli.blocking import Worker
 from stepstream.cli.columns import arrays, chosen, input_columns
-from stepstream.cli.faults import Misuse
-from stepstream.cli.options import Options
+from stepstream.cli.options import (
+    AtSeq,
+    IdleTtl,
+    Misuse,
+    Model,
+    ModelVersion,
+    Options,
+    Secret,
+    SessionId,
+    Wanted,
+    list_of,
+    secret_of,
+)
+from stepstream.cli.pipes import STDIN, Worker
 
-STDIN = 0
 FORKS_AT_ONCE = 1000  # more than a terminal shows, far below what a server takes in one call
 
 

@@ -1,4 +1,8 @@
-"""`stepstream stream`: readings on stdin, predictions on stdout."""
+"""`stepstream stream`: readings on stdin, predictions on stdout: a session fed as far ahead as its window reaches, and answered.
+
+Lines that have come together travel together, so a file goes in large pieces and a sensor's readings one by one, and no answer
+waits for a reading that has not come. Memory is bounded by PIECES; when nobody reads the answers, nothing more is read.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,19 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from stepstream import Client, ClientOptions, ModelInfo, Session, StepStreamError
+from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepStreamError
 from stepstream.cli import show
-from stepstream.cli.arguments import IdleTtl, Model, ModelVersion, Secret, Wanted, list_of, secret_of
-from stepstream.cli.columns import chosen, input_columns
-from stepstream.cli.faults import Misuse
-from stepstream.cli.flow import Flow
-from stepstream.cli.options import Options
-from stepstream.cli.predictions import Lines
-from stepstream.cli.readings import Format, Reader
+from stepstream.cli.columns import Format, Lines, Reader, Row, arrays, chosen, input_columns, numbered_row
+from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, Secret, Wanted, list_of, secret_of
+from stepstream.cli.pipes import STDIN, STDOUT, Worker, read_lines, write
 
-STDIN, STDOUT = 0, 1
+PIECE_STEPS = 256  # a quarter of the default window, so that pieces overlap; a call of its own costs less than one of its steps
+PIECES = 8  # under way at once: twice the default window
 LEAVE_SECONDS = 5.0  # after Ctrl-C or an error: a server that is away is not waited for, and ends the session as idle
 
 
@@ -112,3 +114,114 @@ async def in_the_end(leave: Callable[[], Awaitable[None]]) -> AsyncIterator[None
 
 def _report(fault: Misuse) -> None:
     typer.echo(f"stepstream: {fault}; skipped", err=True)
+
+
+# The session fed and answered ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Steps sent together: the lines they came from, and their answer."""
+
+    lines: list[int]
+    answer: asyncio.Task[Outputs]
+
+
+class Flow:
+    """One run of `stream`."""
+
+    def __init__(
+        self, session: Session, reader: Reader, lines: Lines, header: str, on_bad_line: Callable[[Misuse], None] | None
+    ) -> None:
+        self._session = session
+        self._reader = reader
+        self._lines = lines
+        self._on_bad_line = on_bad_line  # None: a bad line ends it
+        self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(PIECES)
+        self._under_way: set[asyncio.Task[Outputs]] = set()
+        self._header = header  # until it has been written
+        self._seq = session.next_seq  # of the next step to be written
+
+    async def run(self, source: int, target: int) -> None:
+        """From file descriptor to file descriptor, until the source ends.
+
+        Raises Misuse with its line number for a line that is no reading and AtLine for a reading that the server refused, both
+        after the answers before it have been written; BrokenPipeError when nobody reads them any more.
+        """
+        with Worker() as reading, Worker() as writing:
+            feeder = asyncio.create_task(self._feed(read_lines(reading, source)))
+            try:
+                await self._answer(writing, target)
+                await writing.call(write, target, self._header)  # if there was nothing to answer
+            finally:
+                await self._drop(feeder)
+
+    async def _feed(self, batches: AsyncIterator[list[bytes]]) -> None:
+        try:
+            number = 0
+            async for batch in batches:
+                for first in range(0, len(batch), PIECE_STEPS):
+                    piece = batch[first : first + PIECE_STEPS]
+                    await self._send(number + 1, piece)
+                    number += len(piece)
+            await self._pieces.put(None)
+        except Exception as error:  # raised behind the answers before it
+            await self._pieces.put(error)
+
+    async def _send(self, first: int, lines: list[bytes]) -> None:
+        """Sends the readings among the lines, of which the first has the number `first`, up to one that ends it all."""
+        numbers: list[int] = []
+        rows: list[Row] = []
+        fault: Misuse | None = None
+        for number, line in enumerate(lines, first):
+            try:
+                row = self._row(number, line)
+            except Misuse as error:
+                fault = error
+                break
+            if row is not None:
+                numbers.append(number)
+                rows.append(row)
+        if rows:
+            answer = asyncio.create_task(self._session.chunk(arrays(self._session.model, rows)))
+            self._under_way.add(answer)
+            await self._pieces.put(Piece(numbers, answer))
+        if fault is not None:
+            raise fault
+
+    def _row(self, number: int, line: bytes) -> Row | None:
+        try:
+            return numbered_row(self._reader, number, line)
+        except Misuse as fault:
+            if self._on_bad_line is None or not self._reader.begun:
+                raise
+            self._on_bad_line(fault)
+            return None
+
+    async def _answer(self, writing: Worker, target: int) -> None:
+        while (piece := await self._pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            try:
+                outputs = await piece.answer
+            except StepStreamError as error:
+                answered = await self._write_some(writing, target, error.outputs or {})
+                raise AtLine(piece.lines[min(answered, len(piece.lines) - 1)], error) from None
+            self._under_way.remove(piece.answer)
+            await self._write_some(writing, target, outputs)
+
+    async def _write_some(self, writing: Worker, target: int, outputs: Outputs) -> int:
+        """Writes the next steps; returns how many they are."""
+        steps = len(next(iter(outputs.values()), ()))
+        if steps:
+            await writing.call(write, target, self._header + self._lines.text(self._seq, outputs))
+            self._header = ""
+            self._seq += steps
+        return steps
+
+    async def _drop(self, feeder: asyncio.Task[None]) -> None:
+        """Ends what is still under way."""
+        feeder.cancel()
+        for answer in self._under_way:
+            answer.cancel()
+        await asyncio.gather(feeder, *self._under_way, return_exceptions=True)

@@ -1,17 +1,25 @@
-"""Blocking reads and writes beside the event loop, which neither Ctrl-C nor the end of the program has to wait for.
+"""Lines from stdin and text to stdout, by reads and writes beside the event loop.
 
-asyncio's own pipes would make the terminal non-blocking for everybody who shares it, and cannot read files; its executor is
-waited for at the end, and a read from a silent keyboard never ends.
+Neither Ctrl-C nor the end of the program has to wait for them. asyncio's own pipes would make the terminal non-blocking for
+everybody who shares it, and cannot read files; its executor is waited for at the end, and a read from a silent keyboard never
+ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
+
+from stepstream.cli.options import Misuse
+
+STDIN, STDOUT = 0, 1
+READ_BYTES = 1 << 16  # what a pipe holds
+LINE_BYTES = 1 << 24  # a million numbers; a file without line ends is refused there rather than read into memory
 
 Result = TypeVar("Result")
 
@@ -57,3 +65,24 @@ class Worker:
     def _work(self) -> None:
         while (make := self._calls.get()) is not None:
             make()
+
+
+async def read_lines(reading: Worker, source: int) -> AsyncIterator[list[bytes]]:
+    """Whole lines, as many at a time as have come, without their ends."""
+    number, rest = 0, b""
+    while data := await reading.call(os.read, source, READ_BYTES):
+        *whole, rest = (rest + data).split(b"\n")
+        if len(rest) > LINE_BYTES:
+            raise Misuse(f"line {number + len(whole) + 1}: expected at most {LINE_BYTES} bytes, got more")
+        number += len(whole)
+        if whole:
+            yield whole
+    if rest:
+        yield [rest]
+
+
+def write(target: int, text: str) -> None:
+    """All of it. Raises BrokenPipeError when nobody reads any more."""
+    data = memoryview(text.encode())
+    while data:
+        data = data[os.write(target, data) :]
