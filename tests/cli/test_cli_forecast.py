@@ -93,6 +93,7 @@ async def test_without_matplotlib_it_says_what_to_install(server: str, tmp_path:
         (("ecg",), "", "stdin: expected readings to go on from, got none"),
         (("ecg",), "mv\n1\noff\n", "line 3: mv: expected a finite number, got 'off'"),
         (("ecg", "--levels", "a,b"), "1\n", "--levels: expected numbers between commas, got 'a,b'"),
+        (("ecg", "--levels", "0.1,0_1"), "1\n", "--levels: expected numbers between commas, got '0.1,0_1'"),
         (("ecg", "--levels", "0.9,0.1"), "1\n", "levels: expected numbers between 0 and 1, ascending, got [0.9, 0.1]"),
         (("ecg", "--temperature", "0"), "1\n", "temperature: expected a positive number, since 100 paths would be the same"),
         (("pair",), "1,2\n", "model: expected one with an output that predicts its input, got 'pair', which has none"),

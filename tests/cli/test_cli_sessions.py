@@ -210,11 +210,13 @@ async def test_what_the_server_refuses_is_1_with_its_reason(command: tuple[str, 
     ("command", "message"),
     [
         (("step", "ecg", "taken", "1", "2"), "VALUES: expected 1 (mv), got 2"),
+        (("step", "ecg", "taken", "1_0"), "mv: expected a finite number, got '1_0'"),
         (("step", "ecg", "taken", "--jsn"), "mv: expected a finite number, got '--jsn'"),
         (("step", "ecg", "taken", "1", "--outputs", "nxt"), "--outputs: expected names among next[21]"),
         (("fork", "ecg", "taken", "--ids", "a,b", "--count", "3"), "--ids: expected as many as --count, 3, got 2"),
         (("import", "/nowhere/at-all"), "FILE: expected one that can be read, got /nowhere/at-all"),
         (("close", "ecg", "taken", "--secret", "secret"), "--secret: expected hexadecimal digits, got 6 other characters"),
+        (("close", "ecg", "taken", "--secret", ""), "--secret: expected hexadecimal digits, got none"),
     ],
 )
 async def test_wrong_arguments_are_2(command: tuple[str, ...], message: str, server: str) -> None:

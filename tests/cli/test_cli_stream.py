@@ -100,9 +100,9 @@ async def test_an_input_of_several_numbers_has_as_many_columns(lines: str, serve
     assert np.float32(printed["y"][0]) == outputs["y"][0, 0]
 
 
-@pytest.mark.parametrize("lines", ["x\n3\n4\n", "3\n4\n", '{"x": 3}\n{"x": 4}\n'])
+@pytest.mark.parametrize("lines", ["x\n3\n4\n", "3\n4\n", "3.0\n4e0\n", '{"x": 3}\n{"x": 4.0}\n'])
 async def test_tokens_are_whole_numbers(lines: str, server: str, client: Client) -> None:
-    """A model of tokens takes a number a line and answers its logits."""
+    """A model of tokens takes a number a line and answers its logits; with a point and nothing behind it, it is whole."""
     outputs = await expected(client, "tokens", [3, 4])
     printed = columns(await stepstream(server, "stream", "tokens", stdin=lines))
     np.testing.assert_array_equal(np.array(printed["y[4]"], np.float32), outputs["y"][:, 4])
@@ -118,9 +118,13 @@ async def test_tokens_are_whole_numbers(lines: str, server: str, client: Client)
         ("ecg", '{"mv": -1.5}\n{"mv": -1.4\n', "line 2: expected JSON, got '{\"mv\": -1.4'"),
         ("ecg", '{"mv": -1.5}\n{"volts": -1.4}\n', "line 2: expected an object with 'mv', got one with 'volts'"),
         ("ecg", '{"mv": -1.5}\n{"mv": true}\n', "line 2: mv: expected a finite number, got True"),
+        ("ecg", "-1.5\n1_0\n", "line 2: mv: expected a finite number, got '1_0'"),
+        ("ecg", "-1.5\n\u0661\n", "line 2: mv: expected a finite number, got '\u0661'"),
         ("pair", "[1, 2]\n[1, 2, 3]\n", "line 2: x: expected a list of 2, got 3"),
         ("tokens", "1\n5\n", "line 2: x: expected a whole number >= 0 and < 5, got 5"),
         ("tokens", "1\n1.5\n", "line 2: x: expected a whole number >= 0 and < 5, got '1.5'"),
+        ("tokens", '{"x": 1}\n{"x": 1.5}\n', "line 2: x: expected a whole number >= 0 and < 5, got 1.5"),
+        ("tokens", "1\n0_1\n", "line 2: x: expected a whole number >= 0 and < 5, got '0_1'"),
     ],
 )
 async def test_a_bad_line_ends_it_after_the_answers_before(model: str, lines: str, message: str, server: str) -> None:

@@ -10,6 +10,8 @@ def main() -> None:
     """The console script."""
     try:
         from stepstream.cli.app import app
+        from stepstream.cli.pipes import settle
     except ModuleNotFoundError as missing:
         raise SystemExit(f"stepstream needs {missing.name}: pip install 'stepstream[cli]'") from None
+    settle()
     app()

@@ -9,11 +9,11 @@ import asyncio
 import functools
 import importlib.metadata
 import inspect
+import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -21,7 +21,8 @@ from stepstream import StepStreamError
 from stepstream.cli.chat import chat
 from stepstream.cli.forecasting import forecast
 from stepstream.cli.generating import complete
-from stepstream.cli.options import AtLine, ExitCode, Misuse, Options, exit_code, parameters, told, told_plainly
+from stepstream.cli.options import AtLine, ExitCode, Misuse, Options, exit_code, parameters, real, told, told_plainly, whole
+from stepstream.cli.pipes import STDOUT, require
 from stepstream.cli.sessions import close, export, fork, import_, models, open_, sessions, step
 from stepstream.cli.streaming import stream
 from stepstream.cli.top import top
@@ -63,6 +64,8 @@ def _root(*, context: typer.Context, version: bool = False, **common: Any) -> No
 def _as_command(work: Command) -> Callable[..., None]:
     """`async def work(options, ...)` as typer wants it: the options become flags, the outcome an exit code."""
     own = list(inspect.signature(work, eval_str=True).parameters.values())[1:]
+    for each in own:
+        _parse_numbers(each.annotation)
     by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
 
     @functools.wraps(work)
@@ -76,6 +79,25 @@ def _as_command(work: Command) -> Callable[..., None]:
         raise typer.Exit(run(worked, as_json=as_json))
 
     return _with_signature(command, [_context(), *by_keyword, *_COMMON])
+
+
+def _parse_numbers(annotation: Any) -> None:
+    """Has the flag's numbers read as those of lines are, where it takes numbers."""
+    kind, option = get_args(annotation)[:2] if get_origin(annotation) is Annotated else (annotation, None)
+    for number, parse in ((int, whole), (float, real)):
+        if option is not None and number in (kind, *get_args(kind)):
+            low, high = -math.inf if option.min is None else option.min, math.inf if option.max is None else option.max
+            option.parser = functools.partial(_within, parse, low, high)
+
+
+def _within(parse: Callable[[str], float], low: float, high: float, given: object) -> float:
+    try:
+        number = parse(str(given))  # a default is a number already
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if not low <= number <= high:
+        raise typer.BadParameter(f"expected a number from {low} to {high}, got {given}")
+    return number
 
 
 def _help(work: Command) -> str:
@@ -100,6 +122,7 @@ def _register() -> None:
 def run(work: Work, *, as_json: bool) -> ExitCode:
     """Runs it to its end. Whatever ends it early, what it has entered is left properly, so that its session is closed."""
     try:
+        require(STDOUT)
         with asyncio.Runner() as runner:
             return runner.run(_until_terminated(work))
     except KeyboardInterrupt:
@@ -142,7 +165,7 @@ async def _until_terminated(work: Work) -> ExitCode:
 
 def _forget_stdout() -> None:
     """What is still buffered cannot be written; without this the interpreter would complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
 
 
 _register()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -16,8 +15,8 @@ import typer
 from stepstream import Client, ConnectionLost, Session, SessionEnded, StepStreamError, Unavailable
 from stepstream.cli import show
 from stepstream.cli.generating import RECONNECT_SECONDS, Draws, Seed, Stops, Temperature, TopK, TopP, misuse, model_of_text
-from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, told, told_plainly
-from stepstream.cli.pipes import STDIN, Worker, read_lines
+from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, real, told, told_plainly, whole
+from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines
 from stepstream.cli.sessions import Replacing, read_snapshot
 from stepstream.cli.streaming import in_the_end
 
@@ -87,7 +86,7 @@ class Chat:
         self._draws = draws
         self._max_steps = max_steps
         self._as_json = as_json
-        self._at_terminal = os.isatty(STDIN) and sys.stderr.isatty()
+        self._at_terminal = os.isatty(STDIN) and os.isatty(STDERR)
         self._drawing = self._interrupted = self._over = False
         self._ending = ""  # of an answer, once it has one
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
@@ -108,7 +107,7 @@ class Chat:
         self._note("Type a line; /help lists what else there is.", end="\n")
         with Worker() as reading, self._interruptible():
             self._prompt()
-            async for batch in read_lines(reading, STDIN):
+            async for batch in read_lines(reading):
                 for line in batch:
                     number += 1
                     await self._heed(number, line)
@@ -240,13 +239,17 @@ class Chat:
         self._sessions.append(session)
 
     async def _seed(self, rest: str) -> None:
-        if not rest.isascii() or not rest.isdigit() or int(rest) >= 2**64:
+        try:
+            seed = whole(rest)
+        except ValueError:
+            seed = -1
+        if not 0 <= seed < 2**64:
             raise Misuse(f"/seed: expected a whole number from 0 to 2**64 - 1, got {rest!r}")
-        self._draws.seed = int(rest)
+        self._draws.seed = seed
 
     async def _temperature(self, rest: str) -> None:
         try:
-            temperature = float(rest)
+            temperature = real(rest)
         except ValueError:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream import ModelInfo, TensorInfo
-from stepstream.cli.options import Misuse
+from stepstream.cli.options import Misuse, real, whole
 
 Number = float | int
+NAMES_SHOWN = 20  # of a header in a message: what a terminal shows
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -41,18 +42,22 @@ class Column:
     def parsed(self, text: str) -> Number:
         """A cell as a number that the model accepts. Raises Misuse naming column, expected and actual."""
         try:
-            return self.checked(float(text) if self._is_real else int(text))
+            return self.checked(real(text) if self._is_real else whole(text))
         except ValueError:
             raise self._misfit(text) from None
 
     def checked(self, number: object) -> Number:
         """A number, if the model accepts it. Raises Misuse as `parsed` does."""
-        if isinstance(number, bool) or not isinstance(number, (float, int) if self._is_real else int):
+        if isinstance(number, bool) or not isinstance(number, (float, int)):
             raise self._misfit(number)
         lowest, highest = (-_LARGEST, _LARGEST) if self._is_real else (0, (self.tensor.limit or 2**63) - 1)
         if not lowest <= number <= highest:  # as is the case with nan
             raise self._misfit(number)
-        return float(number) if self._is_real else number
+        if self._is_real:
+            return float(number)
+        if number != int(number):
+            raise self._misfit(number)
+        return int(number)
 
     @property
     def _is_real(self) -> bool:
@@ -169,7 +174,7 @@ class Table:
         if names:
             if len(names) != width:
                 raise Misuse(f"--columns: expected {width} names, as many as there are columns, got {len(names)}")
-            self._picked = [(column, _place(column.name, names)) for column in columns]
+            self._picked = _picked(columns, names)
         elif width == len(columns):
             self._picked = [(column, place) for place, column in enumerate(columns)]
         else:
@@ -232,19 +237,28 @@ def split(line: str) -> list[str]:
 
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        real(cell)
     except ValueError:
         return False
     return True
 
 
-def _place(name: str, names: Sequence[str]) -> int:
-    if names.count(name) != 1:
-        found = "none" if name not in names else "several"
-        raise Misuse(
-            f"{name}: expected one column of that name, got {found} among {','.join(names)}; --columns gives other names"
-        )
-    return names.index(name)
+def _picked(columns: Iterable[Column], names: Sequence[str]) -> list[tuple[Column, int]]:
+    """Each column, and where among the names its own stands."""
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    picked = []
+    for column in columns:
+        found = places.get(column.name, [])
+        if len(found) != 1:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            raise Misuse(
+                f"{column.name}: expected one column of that name, got {'several' if found else 'none'}"
+                f" among {','.join(names[:NAMES_SHOWN])}{more}; --columns gives other names"
+            )
+        picked.append((column, found[0]))
+    return picked
 
 
 def _flatten(value: Any, shape: tuple[int, ...], name: str, numbers: list[object]) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stepstream import ModelInfo
 from stepstream.cli.columns import Format, Reader, Row, arrays, names_of, numbered_row
 from stepstream.cli.generating import Seed, Temperature, misuse
-from stepstream.cli.options import Misuse, Model, ModelVersion, Options, list_of
-from stepstream.cli.pipes import STDIN, Worker, read_lines
+from stepstream.cli.options import Misuse, Model, ModelVersion, Options, list_of, real
+from stepstream.cli.pipes import Worker, read_lines
 from stepstream.cli.streaming import in_the_end
 
 BEFORE = 3  # horizons of readings that a plot shows before the forecast
@@ -69,7 +69,7 @@ async def forecast(
 
 def _levels(text: str) -> list[float]:
     try:
-        return [float(each) for each in list_of(text)]
+        return [real(each) for each in list_of(text)]
     except ValueError:
         raise Misuse(f"--levels: expected numbers between commas, got {text!r}") from None
 
@@ -78,7 +78,7 @@ async def _readings(reader: Reader) -> list[Row]:
     rows: list[Row] = []
     number = 0
     with Worker() as reading:
-        async for batch in read_lines(reading, STDIN):
+        async for batch in read_lines(reading):
             for line in batch:
                 number += 1
                 if (row := numbered_row(reader, number, line)) is not None:

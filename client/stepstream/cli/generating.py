@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import typer
 from stepstream import Client, ClientOptions, InvalidArgument, ModelInfo
 from stepstream.cli import show
 from stepstream.cli.options import Misuse, Model, ModelVersion, Options
-from stepstream.cli.pipes import READ_BYTES, STDIN, Worker
+from stepstream.cli.pipes import read_all
 
 RECONNECT_SECONDS = ClientOptions().reconnect_seconds
 
@@ -108,10 +107,7 @@ async def complete(
 
 
 async def _text() -> str:
-    read = b""
-    with Worker() as reading:
-        while data := await reading.call(os.read, STDIN, READ_BYTES):
-            read += data
+    read = await read_all()
     if not read:
         raise Misuse("stdin: expected a text to continue, got none")
     try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import enum
 import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -38,7 +40,7 @@ class Options:
     tls_key: Path | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[^/]+:\d+|(unix|dns):.+", self.server):
+        if not re.fullmatch(r"[^/]+:[0-9]+|(unix|dns):.+", self.server):
             raise Misuse(f"--server: expected HOST:PORT, got {self.server!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Misuse("--tls-cert and --tls-key: expected both or neither, got one")
@@ -88,6 +90,8 @@ def parameters() -> list[inspect.Parameter]:
 # Arguments of several commands ---------------------------------------------------------------------------------------
 
 SECRET_VARIABLE = "STEPSTREAM_SECRET"
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds of each."""
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A served model's name.", show_default=False)]
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="A session's id.", show_default=False)]
@@ -98,8 +102,8 @@ Secret = Annotated[
     str | None,
     typer.Option(
         metavar="HEX",
-        help="The session's secret, as `open` printed it. Needed only while a stream holds the session."
-        f" [environment: {SECRET_VARIABLE}]",
+        help="The session's secret, as `open` printed it: needed while a stream holds the session, and checked whenever it is"
+        f" given. [environment: {SECRET_VARIABLE}]",
         envvar=SECRET_VARIABLE,
         show_envvar=False,
     ),
@@ -126,15 +130,47 @@ AtSeq = Annotated[
 
 def secret_of(text: str | None) -> bytes | None:
     """The secret that people type as hexadecimal digits. Raises Misuse, without repeating it."""
+    if text is None:
+        return None
     try:
-        return bytes.fromhex(text) if text else None
+        if secret := bytes.fromhex(text):
+            return secret
     except ValueError:
-        raise Misuse(f"--secret: expected hexadecimal digits, got {len(text or '')} other characters") from None
+        raise Misuse(f"--secret: expected hexadecimal digits, got {len(text)} other characters") from None
+    raise Misuse("--secret: expected hexadecimal digits, got none")
 
 
 def list_of(text: str | None) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",")] if text else []
+
+
+def real(text: str) -> float:
+    """The number that a text says, in ASCII as programs write it: what else Python takes for one, `1_0` or `\u0661`, is none.
+
+    `nan` and `inf` are numbers. Raises ValueError.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"expected a number in ASCII without underscores, got {text!r}")
+    return float(text)
+
+
+def whole(text: str) -> int:
+    """The same of a whole number: `12`, and `12.0` as spreadsheets write it. Raises ValueError."""
+    number = real(text)
+    with suppress(ValueError):
+        return int(text)  # to the last digit
+    if number.is_integer():
+        return int(number)
+    raise ValueError(f"expected a whole number, got {text!r}")
+
+
+def seconds(text: str) -> float:
+    """A time as people write it, `30s`, `5m`, `1h` or `2d`. Raises ValueError."""
+    number = real(text[:-1])
+    if text[-1:] not in UNITS or not 0 <= number < math.inf:
+        raise ValueError(f"expected a time such as 30s, 5m, 1h or 2d, got {text!r}")
+    return number * UNITS[text[-1]]
 
 
 # What goes wrong, as exit codes and as words on stderr: what happened and what to do about it ------------------------

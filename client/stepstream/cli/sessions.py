@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from stepstream.cli.options import (
     list_of,
     secret_of,
 )
-from stepstream.cli.pipes import STDIN, Worker
+from stepstream.cli.pipes import STDOUT, Worker, read_all, write
 
 FORKS_AT_ONCE = 1000  # more than a terminal shows, far below what a server takes in one call
 
@@ -170,7 +169,7 @@ async def export(
         stepstream export ecg bed-7 bed-7.snapshot
         stepstream export ecg bed-7 - --move | stepstream import - --server other:8101
     """
-    if file == "-" and sys.stdout.isatty():
+    if file == "-" and os.isatty(STDOUT):
         raise Misuse("FILE: expected a file or a pipe for a snapshot, which is binary, got a terminal")
     proof = secret_of(secret)
     with Replacing(file) as target:
@@ -222,15 +221,12 @@ async def close(
 async def read_snapshot(name: str) -> bytes:
     """A file's bytes; `-` is stdin. Raises Misuse for one that cannot be read."""
     try:
+        if name == "-":
+            return await read_all()
         with Worker() as reading:
-            return await reading.call(_read, name)
+            return await reading.call(Path(name).read_bytes)
     except OSError as error:
         raise Misuse(f"FILE: expected one that can be read, got {name}: {error.strerror}") from None
-
-
-def _read(name: str) -> bytes:
-    with open(STDIN if name == "-" else name, "rb", buffering=0, closefd=name != "-") as file:
-        return file.readall()
 
 
 class Replacing:
@@ -258,8 +254,7 @@ class Replacing:
     def write(self, data: bytes) -> None:
         """All of it."""
         if self._name == "-":
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            write(data)
         else:
             self._beside.write_bytes(data)
             self._beside.replace(self._path)

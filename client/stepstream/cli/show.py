@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from stepstream import ModelInfo, Outputs, Session, SessionInfo, TensorInfo
 from stepstream.cli.columns import Chosen
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+from stepstream.cli.options import UNITS
 
 
 def document(value: Any) -> str:
@@ -34,12 +33,15 @@ def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def duration(seconds: float) -> str:
     """In the unit that people would say it in."""
+    unit, size = unit_of(seconds)
+    return f"{seconds / size:.3g}{unit}" if unit == "ms" else f"{seconds / size:.0f}{unit}"
+
+
+def unit_of(seconds: float) -> tuple[str, float]:
+    """Name and seconds of that unit: the largest of which there are two, below a second ms."""
     if seconds < 1:
-        return f"{1000 * seconds:.3g}ms"
-    for unit, size in (("d", _DAY), ("h", _HOUR), ("m", _MINUTE)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:.0f}s"
+        return "ms", 0.001
+    return next(((unit, size) for unit, size in reversed(UNITS.items()) if seconds >= 2 * size), ("s", 1))
 
 
 def models(infos: Iterable[ModelInfo], *, as_json: bool) -> str:

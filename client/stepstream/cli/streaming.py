@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepS
 from stepstream.cli import show
 from stepstream.cli.columns import Format, Lines, Reader, Row, arrays, chosen, input_columns, numbered_row
 from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, Secret, Wanted, list_of, secret_of
-from stepstream.cli.pipes import STDIN, STDOUT, Worker, read_lines, write
+from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines, write
 
 PIECE_STEPS = 256  # a quarter of the default window, so that pieces overlap; a call of its own costs less than one of its steps
 PIECES = 8  # under way at once: twice the default window
@@ -70,10 +69,10 @@ async def stream(
     async with options.client(reconnect) as client, _session(client, served, key, idle_ttl, keep=keep) as held:
         if keep:
             typer.echo(show.owned(held, as_json=options.json), err=True)
-        if os.isatty(STDIN) and sys.stderr.isatty():
+        if os.isatty(STDIN) and os.isatty(STDERR):
             names = ",".join(column.name for column in input_columns(served))
             typer.echo(f"One reading a line ({names}), then Enter; Ctrl-D ends.", err=True)
-        await Flow(held, reader, lines, header, _report if skip_bad else None).run(STDIN, STDOUT)
+        await Flow(held, reader, lines, header, _report if skip_bad else None).run()
 
 
 def _key(session: str | None, secret: str | None) -> tuple[str, bytes] | None:
@@ -142,17 +141,17 @@ class Flow:
         self._header = header  # until it has been written
         self._seq = session.next_seq  # of the next step to be written
 
-    async def run(self, source: int, target: int) -> None:
-        """From file descriptor to file descriptor, until the source ends.
+    async def run(self) -> None:
+        """From stdin to stdout, until stdin ends.
 
         Raises Misuse with its line number for a line that is no reading and AtLine for a reading that the server refused, both
         after the answers before it have been written; BrokenPipeError when nobody reads them any more.
         """
         with Worker() as reading, Worker() as writing:
-            feeder = asyncio.create_task(self._feed(read_lines(reading, source)))
+            feeder = asyncio.create_task(self._feed(read_lines(reading)))
             try:
-                await self._answer(writing, target)
-                await writing.call(write, target, self._header)  # if there was nothing to answer
+                await self._answer(writing)
+                await writing.call(write, self._header.encode())  # if there was nothing to answer
             finally:
                 await self._drop(feeder)
 
@@ -198,23 +197,24 @@ class Flow:
             self._on_bad_line(fault)
             return None
 
-    async def _answer(self, writing: Worker, target: int) -> None:
+    async def _answer(self, writing: Worker) -> None:
         while (piece := await self._pieces.get()) is not None:
             if isinstance(piece, Exception):
                 raise piece
             try:
                 outputs = await piece.answer
             except StepStreamError as error:
-                answered = await self._write_some(writing, target, error.outputs or {})
+                answered = await self._write_some(writing, error.outputs or {})
                 raise AtLine(piece.lines[min(answered, len(piece.lines) - 1)], error) from None
             self._under_way.remove(piece.answer)
-            await self._write_some(writing, target, outputs)
+            await self._write_some(writing, outputs)
 
-    async def _write_some(self, writing: Worker, target: int, outputs: Outputs) -> int:
+    async def _write_some(self, writing: Worker, outputs: Outputs) -> int:
         """Writes the next steps; returns how many they are."""
         steps = len(next(iter(outputs.values()), ()))
         if steps:
-            await writing.call(write, target, self._header + self._lines.text(self._seq, outputs))
+            text = self._header + self._lines.text(self._seq, outputs)
+            await writing.call(write, text.encode())
             self._header = ""
             self._seq += steps
         return steps

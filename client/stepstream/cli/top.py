@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ import typer
 
 from stepstream.cli import show
 from stepstream.cli.options import Misuse, NoMetrics, Options
-from stepstream.cli.pipes import Worker
+from stepstream.cli.pipes import STDOUT, Worker
 
 NAMES = ("model", "sessions", "steps/s", "failed/s", "pending", "batch", "queue ms", "compute ms", "total ms")
 
@@ -44,10 +44,10 @@ async def top(
         stepstream top --metrics 127.0.0.1:8102
         stepstream top --once --json | jq '.models[].steps_per_second'
     """
-    if not re.fullmatch(r"[^/]+:\d+", metrics):
+    if not re.fullmatch(r"[^/]+:[0-9]+", metrics):
         raise Misuse(f"--metrics: expected HOST:PORT, got {metrics!r}")
     looks = _looks(f"http://{metrics}/metrics", interval)
-    if once or options.json or not sys.stdout.isatty():
+    if once or options.json or not os.isatty(STDOUT):
         async for look in looks:
             typer.echo(_json(look) if options.json else _text(look))
             if once:
