@@ -19,6 +19,14 @@ __all__ = ["bound", "shared"]  # fixtures
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the command keeps what it remembers: not among the user's own."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`ecg`: mv -> next, ahead_9, ahead_27. `pair`: x[2] -> y. `tokens`: a token x below 5 -> y[5]."""

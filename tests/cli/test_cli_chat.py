@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stepstream.cli.keyboard import HISTORY_BYTES
 from stepstream_proto.v1 import inference_pb2 as pb
 from support.command import ended, start, stepstream
 from support.servicer import WORDS, FakeServicer, reciting, serving
-from support.terminal import CTRL_C, CTRL_D, terminal
+from support.terminal import CTRL_C, CTRL_D, HOME, UP, terminal
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it\n" + "".join(f"line {n:02}\n" for n in range(60))
 FIRST = TEXT[: TEXT.index("\n") + 1]
@@ -219,13 +222,14 @@ async def test_somebody_talks_at_a_terminal(fake: str, servicer: FakeServicer) -
     async with terminal(fake, "chat", "letters", "--max-steps", "5") as screen:
         await screen.until("/help lists what else there is.\n> ")
         screen.type("def f\\\n")
-        assert await screen.until("> ") == "def f\\\n" + TEXT[5:10] + "> "
+        await screen.until("> def f\\\n")
+        assert await screen.until("> ") == TEXT[5:10] + "> "
         screen.type("/fork\n")
         await screen.until("/back returns to where it was made.\n1> ")
         screen.type("/sing\n")
         await screen.until("got /sing\n1> ")
         screen.type("/back\n")
-        await screen.until("Back.\n> ")
+        await screen.until("Back, at step 10.\n> ")
         screen.type(CTRL_D)
         assert await screen.end() == 0
     assert not servicer.sessions
@@ -278,6 +282,98 @@ async def test_ctrl_c_twice_ends_it_where_the_server_does_not_answer(fake: str, 
         await servicer.until(lambda: len(servicer.rollouts.calls) == 2)
         assert await screen.end_by(CTRL_C) == 130
     assert not servicer.sessions
+
+
+async def test_commands_say_what_they_did(fake: str, servicer: FakeServicer, tmp_path: Path) -> None:
+    """Each of them, at a terminal; nothing of it is on stdout elsewhere."""
+    said = [
+        ("/fork", "In a fork: /back returns to where it was made."),
+        ("/reset", "Everything is forgotten."),
+        (f"/save {tmp_path}/m", f"Saved in {tmp_path}/m, at step 4."),
+        (f"/load {tmp_path}/m", f"Loaded {tmp_path}/m, at step 4: /back returns to what was before."),
+        ("/back", "Back, at step 4."),
+        ("/seed 12", "Drawn by seed 12 from here on."),
+        ("/temperature 0.5", "Drawn at temperature 0.5 from here on."),
+    ]
+    async with terminal(fake, "chat", "letters", "--max-steps", "1") as screen:
+        screen.type("a\n")
+        for line, answer in said:
+            screen.type(f"{line}\n")
+            await screen.until(f"{line}\n{answer}\n")
+        await screen.until("> ")
+        screen.type(CTRL_D)
+        assert await screen.end() == 0
+    done = await stepstream(fake, "chat", "letters", "--max-steps", "1", stdin="\n".join(["a", *(line for line, _ in said), ""]))
+    assert (done.code, len(done.stdout), done.stderr) == (0, 2, "")
+
+
+def fed(call: pb.GenerateRequest) -> str:
+    """The text of a prompt, which is a column of bytes as int64."""
+    return np.frombuffer(b"".join(call.prompt), np.int64).astype(np.uint8).tobytes().decode()
+
+
+async def test_lines_are_edited_and_remembered(fake: str, servicer: FakeServicer, state: Path) -> None:
+    """Keys move in the line; the next conversation knows it, from a file that nobody else may read."""
+    async with terminal(fake, "chat", "letters", "--max-steps", "1") as screen:
+        await screen.until("\n> ")
+        screen.type(f"bc{HOME}a\n")
+        await screen.until("> abc\n")
+        await screen.until("> ")
+        screen.type(CTRL_D)
+        assert await screen.end() == 0
+    async with terminal(fake, "chat", "letters", "--max-steps", "1") as screen:
+        await screen.until("\n> ")
+        screen.type(f"{UP}\n")
+        await screen.until("> abc\n")
+        await screen.until("> ")
+        screen.type(CTRL_D)
+        assert await screen.end() == 0
+    assert [fed(call) for call in servicer.rollouts.calls] == ["abc\n", "abc\n"]
+    history = state / "stepstream" / "chat_history"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (history, history.parent)] == [0o600, 0o700]
+
+
+async def test_a_history_has_a_bound(fake: str, servicer: FakeServicer, state: Path) -> None:
+    """The older half is forgotten, and what anybody could read is closed to others."""
+    history = state / "stepstream" / "chat_history"
+    history.parent.mkdir(parents=True)
+    history.write_text("".join(f"\n# then\n+line {n}\n" for n in range(60_000)))
+    assert history.stat().st_size > HISTORY_BYTES
+    async with terminal(fake, "chat", "letters") as screen:
+        await screen.until("\n> ")
+        screen.type("/quit\n")
+        assert await screen.end() == 0
+    text = history.read_text()
+    assert HISTORY_BYTES // 2 - 100 < len(text) < HISTORY_BYTES // 2 + 100
+    assert text.startswith("\n# then\n+line ")
+    assert "+line 59999\n" in text
+    assert text.endswith("+/quit\n")
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+async def test_a_conversation_needs_no_history(fake: str, servicer: FakeServicer, tmp_path: Path) -> None:
+    """Where no folder can be made for it, it is that of this conversation."""
+    (tmp_path / "file").touch()
+    async with terminal(fake, "chat", "letters", "--max-steps", "1", XDG_STATE_HOME=str(tmp_path / "file")) as screen:
+        screen.type("abc\n")
+        await screen.until("> abc\n")
+        screen.type(f"{UP}\n")
+        await screen.until("> abc\n")
+        screen.type("/quit\n")
+        assert await screen.end() == 0
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+async def test_voices_are_told_apart(fake: str, servicer: FakeServicer, variables: dict[str, str], coloured: bool) -> None:
+    """What is typed is bold, and in a colour unless NO_COLOR says no; the answer is as it comes."""
+    async with terminal(fake, "chat", "letters", "--max-steps", "5", **variables) as screen:
+        screen.type("def f\\\n")
+        await screen.until(TEXT[5:10])
+        screen.type("/quit\n")
+        assert await screen.end() == 0
+    assert ("\x1b[0;36;1m> def f" in screen.shown, "\x1b[0;1m> def f" in screen.shown) == (coloured, not coloured)
+    assert TEXT[5:9] + "\r\n" in screen.shown
+    assert ("\x1b[2mType a line" in screen.shown) == coloured
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -118,6 +118,12 @@ def test_importing_the_client_does_not_bring_the_command_along() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+def test_what_only_terminals_need_waits_for_one() -> None:
+    """Line editing, live tables and the parser of metrics take their time to import."""
+    program = "import sys, stepstream.cli.app; print({'prompt_toolkit', 'rich', 'prometheus_client'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_the_missing_extra_is_named() -> None:
     """With the base install alone the command says in one line what to install."""
     program = "import sys; sys.modules['typer'] = None; from stepstream.cli import main; main()"

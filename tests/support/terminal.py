@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import fcntl
 import os
+import re
+import struct
 import sys
+import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from support.command import SCRIPT, environment
 
-CTRL_C, CTRL_D = "\x03", "\x04"
+CTRL_C, CTRL_D, UP, HOME = "\x03", "\x04", "\x1b[A", "\x1b[H"
+ROWS, COLUMNS = 50, 120
+# Where the cursor goes and in which style: of no account to who reads the text.
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r|\x07")
 
 # A session of its own whose controlling terminal is stdin, so that keys become signals.
 _SIT_DOWN = """
@@ -27,8 +35,10 @@ class Terminal:
     def __init__(self, keyboard: int, process: asyncio.subprocess.Process) -> None:
         self._keyboard = keyboard
         self._process = process
-        self._screen = ""  # all that has been shown
+        self._shown = ""  # all that has been written, with control sequences
+        self._screen = ""  # the text of it
         self._seen = 0  # of it, what was waited for
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._changed = asyncio.Condition()
         self._reader = asyncio.create_task(self._read())
 
@@ -45,6 +55,11 @@ class Terminal:
             raise AssertionError(f"{text!r} is not shown after {self._screen[self._seen :]!r}")
         shown, self._seen = self._screen[self._seen : place + len(text)], place + len(text)
         return shown
+
+    @property
+    def shown(self) -> str:
+        """All that has been written, with control sequences."""
+        return self._shown
 
     async def end(self) -> int:
         """Waits until the command has ended; returns its exit code."""
@@ -63,7 +78,8 @@ class Terminal:
         try:
             with suppress(OSError):  # nobody is at the other side any more
                 while data := await loop.run_in_executor(None, os.read, self._keyboard, 1 << 16):
-                    self._screen += data.decode().replace("\r\n", "\n")
+                    self._shown += self._decoder.decode(data)
+                    self._screen = _CONTROL.sub("", self._shown)
                     await self._tell()
         finally:
             loop.call_soon(lambda: asyncio.ensure_future(self._tell()))
@@ -74,11 +90,14 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(server: str, *arguments: str) -> AsyncIterator[Terminal]:
-    """Runs the command at a terminal; if it has not ended by then, it is killed in the end."""
+async def terminal(server: str, *arguments: str, **more: str) -> AsyncIterator[Terminal]:
+    """Runs the command at a terminal; if it has not ended by then, it is killed in the end. more: environment variables."""
     keyboard, line = os.openpty()
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    # It does not report where its cursor is, which programs may ask.
+    env = environment(server, **{"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **more})
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _SIT_DOWN, str(SCRIPT), *arguments, stdin=line, stdout=line, stderr=line, env=environment(server)
+        sys.executable, "-c", _SIT_DOWN, str(SCRIPT), *arguments, stdin=line, stdout=line, stderr=line, env=env
     )
     os.close(line)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -87,7 +87,7 @@ class Chat:
         self._max_steps = max_steps
         self._as_json = as_json
         self._at_terminal = os.isatty(STDIN) and os.isatty(STDERR)
-        self._drawing = self._interrupted = self._over = False
+        self._interrupted = self._over = False
         self._ending = ""  # of an answer, once it has one
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "fork": self._fork,
@@ -104,17 +104,28 @@ class Chat:
     async def run(self) -> None:
         """Until the lines end."""
         number = 0
-        self._note("Type a line; /help lists what else there is.", end="\n")
-        with Worker() as reading, self._interruptible():
-            self._prompt()
-            async for batch in read_lines(reading):
-                for line in batch:
+        self._note("Type a line; /help lists what else there is.")
+        with self._interruptible():
+            async with aclosing(self._typed() if self._at_terminal else self._read()) as lines:
+                async for line in lines:
                     number += 1
+                    self._interrupted = False
                     await self._heed(number, line)
                     if self._over:
                         return
-                    self._prompt()
-        self._note("")
+
+    async def _typed(self) -> AsyncGenerator[bytes, None]:
+        from stepstream.cli.keyboard import Keyboard  # other commands start sooner without it
+
+        keyboard = Keyboard()
+        while (line := await keyboard.line("> " if len(self._sessions) == 1 else f"{len(self._sessions) - 1}> ")) is not None:
+            yield line.encode(errors="surrogateescape")  # as bytes that are no text are handed on
+
+    async def _read(self) -> AsyncGenerator[bytes, None]:
+        with Worker() as reading:
+            async for batch in read_lines(reading):
+                for line in batch:
+                    yield line
 
     async def _heed(self, number: int, line: bytes) -> None:
         """At a terminal a line that goes wrong is told and passed over, elsewhere it ends the conversation."""
@@ -143,12 +154,8 @@ class Chat:
             return
         text = line.removeprefix("/") if line.startswith("//") else line
         fed = text[:-1] if text.endswith("\\") else f"{text}\n" if text else ""
-        self._drawing, self._interrupted = True, False
-        try:
-            with misuse():
-                await self._turn(fed)
-        finally:
-            self._drawing = False
+        with misuse():
+            await self._turn(fed)
 
     # The continuation ------------------------------------------------------------------------------------------------
 
@@ -208,23 +215,27 @@ class Chat:
 
     async def _fork(self, rest: str) -> None:
         await self._go_on_in(await self._sessions[-1].fork())
-        self._note("In a fork: /back returns to where it was made.", end="\n")
+        self._note("In a fork: /back returns to where it was made.")
 
     async def _back(self, rest: str) -> None:
         if len(self._sessions) == 1:
             raise Misuse("/back: expected to be in a fork or in what was loaded, got the first memory")
         await self._sessions.pop().close()
-        self._note("Back.", end="\n")
+        self._note(f"Back, {self._where()}.")
 
     async def _reset(self, rest: str) -> None:
         await self._sessions[-1].reset()
+        self._note("Everything is forgotten.")
 
     async def _save(self, rest: str) -> None:
-        with Replacing(_file("/save", rest)) as target:
+        name = _file("/save", rest)
+        with Replacing(name) as target:
             target.write(await self._sessions[-1].export())
+        self._note(f"Saved in {name}, {self._where()}.")
 
     async def _load(self, rest: str) -> None:
-        snapshot = await read_snapshot(_file("/load", rest))
+        name = _file("/load", rest)
+        snapshot = await read_snapshot(name)
         loaded = await self._client.import_session(snapshot, id=f"chat-{uuid4().hex}")
         model, mine = loaded.model, self._sessions[-1].model
         if (model.name, model.version) != (mine.name, mine.version):
@@ -233,6 +244,7 @@ class Chat:
                 f"/load: expected a memory of {mine.name} version {mine.version}, got {model.name} version {model.version}"
             )
         await self._go_on_in(loaded)
+        self._note(f"Loaded {name}, {self._where()}: /back returns to what was before.")
 
     async def _go_on_in(self, session: Session) -> None:
         await self._opened.enter_async_context(in_the_end(session.close))
@@ -246,6 +258,7 @@ class Chat:
         if not 0 <= seed < 2**64:
             raise Misuse(f"/seed: expected a whole number from 0 to 2**64 - 1, got {rest!r}")
         self._draws.seed = seed
+        self._note(f"Drawn by seed {seed} from here on.")
 
     async def _temperature(self, rest: str) -> None:
         try:
@@ -255,6 +268,7 @@ class Chat:
         if not 0 <= temperature < float("inf"):
             raise Misuse(f"/temperature: expected 0 or a positive number, got {rest!r}")
         self._draws.temperature = temperature
+        self._note(f"Drawn at temperature {temperature:g} from here on.")
 
     async def _help(self, rest: str) -> None:
         typer.echo(HELP, err=True)
@@ -264,25 +278,23 @@ class Chat:
 
     # The terminal ----------------------------------------------------------------------------------------------------
 
-    def _prompt(self) -> None:
-        self._note("> " if len(self._sessions) == 1 else f"{len(self._sessions) - 1}> ", end="")
+    def _where(self) -> str:
+        """How far the memory is."""
+        return f"at step {self._sessions[-1].next_seq:,}"
 
-    def _note(self, text: str, end: str = "\n") -> None:
-        """For people at a terminal."""
+    def _note(self, text: str) -> None:
+        """For people at a terminal: dimmed, since it is neither theirs nor the model's."""
         if self._at_terminal:
-            typer.echo(text + end, nl=False, err=True)
+            typer.echo(text if os.environ.get("NO_COLOR") else typer.style(text, dim=True), err=True)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """At a terminal Ctrl-C ends a continuation, or clears the line being typed, which the terminal does by itself. The second
-        time that a server is waited for, and anywhere else, it ends the command."""
+        """At a terminal Ctrl-C ends a continuation; the second time that a server is waited for, and anywhere else, it ends the
+        command. While a line is typed it is a key, which the keyboard heeds."""
         before = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: Any) -> None:
-            if not self._drawing:
-                self._note("")
-                self._prompt()
-            elif not self._interrupted:
+            if not self._interrupted:
                 self._interrupted = True
             elif callable(before):
                 before(number, frame)
