@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from stepstream import Client
+from stepstream import Client, ModelInfo, TensorInfo
+from stepstream.cli.forecasting import draw
 from stepstream_server.bundles import write
 from stepstream_server.spec import HeadSpec
 from support.command import stepstream
@@ -77,6 +79,58 @@ async def test_a_forecast_is_drawn(server: str, tmp_path: Path, paths: str) -> N
     done = await stepstream(server, "forecast", "ecg", "--paths", paths, "--plot", str(plot), stdin=READINGS)
     assert (done.code, done.stdout.count("\n"), done.stderr) == (0, 28, "")
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def model_of(numbers: int, period: float | None) -> ModelInfo:
+    """One that knows how long a step takes, or does not."""
+    x = TensorInfo("x", np.dtype(np.float32), (numbers,))
+    return ModelInfo("tide", 1, "lstm", (x,), (x,), (), "", period, 1, 1, "", "", "", (), "x")
+
+
+def drawn(levels: list[float], period: float | None = 60.0, numbers: int = 1) -> Figure:
+    """Ten steps ahead of a hundred readings."""
+    fan = np.zeros((10, len(levels) or 1, numbers), np.float32)
+    figure = draw(Figure, model_of(numbers, period), np.zeros((100, numbers)), fan, levels, "tide: 10 steps ahead, 50 futures")
+    assert isinstance(figure, Figure)
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("levels", "legend"),
+    [
+        ([0.1, 0.5, 0.9], ["readings", "80 % of futures (0.1 to 0.9)", "median"]),
+        ([0.05, 0.25, 0.75, 0.95], ["readings", "90 % of futures (0.05 to 0.95)", "50 % of futures (0.25 to 0.75)"]),
+        ([0.9], ["readings", "quantile 0.9"]),
+        ([], ["readings", "one future"]),
+    ],
+)
+def test_a_picture_says_what_it_shows(levels: list[float], legend: list[str]) -> None:
+    """A title, and what each band and line is."""
+    figure = drawn(levels, numbers=2)
+    assert figure.get_suptitle() == "tide: 10 steps ahead, 50 futures"
+    for panel, name in zip(figure.axes, ("x[0]", "x[1]"), strict=True):
+        assert panel.get_legend() is not None
+        assert panel.get_legend_handles_labels()[1] == legend
+        assert panel.get_ylabel() == name
+
+
+@pytest.mark.parametrize(
+    ("period", "label", "end"),
+    [
+        (None, "steps", 10.0),
+        (0.001, "ms", 10.0),
+        (0.5, "s", 5.0),
+        (60.0, "min", 10.0),
+        (1800.0, "h", 5.0),
+        (86400.0, "d", 10.0),
+    ],
+)
+def test_time_is_told_in_a_unit_that_suits_it(period: float | None, label: str, end: float) -> None:
+    """As long as the readings and the forecast together take; steps where nobody knows."""
+    (panel,) = drawn([0.5], period).axes
+    assert panel.get_xlabel() == f"{label} from the last reading"
+    past, ahead = (np.asarray(line.get_xdata()) for line in panel.lines)
+    assert (past[0], past[-1], ahead[0], ahead[-1]) == pytest.approx((-29 * end / 10, 0, 0, end))
 
 
 async def test_without_matplotlib_it_says_what_to_install(server: str, tmp_path: Path) -> None:

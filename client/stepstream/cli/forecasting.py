@@ -12,6 +12,7 @@ import typer
 from numpy.typing import NDArray
 
 from stepstream import ModelInfo
+from stepstream.cli import show
 from stepstream.cli.columns import Format, Reader, Row, arrays, names_of, numbered_row
 from stepstream.cli.generating import Seed, Temperature, misuse
 from stepstream.cli.options import Misuse, Model, ModelVersion, Options, list_of, real
@@ -63,7 +64,8 @@ async def forecast(
     if paths == 1:
         at, values = [], values[:, np.newaxis]
     if drawing is not None and plot is not None:  # first: whoever reads the lines may leave early
-        _draw(drawing, served, next(iter(past.values())), values, at).savefig(plot, dpi=120)
+        title = f"{served.name}: {horizon} steps ahead, {paths} future{'' if paths == 1 else 's'}"
+        draw(drawing, served, next(iter(past.values())), values, at, title).savefig(plot, dpi=120)
     _print(served, values, at, as_json=options.json)
 
 
@@ -113,28 +115,44 @@ def _drawing() -> Any:
     return Figure
 
 
-def _draw(figure_of: Any, model: ModelInfo, past: NDArray[Any], values: NDArray[np.float32], levels: Sequence[float]) -> Any:
+def draw(
+    figure_of: Any, model: ModelInfo, past: NDArray[Any], values: NDArray[np.float32], levels: Sequence[float], title: str
+) -> Any:
     """The last readings and the fan of quantiles behind them, one panel per number of the input.
 
     past: [T, *shape]. values: as for `_print`.
     """
-    names, unit = names_of(model.inputs[0]), model.time_step_seconds or 1.0
-    past = past.reshape(len(past), -1)[-BEFORE * len(values) :]
-    values = np.concatenate(
-        [np.broadcast_to(past[-1:].reshape(1, 1, -1), (1, values.shape[1], len(names))), values.reshape(*values.shape[:2], -1)]
-    )
-    figure = figure_of(figsize=(9, 1 + 2.5 * len(names)), layout="constrained")
-    for number, (axes, name) in enumerate(zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True)):
-        ahead = np.arange(len(values)) * unit
-        axes.plot(np.arange(1 - len(past), 1) * unit, past[:, number], color="black", linewidth=1)
-        middle = values.shape[1] // 2
-        for low in range(middle):
-            high = values.shape[1] - 1 - low
-            label = f"{levels[low]:g} to {levels[high]:g}"
-            axes.fill_between(ahead, values[:, low, number], values[:, high, number], color="C0", alpha=0.25, lw=0, label=label)
-        if values.shape[1] % 2:
-            axes.plot(ahead, values[:, middle, number], color="C0", label=f"{levels[middle]:g}" if levels else "one path")
-        axes.set_ylabel(name)
-        axes.legend(loc="upper left", frameon=False)
-    axes.set_xlabel("steps ahead" if model.time_step_seconds is None else "seconds ahead")
+    names = names_of(model.inputs[0])
+    past = past.reshape(len(past), -1)[-BEFORE * len(values) :]  # [T, numbers]
+    fan = np.concatenate([np.tile(past[-1:], (1, values.shape[1], 1)), values.reshape(*values.shape[:2], -1)])
+    unit, size = _axis(model.time_step_seconds, len(past) + len(values))
+    figure = figure_of(figsize=(9, 1.5 + 2.5 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(len(names), squeeze=False, sharex=True)[:, 0]
+    for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
+        panel.plot(np.arange(1 - len(past), 1) * size, past[:, number], color="black", linewidth=1, label="readings")
+        _draw_fan(panel, np.arange(len(fan)) * size, fan[:, :, number], levels)
+        panel.set_ylabel(name)
+        panel.legend(loc="upper left", frameon=False)
+    panels[-1].set_xlabel(f"{unit} from the last reading")
     return figure
+
+
+def _axis(period: float | None, steps: int) -> tuple[str, float]:
+    """The unit that so many steps are told in, and how much of it a step takes."""
+    if period is None:
+        return "steps", 1.0
+    unit, size = show.unit_of(period * steps)
+    return "min" if unit == "m" else unit, period / size
+
+
+def _draw_fan(panel: Any, ahead: NDArray[Any], fan: NDArray[np.float32], levels: Sequence[float]) -> None:
+    """Bands between quantiles that are as far from either end, and the one in the middle. fan: [T, levels]."""
+    middle = fan.shape[1] // 2
+    for low in range(middle):
+        high = fan.shape[1] - 1 - low
+        label = f"{100 * (levels[high] - levels[low]):g} % of futures ({levels[low]:g} to {levels[high]:g})"
+        panel.fill_between(ahead, fan[:, low], fan[:, high], color="C0", alpha=0.25, lw=0, label=label)
+    if fan.shape[1] % 2:
+        label = "one future" if not levels else "median" if levels[middle] == 0.5 else f"quantile {levels[middle]:g}"
+        panel.plot(ahead, fan[:, middle], color="C0", label=label)
