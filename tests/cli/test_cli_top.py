@@ -10,10 +10,11 @@ import signal
 import pytest
 
 from stepstream import Client
-from stepstream.cli.top import Histogram, activities, parsed
+from stepstream.cli.top import Activity, Histogram, Split, activities, laid_out, parsed
 from stepstream_server.app import Bound
 from stepstream_server.config import EngineSettings
 from support.command import ended, start, stepstream
+from support.terminal import CTRL_C, terminal
 
 SPLITS = ("batch_rows", "queue_seconds", "compute_seconds", "step_seconds")
 FIELDS = {
@@ -106,6 +107,58 @@ async def test_without_once_it_goes_on_until_interrupted(bound: Bound) -> None:
     process.send_signal(signal.SIGINT)
     done = await ended(process)
     assert (done.code, done.stderr) == (130, "")
+
+
+def busy(model: str) -> Activity:
+    """All its numbers are large."""
+    times = Split(1.0, 98.76543, 12345.6789)
+    return Activity(
+        model=model, version="17", sessions=123456, slots=987654, streams=4321, pending_steps=7654321,
+        steps_per_second=12345678.9, failures_per_second=2345678.9, batch_rows=Split(4096.5, 4096.0, 4096.0),
+        queue_seconds=times, compute_seconds=times, step_seconds=times,
+    )  # fmt: skip
+
+
+NUMBERS = ["123456/987654", "12,345,679", "2,345,679", "7654321", "4096.5", *["98765.43", "12345678.90"] * 3]
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 20, 14])
+def test_no_number_is_cut_however_narrow_the_terminal_is(width: int) -> None:
+    """Each is there whole, in order, of each model; no line is wider than the terminal."""
+    text = laid_out([busy("ecg"), busy("tide")], width)
+    assert max(map(len, text.splitlines())) <= width
+    for model, part in zip(("ecg", "tide"), ("ecg" + rest for rest in text.split("ecg")[1].split("tide")), strict=True):
+        words = [word for word in part.split() if word[0].isdigit()]
+        assert words == ["17", *NUMBERS], model
+    assert (len(text.splitlines()) == 3) == (width == 200)
+
+
+def test_in_a_pipe_there_is_a_line_per_model() -> None:
+    """Which has no width."""
+    assert len(laid_out([busy("ecg"), busy("tide")], None).splitlines()) == 3
+
+
+async def test_at_a_terminal_it_is_live(bound: Bound) -> None:
+    """Whole numbers on its other screen, until Ctrl-C."""
+    async with terminal(bound.listen, "top", "--metrics", bound.metrics, "--interval", "0.05", columns=60) as screen:
+        await screen.until("stepstream top. Milliseconds: p50 / p99. Ctrl-C ends.")
+        for model in ("ecg 1", "pair 1", "tokens 1"):
+            await screen.until(model)
+            await screen.until("total ms   -")
+        screen.type(CTRL_C)
+        assert await screen.end() == 130
+
+
+async def test_a_server_on_this_machine_is_not_looked_for_by_a_proxy(bound: Bound) -> None:
+    """Elsewhere the proxy is asked, which is not there."""
+    env = {"http_proxy": "http://127.0.0.1:1", "no_proxy": ""}
+    here = await stepstream(bound.listen, "top", "--once", "--metrics", bound.metrics, "--interval", "0.05", env=env)
+    assert here.code == 0, here.stderr
+    local = bound.metrics.replace("127.0.0.1", "localhost")
+    assert (await stepstream(bound.listen, "top", "--once", "--metrics", local, "--interval", "0.05", env=env)).code == 0
+    there = await stepstream(bound.listen, "top", "--once", "--metrics", "metrics.invalid:8102", env=env)
+    assert there.code == 3
+    assert "Connection refused" in there.stderr
 
 
 @pytest.mark.parametrize(

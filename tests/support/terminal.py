@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from support.command import SCRIPT, environment
 
 CTRL_C, CTRL_D, UP, HOME = "\x03", "\x04", "\x1b[A", "\x1b[H"
-ROWS, COLUMNS = 50, 120
+ROWS = 50
 # Where the cursor goes and in which style: of no account to who reads the text.
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r|\x07")
 
@@ -90,10 +90,10 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(server: str, *arguments: str, **more: str) -> AsyncIterator[Terminal]:
+async def terminal(server: str, *arguments: str, columns: int = 120, **more: str) -> AsyncIterator[Terminal]:
     """Runs the command at a terminal; if it has not ended by then, it is killed in the end. more: environment variables."""
     keyboard, line = os.openpty()
-    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     # It does not report where its cursor is, which programs may ask.
     env = environment(server, **{"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **more})
     process = await asyncio.create_subprocess_exec(

@@ -7,13 +7,16 @@ import json
 import math
 import os
 import re
+import textwrap
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
+from ipaddress import ip_address
 from itertools import pairwise
 from typing import Annotated, Any
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
 import typer
 
@@ -22,6 +25,8 @@ from stepstream.cli.options import Misuse, NoMetrics, Options
 from stepstream.cli.pipes import STDOUT, Worker
 
 NAMES = ("model", "sessions", "steps/s", "failed/s", "pending", "batch", "queue ms", "compute ms", "total ms")
+CAPTION = "stepstream top. Milliseconds: p50 / p99. Ctrl-C ends."
+GAP = "  "  # between facts side by side
 
 
 async def top(
@@ -47,9 +52,10 @@ async def top(
     if not re.fullmatch(r"[^/]+:[0-9]+", metrics):
         raise Misuse(f"--metrics: expected HOST:PORT, got {metrics!r}")
     looks = _looks(f"http://{metrics}/metrics", interval)
+    width = os.get_terminal_size(STDOUT).columns if os.isatty(STDOUT) else None
     if once or options.json or not os.isatty(STDOUT):
         async for look in looks:
-            typer.echo(_json(look) if options.json else _text(look))
+            typer.echo(_json(look) if options.json else laid_out(look, width))
             if once:
                 return
     else:
@@ -59,14 +65,15 @@ async def top(
 async def _live(looks: AsyncIterator[Sequence[Activity]]) -> None:
     """On the terminal's other screen, which gives the first one back in the end."""
     from rich.live import Live  # other commands start sooner without it
-    from rich.table import Table
+    from rich.text import Text
 
     with Live(screen=True, auto_refresh=False) as screen:
         async for look in looks:
-            table = Table(*NAMES, title="stepstream top", caption="milliseconds: p50 / p99. Ctrl-C ends.")
-            for each in look:
-                table.add_row(*_cells(each))
-            screen.update(table, refresh=True)
+            width, height = screen.console.size
+            lines = [*textwrap.wrap(CAPTION, width), "", *laid_out(look, width).splitlines()]
+            if len(lines) > height:
+                lines[height - 1 :] = [f"{len(lines) - height + 1} more lines"]
+            screen.update(Text("\n".join(lines)), refresh=True)
 
 
 async def _looks(url: str, interval: float) -> AsyncIterator[list[Activity]]:
@@ -93,8 +100,26 @@ def _json(look: Sequence[Activity]) -> str:
     return json.dumps({"models": [each.record() for each in look]})
 
 
-def _text(look: Sequence[Activity]) -> str:
-    return show.table(NAMES, map(_cells, look))
+def laid_out(look: Sequence[Activity], width: int | None) -> str:
+    """A line per model where that fits into so many columns, else a block per model; no number is ever cut. None: a line."""
+    table = show.table(NAMES, map(_cells, look))
+    if width is None or max(map(len, table.splitlines())) <= width:
+        return table
+    return "\n\n".join("\n".join(_block(each, width)) for each in look)
+
+
+def _block(each: Activity, width: int) -> list[str]:
+    """The model, and below it as many facts side by side as fit."""
+    name, *cells = _cells(each)
+    labels = NAMES[1:]
+    facts = [f"{label:<{max(map(len, labels))}} {cell}" for label, cell in zip(labels, cells, strict=True)]
+    widest = max(map(len, facts))
+    across = (width + len(GAP)) // (widest + len(GAP))
+    if across == 0:
+        rows = facts
+    else:
+        rows = [GAP.join(fact.ljust(widest) for fact in facts[first : first + across]) for first in range(0, len(facts), across)]
+    return [line for row in (name, *rows) for line in textwrap.wrap(row, width)]
 
 
 def _cells(each: Activity) -> tuple[str, ...]:
@@ -210,8 +235,17 @@ class Activity:
 
 def scrape(url: str, seconds: float) -> Scrape:
     """Reads it. Raises OSError if nobody answers, ValueError for what is no metrics page."""
-    with urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+    # What listens on this machine is not looked for by a proxy, which would look on its own.
+    opener = build_opener(ProxyHandler({})) if _is_loopback(urlsplit(url).hostname or "") else build_opener()
+    with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
         return parsed(response.read().decode(), seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parsed(text: str, seconds: float) -> Scrape:
