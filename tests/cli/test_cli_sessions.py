@@ -171,6 +171,38 @@ async def test_what_a_stream_holds_needs_the_secret(server: str, client: Client,
         assert closed.document == {"model": "ecg", "id": "bed-7", "next_seq": 1}
 
 
+@pytest.mark.parametrize("command", [("step", "1"), ("fork",), ("export", "FILE"), ("close",)], ids=lambda command: command[0])
+async def test_a_secret_is_needed_while_held_and_checked_whenever_given(
+    server: str, client: Client, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """As the help of each command says, whether it is a flag or in the environment."""
+    name, *rest = (each.replace("FILE", str(tmp_path / "snapshot")) for each in command)
+    session = await client.open_session("ecg", id="bed-7")
+    right, call = session.secret.hex(), (name, "ecg", "bed-7", *rest)
+
+    async def reason(*flags: str, **env: str) -> str:
+        done = await stepstream(server, *call, *flags, "--json", env=env)
+        return "" if done.code == 0 else str(done.error["reason"])
+
+    assert await reason() == "SESSION_IN_USE"
+    assert await reason("--secret", "00") == await reason(STEPSTREAM_SECRET="00") == "SECRET_MISMATCH"
+    assert await reason("--secret", "") == "USAGE"
+    await session.detach()
+    assert await reason("--secret", "00") == await reason(STEPSTREAM_SECRET="00") == "SECRET_MISMATCH"
+    if name != "close":
+        assert await reason() == await reason(STEPSTREAM_SECRET="") == ""
+    assert await reason(STEPSTREAM_SECRET=right) == ""
+
+
+async def test_help_says_when_a_secret_is_needed() -> None:
+    """The same of all commands that may need it, and of `stream` that it always does."""
+    for name in ("step", "fork", "export", "close"):
+        told = " ".join((await stepstream("", name, "--help")).stdout.split())
+        assert "needed while a stream holds the session, and checked whenever it is given" in told
+    told = " ".join((await stepstream("", "stream", "--help")).stdout.split())
+    assert "always needed with --session" in told
+
+
 async def test_closing_what_is_closed_is_fine(server: str) -> None:
     """So that a script may be run again."""
     await stepstream(server, "open", "ecg", "--id", "bed-7")

@@ -19,11 +19,12 @@ import typer
 
 from stepstream import StepStreamError
 from stepstream.cli.chat import chat
+from stepstream.cli.closing import close
 from stepstream.cli.forecasting import forecast
 from stepstream.cli.generating import complete
 from stepstream.cli.options import AtLine, ExitCode, Misuse, Options, exit_code, parameters, real, told, told_plainly, whole
 from stepstream.cli.pipes import STDOUT, require
-from stepstream.cli.sessions import close, export, fork, import_, models, open_, sessions, step
+from stepstream.cli.sessions import export, fork, import_, models, open_, sessions, step
 from stepstream.cli.streaming import stream
 from stepstream.cli.top import top
 

@@ -167,10 +167,11 @@ def whole(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A time as people write it, `30s`, `5m`, `1h` or `2d`. Raises ValueError."""
-    number = real(text[:-1])
-    if text[-1:] not in UNITS or not 0 <= number < math.inf:
-        raise ValueError(f"expected a time such as 30s, 5m, 1h or 2d, got {text!r}")
-    return number * UNITS[text[-1]]
+    with suppress(ValueError):
+        number = real(text[:-1])
+        if text[-1:] in UNITS and 0 <= number < math.inf:
+            return number * UNITS[text[-1]]
+    raise ValueError(f"expected a time such as 30s, 5m, 1h or 2d, got {text!r}")
 
 
 # What goes wrong, as exit codes and as words on stderr: what happened and what to do about it ------------------------
@@ -217,7 +218,7 @@ _ADVICE: dict[type[StepStreamError], str] = {
     stepstream.SessionExists: "Choose another id, or go on with that session by its secret.",
     stepstream.SessionInUse: "A stream holds it: give its --secret, or wait until it is let go.",
     stepstream.SessionQuarantined: "Close it with `stepstream close` and open another.",
-    stepstream.SecretMismatch: "Give the --secret that `open` printed.",
+    stepstream.SecretMismatch: "Give the --secret that `open` printed. What STEPSTREAM_SECRET says is given as well.",
     stepstream.SequencePassed: "Leave --at-seq out to take the session as it stands.",
     stepstream.SequenceMismatch: "The session is not as far as that: leave --at-seq out, or send the missing steps.",
     stepstream.SessionCapacity: "Try again later, or close sessions.",

@@ -15,7 +15,7 @@ import queue
 import select
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -108,7 +108,7 @@ async def read_all() -> bytes:
         return b"".join([piece async for piece in pieces(reading)])
 
 
-async def read_lines(reading: Worker) -> AsyncIterator[list[bytes]]:
+async def read_lines(reading: Worker) -> AsyncGenerator[list[bytes], None]:
     """Whole lines of stdin, as many at a time as have come, without their ends."""
     number, size = 0, 0
     begun: list[bytes] = []  # pieces of a line whose end has not come, `size` bytes together

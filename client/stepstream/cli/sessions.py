@@ -1,4 +1,4 @@
-"""Commands about models and sessions: look, open, step, copy, move, close."""
+"""Commands about models and sessions: look, open, step, copy, move."""
 
 from __future__ import annotations
 
@@ -201,21 +201,6 @@ async def import_(
     typer.echo(show.owned(session, as_json=options.json, bitwise=session.bitwise))
     if not session.bitwise:
         typer.echo("The snapshot is of another kind of machine or version: outputs will be close, not the same bits.", err=True)
-
-
-async def close(
-    options: Options, model: Model, session: SessionId, *, secret: Secret = None, model_version: ModelVersion = None
-) -> None:
-    """Closes a session. Closing one that was closed is fine.
-
-    Examples:
-        stepstream close ecg bed-7
-    """
-    proof = secret_of(secret)
-    async with options.client() as client:
-        steps = await client.close_session(model, session, secret=proof, version=model_version)
-    told = {"model": model, "id": session, "next_seq": steps}
-    typer.echo(show.document(told) if options.json else f"closed {session}{f' after {steps} steps' if steps else ''}")
 
 
 async def read_snapshot(name: str) -> bytes:

@@ -18,7 +18,18 @@ import typer
 from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepStreamError
 from stepstream.cli import show
 from stepstream.cli.columns import Format, Lines, Reader, Row, arrays, chosen, input_columns, numbered_row
-from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, Secret, Wanted, list_of, secret_of
+from stepstream.cli.options import (
+    SECRET_VARIABLE,
+    AtLine,
+    IdleTtl,
+    Misuse,
+    Model,
+    ModelVersion,
+    Options,
+    Wanted,
+    list_of,
+    secret_of,
+)
 from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines, write
 
 PIECE_STEPS = 256  # a quarter of the default window, so that pieces overlap; a call of its own costs less than one of its steps
@@ -38,7 +49,15 @@ async def stream(
     no_header: Annotated[bool, typer.Option("--no-header", help="Print no names above the columns.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Report a line that is no reading, and go on.")] = False,
     session: Annotated[str | None, typer.Option(metavar="ID", help="Go on in this open session, and leave it open.")] = None,
-    secret: Secret = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX",
+            help=f"That session's secret, as `open` printed it: always needed with --session. [environment: {SECRET_VARIABLE}]",
+            envvar=SECRET_VARIABLE,
+            show_envvar=False,
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the new session open; its id and secret go to stderr.")] = False,
     idle_ttl: IdleTtl = None,
     reconnect: Annotated[
