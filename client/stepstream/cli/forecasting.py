@@ -125,7 +125,7 @@ def draw(
     names = names_of(model.inputs[0])
     past = past.reshape(len(past), -1)[-BEFORE * len(values) :]  # [T, numbers]
     fan = np.concatenate([np.tile(past[-1:], (1, values.shape[1], 1)), values.reshape(*values.shape[:2], -1)])
-    unit, size = _axis(model.time_step_seconds, len(past) + len(values))
+    axis, size = _axis(model.time_step_seconds, len(past) + len(values))
     figure = figure_of(figsize=(9, 1.5 + 2.5 * len(names)), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(len(names), squeeze=False, sharex=True)[:, 0]
@@ -133,17 +133,17 @@ def draw(
         panel.plot(np.arange(1 - len(past), 1) * size, past[:, number], color="black", linewidth=1, label="readings")
         _draw_fan(panel, np.arange(len(fan)) * size, fan[:, :, number], levels)
         panel.set_ylabel(name)
-        panel.legend(loc="upper left", frameon=False)
-    panels[-1].set_xlabel(f"{unit} from the last reading")
+    panels[-1].set_xlabel(axis)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _axis(period: float | None, steps: int) -> tuple[str, float]:
-    """The unit that so many steps are told in, and how much of it a step takes."""
+    """What is told from left to right, in a unit that suits so many steps, and how much of that a step takes."""
     if period is None:
-        return "steps", 1.0
+        return "steps from the last reading", 1.0
     unit, size = show.unit_of(period * steps)
-    return "min" if unit == "m" else unit, period / size
+    return f"time from the last reading ({'min' if unit == 'm' else unit})", period / size
 
 
 def _draw_fan(panel: Any, ahead: NDArray[Any], fan: NDArray[np.float32], levels: Sequence[float]) -> None:
@@ -152,7 +152,7 @@ def _draw_fan(panel: Any, ahead: NDArray[Any], fan: NDArray[np.float32], levels:
     for low in range(middle):
         high = fan.shape[1] - 1 - low
         label = f"{100 * (levels[high] - levels[low]):g} % of futures ({levels[low]:g} to {levels[high]:g})"
-        panel.fill_between(ahead, fan[:, low], fan[:, high], color="C0", alpha=0.25, lw=0, label=label)
+        panel.fill_between(ahead, fan[:, low], fan[:, high], color="C0", alpha=0.2 + 0.6 * low / middle, lw=0, label=label)
     if fan.shape[1] % 2:
         label = "one future" if not levels else "median" if levels[middle] == 0.5 else f"quantile {levels[middle]:g}"
         panel.plot(ahead, fan[:, middle], color="C0", label=label)
