@@ -61,7 +61,9 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("server", ["", "localhost", "localhost:", ":8101", "localhost:http", "http://localhost:8101"])
+@pytest.mark.parametrize(
+    "server", ["", "localhost", "localhost:", ":8101", "localhost:http", "localhost:\u0661", "http://localhost:8101"]
+)
 def test_a_server_is_host_and_port(server: str) -> None:
     """Anything else is told before a connection is tried."""
     result = CliRunner().invoke(app, ["models", "--server", server])

@@ -24,7 +24,7 @@ class Keyboard:
 
     def __init__(self) -> None:
         self._session: PromptSession[str] = PromptSession(
-            history=_history(), lexer=SimpleLexer(YOURS), output=create_output(sys.stderr), style=STYLE
+            history=_history(), lexer=SimpleLexer(YOURS), output=create_output(sys.stderr), style=STYLE, enable_suspend=True
         )
 
     async def line(self, prompt: str) -> str | None:

@@ -98,14 +98,18 @@ SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="A session's i
 ModelVersion = Annotated[
     int | None, typer.Option("--model-version", min=1, max=2**32 - 1, metavar="N", help="[default: the newest served]")
 ]
+
+
+def secret_option(help: str) -> Any:
+    """`--secret`, which may come from the environment. help: whose it is and when it is needed."""
+    told = f"{help} [environment: {SECRET_VARIABLE}]"
+    return typer.Option("--secret", metavar="HEX", help=told, envvar=SECRET_VARIABLE, show_envvar=False)
+
+
 Secret = Annotated[
     str | None,
-    typer.Option(
-        metavar="HEX",
-        help="The session's secret, as `open` printed it: needed while a stream holds the session, and checked whenever it is"
-        f" given. [environment: {SECRET_VARIABLE}]",
-        envvar=SECRET_VARIABLE,
-        show_envvar=False,
+    secret_option(
+        "The session's secret, as `open` printed it: needed while a stream holds the session, and checked whenever it is given."
     ),
 ]
 IdleTtl = Annotated[

@@ -19,7 +19,6 @@ from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepS
 from stepstream.cli import show
 from stepstream.cli.columns import Format, Lines, Reader, Row, arrays, chosen, input_columns, numbered_row
 from stepstream.cli.options import (
-    SECRET_VARIABLE,
     AtLine,
     IdleTtl,
     Misuse,
@@ -29,6 +28,7 @@ from stepstream.cli.options import (
     Wanted,
     list_of,
     secret_of,
+    secret_option,
 )
 from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines, write
 
@@ -50,13 +50,7 @@ async def stream(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Report a line that is no reading, and go on.")] = False,
     session: Annotated[str | None, typer.Option(metavar="ID", help="Go on in this open session, and leave it open.")] = None,
     secret: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEX",
-            help=f"That session's secret, as `open` printed it: always needed with --session. [environment: {SECRET_VARIABLE}]",
-            envvar=SECRET_VARIABLE,
-            show_envvar=False,
-        ),
+        str | None, secret_option("That session's secret, as `open` printed it: always needed with --session.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the new session open; its id and secret go to stderr.")] = False,
     idle_ttl: IdleTtl = None,
