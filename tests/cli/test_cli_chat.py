@@ -333,6 +333,17 @@ async def test_lines_are_edited_and_remembered(fake: str, servicer: FakeServicer
     assert [stat.S_IMODE(path.stat().st_mode) for path in (history, history.parent)] == [0o600, 0o700]
 
 
+async def test_bytes_that_are_no_text_do_not_end_it(fake: str, servicer: FakeServicer) -> None:
+    """They are told, and the model hears nothing of them."""
+    async with terminal(fake, "chat", "letters", "--max-steps", "1") as screen:
+        await screen.until("\n> ")
+        screen.type("a\udcff\n")
+        await screen.until("stepstream: expected UTF-8, got 0xff at byte 1\n> ")
+        screen.type("/quit\n")
+        assert await screen.end() == 0
+    assert servicer.rollouts.calls == []
+
+
 async def test_a_history_has_a_bound(fake: str, servicer: FakeServicer, state: Path) -> None:
     """The older half is forgotten, and what anybody could read is closed to others."""
     history = state / "stepstream" / "chat_history"

@@ -43,8 +43,8 @@ class Terminal:
         self._reader = asyncio.create_task(self._read())
 
     def type(self, keys: str) -> None:
-        """Presses keys."""
-        os.write(self._keyboard, keys.encode())
+        """Presses keys; a surrogate is a byte that is no text."""
+        os.write(self._keyboard, keys.encode(errors="surrogateescape"))
 
     async def until(self, text: str) -> str:
         """Waits until it is shown, behind what was waited for before. Returns what is shown since then."""
