@@ -6,6 +6,7 @@ import pytest
 
 from stepstream import Client
 from support.command import stepstream
+from support.servicer import FakeServicer, serving
 from support.terminal import CTRL_C, terminal
 
 
@@ -37,12 +38,15 @@ async def test_all_sessions_are_closed(server: str, client: Client) -> None:
     assert (await stepstream(server, "close", "--all", "--yes")).stdout == "closed 0 sessions\n"
 
 
-async def test_only_idle_ones_are_closed(server: str, client: Client) -> None:
-    """Those without a step for as long as --idle says."""
-    await opened(client, "ecg/a", "ecg/b")
-    assert (await stepstream(server, "close", "--all", "--idle", "1h", "--yes")).stdout == "closed 0 sessions\n"
-    assert await left(client) == ["ecg/a", "ecg/b"]
-    assert (await stepstream(server, "close", "--all", "--idle", "0s", "--yes")).stdout == "closed 2 sessions\n"
+@pytest.mark.parametrize(("idle", "closed"), [("1s", 2), ("1.1s", 0), ("1m", 0), ("0.0002h", 2)])
+async def test_only_idle_ones_are_closed(idle: str, closed: int) -> None:
+    """Those without a step for as long as --idle says: a server's whose sessions are all idle for a second."""
+    servicer = FakeServicer()
+    async with serving(servicer) as address, Client(address) as client:
+        await opened(client, "level/a", "level/b")
+        done = await stepstream(address, "close", "--all", "--idle", idle, "--yes")
+        assert (done.code, done.stdout) == (0, f"closed {closed} sessions\n"), done.stderr
+        assert len(await left(client)) == 2 - closed
 
 
 async def test_held_ones_stay_and_are_named(server: str, client: Client) -> None:
