@@ -11,7 +11,10 @@ from support.pages import ADDRESS, PAGES, ROOT, blocks, name, output_of
 from support.server import serving
 
 PROGRAMS = [
-    pytest.param(block, id=f"{name(page)}-{number}") for page in PAGES for number, block in enumerate(blocks(page, "python"), 1)
+    pytest.param(block, id=f"{name(page)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page, "python"), 1)
+    if "\napp = " not in block  # an application, which a web server runs: test_web_page.py
 ]
 
 
