@@ -170,8 +170,8 @@ class Client:
 
     async def move(self, sessions: Iterable[Session], *, to: Client) -> None:
         """Has sessions of this client go on at another client's server: the same objects, under the same ids, from where they
-        stand, to the bit where `bitwise` says so. Calls under way are part of that: what has no answer here is answered there,
-        once. A rollout that commits ends first.
+        stand, to the bit where `bitwise` says so. Their secrets are new. Calls under way are part of it: what has no answer here
+        is answered there, once. A rollout that commits ends first.
 
         A session that cannot be moved stays where it is; GroupError tells which, by place, once all have been tried. The other
         server must serve the same model with windows that are no smaller, and `to` must send messages that are no smaller.

@@ -43,6 +43,12 @@ class Reach:
             return self._options.reconnect_seconds
         return min(self._options.connect_seconds, self._options.reconnect_seconds)
 
+    @property
+    def call_seconds(self) -> float:
+        """Time for one undertaking other than steps; a server that has never answered may take as long as it is waited for."""
+        seconds = self._options.call_timeout_seconds
+        return seconds if self.reached else max(seconds, self._patience())
+
     def explained(self, error: StepStreamError) -> StepStreamError:
         """The error with what to do about it, if nobody was there to send it."""
         if error.code is not StatusCode.UNAVAILABLE or error.reason:
@@ -50,7 +56,7 @@ class Reach:
         hints = []
         if self._proxy:
             hints.append(f"it is dialled through {self._proxy}; {_EXEMPT[1]} names hosts that are not")
-        if not self.reached:
+        if not self.reached and self._options.connect_seconds < self._options.reconnect_seconds:
             hints.append("ClientOptions(connect_seconds=60) waits for a server that is still starting")
         return error.again("; ".join([f"no server answers at {self._address}: {error.message}", *hints])) if hints else error
 

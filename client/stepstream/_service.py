@@ -144,9 +144,9 @@ class Service:
         repeatable: False if a repeat would do more than once. waits_for_successor: False to have ServerDraining raised at once.
         """
         backoff = self._reach.backoff()
-        until = asyncio.get_running_loop().time() + self.options.call_timeout_seconds
+        began = asyncio.get_running_loop().time()
         while True:
-            left = until - asyncio.get_running_loop().time()
+            left = began + self._reach.call_seconds - asyncio.get_running_loop().time()
             try:
                 response = await method(message, timeout=left)
             except grpc.aio.AioRpcError as error:

@@ -50,6 +50,20 @@ def test_a_client_tries_a_server_that_never_answered_for_two_seconds() -> None:
     assert reach.backoff().left() == pytest.approx(60.0)
 
 
+async def test_a_server_that_is_still_starting_can_be_waited_for(nowhere: str) -> None:
+    """By a session as by a call, and longer than calls may take once it is there; nobody hints at what is set already."""
+    patient = ClientOptions(connect_seconds=60, reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
+    async with Client(nowhere, patient) as client:
+        opening = asyncio.ensure_future(client.open_session("level").__aenter__())
+        await asyncio.wait([opening], timeout=0.01)
+        async with serving(FakeServicer(), local=nowhere):
+            assert (await opening).model.name == "level"
+    reach = Reach(nowhere, patient)
+    assert (reach.call_seconds, reach.explained(UNREACHED)) == (60, UNREACHED)
+    reach.heard()
+    assert reach.call_seconds == 30
+
+
 async def test_a_server_that_has_answered_is_waited_for_longer(nowhere: str) -> None:
     """The one that went away meanwhile may be restarting: patience is `reconnect_seconds` again."""
     options = ClientOptions(connect_seconds=1e-9, reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)

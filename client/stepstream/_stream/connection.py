@@ -209,12 +209,12 @@ class Connection:
 
     async def _confirmed(self, request: Request) -> None:
         try:
-            async with asyncio.timeout(self._options.call_timeout_seconds):
+            async with asyncio.timeout(self._reach.call_seconds):
                 await asyncio.shield(request.done)
         except TimeoutError:
             if self._trouble is not None:
                 raise lost(self._reach.explained(self._trouble)) from None
-            raise DeadlineExceeded(f"no answer within {self._options.call_timeout_seconds} s") from None
+            raise DeadlineExceeded(f"no answer within {self._reach.call_seconds} s") from None
 
     # Stream after stream ---------------------------------------------------------------------------------------------
 
@@ -240,6 +240,8 @@ class Connection:
         wire = self._wire = Wire(open_stream(metadata=metadata), self._outbox, self._changed, self._heed)
         reason = await self._guarded(wire)
         self._wire = None
+        self._held = False
+        self._draining.end(self)
         self._trouble = reason
         if reason.reason:  # by which the server speaks
             self._reach.heard()
@@ -305,8 +307,6 @@ class Connection:
         self._reach.heard()
         self._backoff.reached()
         self._trouble = None
-        self._held = False
-        self._draining.end(self)
         self._journal.note("connected", len(self.members))
 
     def _drain(self) -> None:

@@ -86,6 +86,7 @@ class Request:
             self.done.set_result(None)
         else:
             self.done.set_exception(error.again())
+            self.done.exception()  # retrieved: asyncio must not log what nobody waits for any more
 
 
 ATTACHED_AT_ONCE = 10_000  # sessions that one message may name
