@@ -34,7 +34,7 @@ def server(servicer: FakeServicer) -> Iterator[Background[str]]:
 
 def run(script: str, address: str) -> subprocess.CompletedProcess[str]:
     """A program of its own, which gets the server's address as its argument."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", script, address]
+    command = [sys.executable, "-W", "error", "-c", script, address]
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
 
 

@@ -7,7 +7,7 @@ import inspect
 import stepstream
 from stepstream_server import bundles
 
-BUNDLES = "Bundle Head describe init_model load load_all save write"
+BUNDLES = "Bundle BundleError FeaturesFront Head Scaler describe init_model load load_all save write"
 
 
 def test_bundles_names() -> None:
