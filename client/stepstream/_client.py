@@ -11,7 +11,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream._errors import SessionEnded, SessionExists, SessionMoved
+from stepstream._errors import InvalidArgument, SessionEnded, SessionExists, SessionMoved
 from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -176,7 +176,12 @@ class Client:
         A session that cannot be moved stays where it is; GroupError tells which, by place, once all have been tried. The other
         server must serve the same model with windows that are no smaller, and `to` must send messages that are no smaller.
         """
-        await move(list(sessions), lambda session: session._move(to._service))
+        leaving = list(sessions)
+        for place, session in enumerate(leaving):
+            if session._service not in (self._service, to._service):
+                raise InvalidArgument(f"sessions[{place}]: expected one of this client, got one of another")
+        to._service.check_here()
+        await move(leaving, lambda session: session._move(to._service), (each._connection for each in leaving))
 
     # Sessions that are named by id: where a `secret` can be given, it is needed only while a stream holds the session -----
 

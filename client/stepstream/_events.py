@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +55,9 @@ class Journal:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._readers: set[asyncio.Queue[ConnectionEvent | None]] = set()
+        # Weak, for those who never begin to iterate.
+        self._readers: weakref.WeakSet[asyncio.Queue[ConnectionEvent | None]] = weakref.WeakSet()
+        self.closed = False
 
     def note(
         self,
@@ -74,23 +77,19 @@ class Journal:
                 reader.get_nowait()
             reader.put_nowait(event)
 
-    @property
-    def is_read(self) -> bool:
-        """Whether somebody iterates over the events."""
-        return bool(self._readers)
-
-    async def events(self) -> AsyncGenerator[ConnectionEvent, None]:
-        """Everything noted from the first iteration on, until the client is closed."""
+    def events(self) -> AsyncGenerator[ConnectionEvent, None]:
+        """Everything noted from this call on, until the client is closed."""
         reader: asyncio.Queue[ConnectionEvent | None] = asyncio.Queue(_UNREAD)
         self._readers.add(reader)
-        try:
-            while (event := await reader.get()) is not None:
-                yield event
-        finally:
-            self._readers.discard(reader)
+        return self._read(reader)
+
+    async def _read(self, reader: asyncio.Queue[ConnectionEvent | None]) -> AsyncGenerator[ConnectionEvent, None]:
+        while not (self.closed and reader.empty()) and (event := await reader.get()) is not None:
+            yield event
 
     def close(self) -> None:
         """Ends all iterations, behind what is unread."""
+        self.closed = True
         for reader in self._readers:
             if reader.full():
                 reader.get_nowait()

@@ -43,12 +43,6 @@ class Reach:
             return self._options.reconnect_seconds
         return min(self._options.connect_seconds, self._options.reconnect_seconds)
 
-    @property
-    def call_seconds(self) -> float:
-        """Time for one undertaking other than steps; a server that has never answered may take as long as it is waited for."""
-        seconds = self._options.call_timeout_seconds
-        return seconds if self.reached else max(seconds, self._patience())
-
     def explained(self, error: StepStreamError) -> StepStreamError:
         """The error with what to do about it, if nobody was there to send it."""
         if error.code is not StatusCode.UNAVAILABLE or error.reason:

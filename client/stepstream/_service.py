@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from stepstream._errors import GroupError, ServerDraining
+from stepstream._errors import ConnectionLost, GroupError, ServerDraining
 from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -80,13 +80,15 @@ class Service:
         self._connections: list[Connection] = []
         self._models: dict[tuple[str, int], ModelInfo] = {}
         self._newest: dict[str, tuple[float, ModelInfo]] = {}  # by name, with the time when it was asked for
-        self._models_lock = asyncio.Lock()
+        self._asked: dict[tuple[str, int], asyncio.Task[ModelInfo]] = {}  # for models, and not answered yet
 
     def open(self) -> None:
         """Makes the channel. A stream is opened with the first session. Raises RuntimeError in a forked process."""
-        _check_process()
-        self._loop = asyncio.get_running_loop()
-        self.draining, self._models_lock = Draining(), asyncio.Lock()  # those of an earlier loop belong to that one
+        _claim_process()
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            self.draining = Draining()  # that of an earlier loop belongs to that one
+        self._loop, self.journal.closed = loop, False
         self._channel = _channel(self._address, self.options, self._reach)
 
     async def close(self) -> None:
@@ -109,12 +111,16 @@ class Service:
     @property
     def channel(self) -> grpc.aio.Channel:
         """The open channel. Raises RuntimeError before `open`, after `close`, on another event loop and in a forked process."""
+        self.check_here()
         if self._channel is None:
             raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
-        _check_process()
-        if asyncio.get_running_loop() is not self._loop:
-            raise RuntimeError("the client belongs to another event loop: enter one in the loop that runs here")
         return self._channel
+
+    def check_here(self) -> None:
+        """Raises RuntimeError on another event loop than the client's, and in a forked process."""
+        _claim_process()
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise RuntimeError("the client belongs to another event loop: enter one in the loop that runs here")
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
@@ -144,13 +150,21 @@ class Service:
         repeatable: False if a repeat would do more than once. waits_for_successor: False to have ServerDraining raised at once.
         """
         backoff = self._reach.backoff()
-        began = asyncio.get_running_loop().time()
+        seconds = self.options.call_timeout_seconds
+        until = asyncio.get_running_loop().time() + seconds
         while True:
-            left = began + self._reach.call_seconds - asyncio.get_running_loop().time()
+            left = until - asyncio.get_running_loop().time() if self._reach.reached else seconds
+            if self._channel is None:
+                raise ConnectionLost("the client was closed")
             try:
                 response = await method(message, timeout=left)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error)
+            except asyncio.CancelledError:  # also what gRPC raises where its channel is closed
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise ConnectionLost("the client was closed") from None
             else:
                 self._reach.heard()
                 return response
@@ -178,16 +192,23 @@ class Service:
     async def known_model(self, name: str, version: int) -> ModelInfo:
         """The record of a version never changes, so it is asked for once. Which version is the newest, 0, is asked again after
         NEWEST_SECONDS."""
-        async with self._models_lock:
-            now = asyncio.get_running_loop().time()
-            asked, newest = self._newest.get(name, (-math.inf, None))
-            info = self._models.get((name, version)) if version else newest if now - asked < NEWEST_SECONDS else None
-            if info is None:
-                info = await self.get_model(name, version or None)
-                self._models[name, info.version] = info
-                if not version:
-                    self._newest[name] = (now, info)
+        asked, newest = self._newest.get(name, (-math.inf, None))
+        fresh = asyncio.get_running_loop().time() - asked < NEWEST_SECONDS
+        info = self._models.get((name, version)) if version else newest if fresh else None
+        if info is not None:
             return info
+        key = name, version
+        if key not in self._asked:
+            self._asked[key] = asyncio.create_task(self._ask_for_model(name, version), name="stepstream model")
+            self._asked[key].add_done_callback(lambda _: self._asked.pop(key))
+        return await asyncio.shield(self._asked[key])  # others may wait for it
+
+    async def _ask_for_model(self, name: str, version: int) -> ModelInfo:
+        info = await self.get_model(name, version or None)
+        self._models[name, info.version] = info
+        if not version:
+            self._newest[name] = (asyncio.get_running_loop().time(), info)
+        return info
 
     # Sessions that the stream holds ----------------------------------------------------------------------------------
 
@@ -327,9 +348,9 @@ async def one(attaching: Awaitable[Attached]) -> Attached:
         raise refused.errors[0] from None
 
 
-def _check_process() -> None:
-    """Raises RuntimeError in a process that was forked from one with a channel: gRPC's threads did not come along, so that a call
-    would hang or crash, whatever was closed before."""
+def _claim_process() -> None:
+    """Notes that this process has a channel. Raises RuntimeError in a fork of such a process: gRPC's threads did not come along,
+    so that a call would hang or crash, whatever was closed before."""
     Service._process = Service._process or os.getpid()
     if Service._process != os.getpid():
         raise RuntimeError(

@@ -7,8 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -30,11 +40,13 @@ from stepstream._options import ClientOptions
 from stepstream._rollout import Asked, Course, Piece, Rollout, Sampling, ask, ask_forecast, pieces
 from stepstream._service import Attached, Service, one
 from stepstream._stream.calls import Call, Keep, Outputs, Row
+from stepstream._stream.connection import Connection
 from stepstream._stream.ledger import Ledger, Pause
 from stepstream._stream.outbox import MESSAGE_BYTES, ROW_BYTES
 from stepstream._tensors import Values, pack
 from stepstream._text import Writer
 from stepstream_proto.v1 import inference_pb2 as pb
+from stepstream_proto.v1.session_pb2 import ImportSessionResponse
 
 
 class ClosesOnLeaving(ABC):
@@ -104,9 +116,10 @@ class RowLimits:
 
 
 S = TypeVar("S")  # a session, also a blocking one
+T = TypeVar("T")
 WhichOutputs = Literal["all", "last", "none"]
 NOTICE_SECONDS = 0.02  # until the stream tells what a call heard: that the server is about to stop
-MOVES_AT_ONCE = 32  # a move is four short calls: so many keep both servers busy, and a few messages of memory
+MOVES_AT_ONCE = 32  # a move is a few short calls: so many keep both servers busy, and a few messages of memory
 SETTLING_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)  # between looks at a session whose rollout was given up
 
 
@@ -328,19 +341,13 @@ class Session(ClosesOnLeaving):
         """The session as bytes, for `Client.import_session` at any server with the same model, after every call begun before, as
         in `fork`. close: also end it here, so that it goes on in one place only: later calls raise SessionMoved. `Client.move`
         does both at once, and keeps the session object."""
-        with self._connection.on_its_way():
-            pause = Pause()
-            self._ledger.submit(pause)
-            try:
-                applied = await pause.reached
-                where = applied if at is None else at
-                name, version = self.model.name, self.model.version
-                snapshot = await self._service.export(name, self.id, secret=self.secret, at=where, close=close, version=version)
-                if close:
-                    self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
-                return snapshot
-            finally:
-                self._ledger.resume(pause)
+        pause = Pause()
+        self._ledger.submit(pause)
+        async with self._paused(pause) as applied:
+            snapshot = await self._export(at=applied if at is None else at, close=close)
+            if close:
+                self._ledger.leave(SessionMoved(f"session {self.id!r} was exported and closed by this client"))
+            return snapshot
 
     async def close(self) -> None:
         """Closes the session at the server. Calls still waiting may fail with SessionClosed. Nothing happens if it has ended."""
@@ -350,61 +357,79 @@ class Session(ClosesOnLeaving):
         """Lets the session go without closing it; `Client.attach_session` with its id and secret finds it again."""
         await self._connection.leave([self._ledger], close=False)
 
+    @asynccontextmanager
+    async def _paused(self, pause: Pause) -> AsyncIterator[int]:
+        """The time between two inputs, during which a stream that drains is held. Gives the number of steps applied."""
+        try:
+            applied = await pause.reached
+            with self._connection.on_its_way():
+                yield applied
+        finally:
+            self._ledger.resume(pause)
+
+    def _paused_first(self) -> AbstractAsyncContextManager[int]:
+        """The next time between two inputs, before all that wait; what was refused for want of room waits, too."""
+        pause = Pause(moves=True)
+        self._ledger.submit_first(pause)
+        return self._paused(pause)
+
+    async def _export(self, *, at: int | None = None, close: bool = False) -> bytes:
+        name, version = self.model.name, self.model.version
+        return await self._service.export(name, self.id, secret=self.secret, at=at, close=close, version=version)
+
     async def _move(self, to: Service) -> None:
-        """Goes on at another server. What is in flight here by then has been refused for want of room, and is sent there."""
-        ledger = self._ledger
-        async with self._leaving() as snapshot:
+        """Goes on at another server. It is copied and attached there first, so that nothing is lost if that fails, then closed
+        here. What was refused here for want of room is sent there."""
+        async with self._paused_first():
+            if self._service is to:
+                return
             answered = self.acked
-            made = await to.import_snapshot(snapshot, self.id)
-            copy = made.session
-            there = await one(to.attach(copy.model, copy.version, [(copy.id, made.secret)], answered, made=True))
-            reason = self._why_it_stays(limits_of(there), answered)
-            if reason is not None:
-                await there.connection.leave(there.ledgers, close=True)
+            copying = self._copied(to, await self._export(), answered)
+            there, made = await self._unless_cancelled(copying, lambda copied: close_again(copied[0]))
+            if reason := self._why_it_stays(there, answered):
+                await close_again(there)
                 raise reason
-            self._connection.members.change_places(ledger, there.connection.members, there.ledgers[0])
-            there.ledgers[0].leave(self._moved())
+            here, there_ledger = self._connection, there.ledgers[0]
+            here.members.change_places(self._ledger, there.connection.members, there_ledger, made.session.next_seq)
+            here.members.close_moved(there_ledger, self._moved())
             self._service, self._connection, self.model = to, there.connection, there.model
             self.bitwise = made.bitwise
-            ledger.interrupt()
-            ledger.rejoin(copy.next_seq)
 
-    async def _hand_over(self, take: Callable[[bytes, str, int], Awaitable[Session]]) -> Session:
-        """Goes on as another object, on another event loop. take: makes it of a snapshot, an id and the answers received. Calls
-        that have no answer by then were not applied, and raise SessionMoved."""
-        async with self._leaving() as snapshot:
-            answered = self.acked
-            taken = await take(snapshot, self.id, answered)
-            reason = self._why_it_stays(self._limits, answered)
-            if reason is not None:
-                raise reason
-            self._ledger.end(self._moved())
-            return taken
+    async def _copied(self, to: Service, snapshot: bytes, answered: int) -> tuple[Attached, ImportSessionResponse]:
+        """A copy at another server, attached."""
+        made = await to.import_snapshot(snapshot, self.id)
+        key = made.session.id, made.secret
+        return await one(to.attach(made.session.model, made.session.version, [key], answered, made=True)), made
 
-    @asynccontextmanager
-    async def _leaving(self) -> AsyncIterator[bytes]:
-        """Between two inputs, before all that wait: gives a snapshot, of which a copy is to be made elsewhere. The session ends
-        here only after that, so that nothing is lost if it fails."""
-        pause, service, ledger = Pause(), self._service, self._ledger
-        name, version, id, secret = self.model.name, self.model.version, self.id, self.secret
-        ledger.submit_first(pause)
-        with self._connection.on_its_way():
-            try:
-                await pause.reached
-                yield await service.export(name, id, secret=secret, at=None, close=False, version=version)
-            finally:
-                ledger.resume(pause)
-            with suppress(StepStreamError):  # the server may have stopped meanwhile, which ends it as well
-                await service.export(name, id, secret=secret, at=None, close=True, version=version)
+    async def _unless_cancelled(self, making: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
+        """What is made. If nobody waits for it any more, it is undone as soon as it is there."""
+        task = asyncio.create_task(making, name="stepstream copy")
+
+        async def take_back() -> None:
+            with suppress(StepStreamError):
+                await undo(await task)
+
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._settle_later(take_back())
+            raise
+
+    def _end_as_moved(self) -> None:
+        """The session goes on as another object, on another event loop. Calls without an answer were not applied: they raise
+        SessionMoved."""
+        self._connection.members.close_moved(self._ledger, self._moved())
 
     def _moved(self) -> SessionMoved:
         return SessionMoved(f"session {self.id!r} goes on at another server")
 
-    def _why_it_stays(self, limits: RowLimits, answered: int) -> StepStreamError | None:
-        """What forbids to go on with a copy that has these limits and was made with so many answers received."""
-        if self._ledger.ended is not None:
-            return self._ledger.ended.again()
-        if not self._limits.within(limits):
+    def _why_it_stays(self, there: Attached | None, answered: int) -> StepStreamError | None:
+        """The reason not to go on with a copy that was made when so many answers had been received; None without any. there: the
+        copy, if it is of this event loop."""
+        ended = self._ledger.ended or (there and there.ledgers[0].ended)
+        if ended:
+            return ended.again()
+        if there is not None and not self._limits.within(limits_of(there)):
             return WindowFull("window and messages at the other server: expected no smaller ones than here, got smaller ones")
         if self._ledger.in_flight or self._ledger.answered != answered:
             return SequencePassed(f"session {self.id!r} has moved on while it was copied, since its stream broke: move it again")
@@ -431,11 +456,16 @@ class Session(ClosesOnLeaving):
             heard_of = False
             raise
         finally:
-            settling = asyncio.create_task(self._settle(request, course, place), name="stepstream rollout")
-            self._settling.add(settling)
-            settling.add_done_callback(self._settling.discard)
+            settling = self._settle_later(self._settle(request, course, place))
             if heard_of:
                 await asyncio.shield(settling)
+
+    def _settle_later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Has done what nobody may wait for any more."""
+        settling = asyncio.create_task(work, name="stepstream settling")
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        return settling
 
     def _drawn(self, request: pb.GenerateRequest, course: Course, place: Place) -> AsyncGenerator[Piece, None]:
         """What a rollout draws that has come to its place: by the server where the session is now."""
@@ -574,9 +604,11 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
         await self._leave(close=False)
 
     async def _leave(self, *, close: bool) -> None:
-        for connection in dict.fromkeys(each._connection for each in self._sessions):  # more than one where some were moved
-            ledgers = [each._ledger for each in self._sessions if each._connection is connection]
-            await connection.leave(ledgers, close=close)
+        leaving = [
+            connection.leave([each._ledger for each in self._sessions if each._connection is connection], close=close)
+            for connection in dict.fromkeys(each._connection for each in self._sessions)  # more than one where some were moved
+        ]
+        await asyncio.gather(*leaving)
 
     async def _submit(self, inputs: Sequence[bytes], steps: int, keep: Keep, axis: int | None, timeout: float | None) -> Outputs:
         count, per_session = len(self), keep.of(steps)
@@ -621,6 +653,11 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
         return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"
 
 
+async def close_again(attached: Attached) -> None:
+    """Closes sessions that are not wanted after all."""
+    await attached.connection.leave(attached.ledgers, close=True)
+
+
 def limits_of(attached: Attached) -> RowLimits:
     """How long rows of these sessions may be."""
     first = attached.ledgers[0]  # a model's sessions have equal windows
@@ -661,8 +698,9 @@ async def forked(
     return group[0] if count is None else group
 
 
-async def move(sessions: Sequence[S], move_one: Callable[[S], Awaitable[None]]) -> None:
-    """Moves sessions, a few at a time. Raises GroupError once all have been tried."""
+async def move(sessions: Sequence[S], move_one: Callable[[S], Awaitable[None]], connections: Iterable[Connection]) -> None:
+    """Moves sessions, a few at a time, while the connections that hold them now are kept. Raises GroupError once all have been
+    tried."""
     at_once = asyncio.Semaphore(MOVES_AT_ONCE)
 
     async def try_it(session: S) -> StepStreamError | None:
@@ -673,7 +711,10 @@ async def move(sessions: Sequence[S], move_one: Callable[[S], Awaitable[None]]) 
                 return error
         return None
 
-    outcomes = await asyncio.gather(*map(try_it, sessions))
+    with ExitStack() as held:
+        for connection in set(connections):
+            held.enter_context(connection.on_its_way())
+        outcomes = await asyncio.gather(*map(try_it, sessions))
     errors = {index: error for index, error in enumerate(outcomes) if error is not None}
     if errors:
         raise GroupError(errors, np.array([error is None for error in outcomes]))

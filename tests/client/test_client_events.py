@@ -32,7 +32,6 @@ async def test_a_loss_is_told_step_by_step(client: Client, servicer: FakeService
     seen: list[ConnectionEvent] = []
     events = client.events()
     reading = asyncio.ensure_future(until_kind(_noting(events, seen), "replayed"))
-    await asyncio.sleep(0)  # it listens from its first iteration on
     async with client.open_sessions("level", 3) as group:
         servicer.paused = True
         step = asyncio.ensure_future(group.step(np.ones(3)))
@@ -124,8 +123,6 @@ def test_the_blocking_client_tells_too() -> None:
     """By an iterator that waits, in whichever thread."""
     with in_background(serving(FakeServicer())) as server, sync.Client(server.value) as client, ThreadPoolExecutor(1) as thread:
         first = thread.submit(next, client.events())
-        while not client._client._service.journal.is_read:
-            client.models()
         with client.open_session("level"):
             assert client.connected
         assert first.result().kind == "connected"

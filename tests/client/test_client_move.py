@@ -10,7 +10,19 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from stepstream import Client, ClientOptions, GroupError, SessionExists, SessionMoved, WindowFull, sync
+from stepstream import (
+    Client,
+    ClientOptions,
+    ConnectionLost,
+    GroupError,
+    InvalidArgument,
+    SequencePassed,
+    SessionClosed,
+    SessionExists,
+    SessionMoved,
+    WindowFull,
+    sync,
+)
 from support.background import Background, in_background
 from support.events import until_kind
 from support.servicer import FakeServicer, error, rolling_models, serving
@@ -169,6 +181,144 @@ async def test_a_rollout_that_commits_ends_before_its_session_moves(
     assert (session.next_seq, successor.sessions["a"].next_seq) == (10, 10)
 
 
+async def test_a_fork_that_a_draining_server_refuses_is_made_by_the_other(
+    client: Client, servicer: FakeServicer, other: Client, successor: FakeServicer
+) -> None:
+    """It keeps its place behind the move, whichever comes first, and a step behind it waits."""
+    session = await client.open_session("level", id="a")
+    await session.step(1)
+
+    async def leave() -> None:
+        await client.draining.wait()
+        await client.move([session], to=other)
+
+    leaving = asyncio.ensure_future(leave())
+    await asyncio.sleep(0)
+    servicer.unary.draining = True
+    fork, behind = asyncio.ensure_future(session.fork(ids=["b"])), asyncio.ensure_future(session.step(1))
+    await leaving
+    assert ((await fork).next_seq, (await behind)["count"][0]) == (1, 2)
+    assert (servicer.sessions, sorted(successor.sessions)) == ({}, ["a", "b"])
+
+
+async def test_an_export_behind_a_fork_that_waits_holds_nobody_up(client: Client, servicer: FakeServicer) -> None:
+    """The stream is let go, and both are made on the next one."""
+    session = await client.open_session("level", id="a")
+    draining = asyncio.ensure_future(client.draining.wait())
+    await asyncio.sleep(0)
+    servicer.announce_drain()
+    await draining
+    fork, export = asyncio.ensure_future(session.fork()), asyncio.ensure_future(session.export())
+    assert ((await fork).next_seq, bool(await export)) == (0, True)
+
+
+async def test_every_stream_is_held_while_sessions_of_any_move(address: str, servicer: FakeServicer, other: Client) -> None:
+    """Those of the last one wait for their turn."""
+    options = ClientOptions(reconnect_first_seconds=0.001, max_sessions_per_stream=1)
+    async with Client(address, options) as client:
+        sessions = [await client.open_session("level", id=f"s{index}") for index in range(40)]  # more than move at once
+        draining = asyncio.ensure_future(client.draining.wait())
+        await asyncio.sleep(0)
+        servicer.announce_drain()
+        await draining
+        await client.move(sessions, to=other)
+        assert [(await session.step(1))["count"][0] for session in sessions] == [1] * 40
+        assert servicer.seen("attach") == []
+
+
+async def test_waiting_for_a_drain_again_and_again_lets_others_run(client: Client, servicer: FakeServicer, other: Client) -> None:
+    """Also while there is nothing left to be moved."""
+    session = await client.open_session("level")
+
+    async def keep_moving() -> None:
+        while True:
+            await client.draining.wait()
+            await client.move([session], to=other)
+
+    left = asyncio.ensure_future(until_kind(client.events(), "left"))
+    moving = asyncio.ensure_future(keep_moving())
+    await asyncio.sleep(0)
+    servicer.announce_drain()
+    await left
+    moving.cancel()
+    assert (await session.step(1))["count"] == [1]
+
+
+async def test_a_session_that_moved_on_while_it_was_copied_stays(
+    client: Client, servicer: FakeServicer, other: Client, successor: FakeServicer
+) -> None:
+    """What was refused for want of room is sent again as its stream breaks: the copy is too old by then."""
+    session = await client.open_session("level", id="a")
+    servicer.failures["a", 0] = error(8, "QUEUE_FULL", retry_delay_ms=60_000)
+    step = asyncio.ensure_future(session.step(1))
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    servicer.unary.answering.clear()
+    moving = asyncio.ensure_future(client.move([session], to=other))
+    await servicer.until(lambda: servicer.unary.copies == 1)
+    servicer.cut_streams()
+    assert (await step)["count"] == [1]
+    servicer.unary.answering.set()
+    with pytest.raises(GroupError) as stays:
+        await moving
+    assert isinstance(stays.value.errors[0], SequencePassed)
+    assert ((await session.step(1))["count"][0], successor.sessions) == (2, {})
+
+
+async def test_two_moves_of_one_session_follow_each_other(
+    client: Client, servicer: FakeServicer, other: Client, successor: FakeServicer
+) -> None:
+    """It ends up where the second one wants it, once."""
+    third = FakeServicer()
+    async with serving(third) as address, Client(address, QUICK) as last:
+        session = await client.open_session("level", id="a")
+        await session.step(1)
+        await asyncio.gather(client.move([session, session], to=other), client.move([session], to=last))
+        assert (await session.step(1))["count"] == [2]
+        assert third.sessions["a"].next_seq == 2
+
+
+async def test_a_move_that_is_given_up_leaves_nothing_behind(
+    client: Client, servicer: FakeServicer, other: Client, successor: FakeServicer
+) -> None:
+    """The copy is closed as soon as it is there, so that the session can be moved later."""
+    session = await client.open_session("level", id="a")
+    successor.unary.answering.clear()
+    moving = asyncio.ensure_future(client.move([session], to=other))
+    await successor.until(lambda: successor.unary.copies == 1)
+    moving.cancel()
+    await asyncio.wait([moving])
+    successor.unary.answering.set()
+    assert (await session.step(1))["count"] == [1]
+    await successor.until(lambda: not successor.sessions)
+    await client.move([session], to=other)
+    assert (await session.step(1))["count"] == [2]
+
+
+async def test_only_its_own_sessions_are_moved_by_a_client(client: Client, other: Client) -> None:
+    """Those that are there already are left as they are."""
+    session = await client.open_session("level", id="a")
+    async with Client("127.0.0.1:1") as stranger:
+        with pytest.raises(InvalidArgument, match=r"sessions\[0\]: expected one of this client"):
+            await stranger.move([session], to=other)
+    await client.move([session], to=other)
+    await client.move([session], to=other)
+    assert (await session.step(1))["count"] == [1]
+
+
+async def test_calls_under_way_hear_that_their_client_was_closed(client: Client, servicer: FakeServicer, other: Client) -> None:
+    """Rather than that somebody had cancelled them."""
+    session = await client.open_session("level")
+    servicer.unary.answering.clear()
+    calls = [
+        asyncio.ensure_future(session.export()),
+        asyncio.ensure_future(client.export_session("level", session.id, secret=session.secret)),
+    ]
+    await servicer.until(lambda: servicer.unary.copies == 2)
+    await client.close()
+    servicer.unary.answering.set()
+    assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {ConnectionLost}
+
+
 # The blocking twin --------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +349,36 @@ def move_and_go_on(client: sync.Client, other: sync.Client) -> None:
     assert group.step(np.ones(2))["total"][:, 0].tolist() == [2, 3]
 
 
+def test_a_blocking_group_is_found_wherever_its_sessions_are() -> None:
+    """Moved one by one, it goes on once all are there; in between it says what is missing, and can be closed."""
+    servicer, successor = FakeServicer(), FakeServicer()
+    with blocking(servicer) as (_, client), blocking(successor) as (_, other):
+        with client.open_sessions("level", 2) as group, client.open_sessions("level", 2, ids=["x", "y"]) as parted:
+            client.move(group[:1], to=other)
+            with pytest.raises(RuntimeError, match="move the others as well"):
+                group.step([1, 2])
+            client.move(group[1:], to=other)
+            assert group.step([1, 2])["total"][:, 0].tolist() == [1, 2]
+            client.move(parted[:1], to=other)
+        assert (servicer.sessions, successor.sessions) == ({}, {})
+
+
+def test_a_blocking_session_that_is_closed_while_it_moves_leaves_no_copy() -> None:
+    """The move says why it failed."""
+    servicer, successor = FakeServicer(), FakeServicer()
+    with blocking(servicer) as (_, client), blocking(successor) as (second, other), ThreadPoolExecutor(1) as threads:
+        session = client.open_session("level", id="a")
+        second.call(successor.unary.answering.clear)
+        moving = threads.submit(client.move, [session], to=other)
+        second.wait(successor.until(lambda: successor.unary.copies == 1))
+        session.close()
+        second.call(successor.unary.answering.set)
+        with pytest.raises(GroupError) as refused:
+            moving.result()
+        assert isinstance(refused.value.errors[0], SessionClosed)
+        assert (servicer.sessions, successor.sessions) == ({}, {})
+
+
 def test_blocking_calls_without_an_answer_are_told_that_the_session_has_moved() -> None:
     """They were not applied; made again on the same object they are, there."""
     servicer, successor = FakeServicer(), FakeServicer()
@@ -208,8 +388,6 @@ def test_blocking_calls_without_an_answer_are_told_that_the_session_has_moved() 
         session = client.open_session("level", id="a")
         step, draining = threads.submit(session.step, 1), threads.submit(client.draining.wait)
         server.wait(servicer.until(lambda: len(servicer.seen("block")) == 1))
-        while not client._client.draining.awaited:
-            client.models()
         server.call(servicer.announce_drain)
         assert draining.result() is True
         assert client.draining

@@ -52,16 +52,17 @@ def test_a_client_tries_a_server_that_never_answered_for_two_seconds() -> None:
 
 async def test_a_server_that_is_still_starting_can_be_waited_for(nowhere: str) -> None:
     """By a session as by a call, and longer than calls may take once it is there; nobody hints at what is set already."""
-    patient = ClientOptions(connect_seconds=60, reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
+    patient = ClientOptions(
+        connect_seconds=60, call_timeout_seconds=0.5, reconnect_first_seconds=0.001, reconnect_most_seconds=0.01
+    )
     async with Client(nowhere, patient) as client:
         opening = asyncio.ensure_future(client.open_session("level").__aenter__())
-        await asyncio.wait([opening], timeout=0.01)
+        models = asyncio.ensure_future(client.models())
+        done, _ = await asyncio.wait([opening, models], timeout=0.6)
+        assert not done
         async with serving(FakeServicer(), local=nowhere):
-            assert (await opening).model.name == "level"
-    reach = Reach(nowhere, patient)
-    assert (reach.call_seconds, reach.explained(UNREACHED)) == (60, UNREACHED)
-    reach.heard()
-    assert reach.call_seconds == 30
+            assert ((await opening).model.name, len(await models)) == ("level", 3)
+    assert Reach(nowhere, patient).explained(UNREACHED) is UNREACHED
 
 
 async def test_a_server_that_has_answered_is_waited_for_longer(nowhere: str) -> None:

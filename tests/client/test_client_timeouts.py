@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from stepstream import Client, DeadlineExceeded, GroupError, InvalidArgument, SequenceMismatch
+from stepstream import Client, DeadlineExceeded, GroupError, InvalidArgument, NonFiniteState, SequenceMismatch
 from support.servicer import FakeServicer, error
 
 
@@ -87,6 +87,64 @@ async def test_what_was_begun_before_the_time_was_over_fails_behind_it(client: C
     outcomes = await asyncio.gather(*before, return_exceptions=True)
     assert {type(each) for each in outcomes} == {SequenceMismatch}
     assert (await after)["count"] == [1]
+
+
+async def test_who_knows_of_one_failure_does_not_know_of_the_next(client: Client, servicer: FakeServicer) -> None:
+    """Of two steps that wait for the outcome of one out of time the first fails by itself: the second fails behind it."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    servicer.failures["a", 0] = error(4, "DEADLINE_EXCEEDED")
+    with pytest.raises(DeadlineExceeded):
+        await session.step(1, timeout=0.05)
+    after = [asyncio.ensure_future(session.step(1)) for _ in range(2)]
+    await asyncio.sleep(0)
+    servicer.release()
+    servicer.failures["a", 0] = error(9, "NON_FINITE_STATE")  # the step that is numbered 0 next
+    outcomes = await asyncio.gather(*after, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [NonFiniteState, SequenceMismatch]
+    assert servicer.sessions["a"].next_seq == 0
+
+
+async def test_a_failure_that_has_nothing_to_do_with_the_time_takes_all_along(client: Client, servicer: FakeServicer) -> None:
+    """The step out of time is applied, another one in flight fails: whoever began meanwhile did not know."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    servicer.failures["a", 1] = error(9, "NON_FINITE_STATE")
+    late, other = asyncio.ensure_future(session.step(1, timeout=0.05)), asyncio.ensure_future(session.step(1))
+    with pytest.raises(DeadlineExceeded):
+        await late
+    after = asyncio.ensure_future(session.step(1))
+    await asyncio.sleep(0)
+    servicer.release()
+    outcomes = await asyncio.gather(other, after, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [NonFiniteState, SequenceMismatch]
+
+
+async def test_numbers_that_went_back_are_in_nobodys_way(client: Client, servicer: FakeServicer) -> None:
+    """Steps out of time are settled; what comes later is pipelined and fails as ever."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    servicer.failures["a", 0] = error(4, "DEADLINE_EXCEEDED")
+    late = [asyncio.ensure_future(session.step(1, timeout=0.05)) for _ in range(7)]
+    await asyncio.gather(*late, return_exceptions=True)
+    servicer.release()
+    await session.reset()
+    servicer.failures["a", 1] = error(9, "NON_FINITE_STATE")
+    outcomes = await asyncio.gather(session.step(1), session.step(1), return_exceptions=True)
+    assert [type(each) for each in outcomes] == [NonFiniteState, SequenceMismatch]
+
+
+async def test_a_copy_that_is_given_up_holds_nobody_up(client: Client, servicer: FakeServicer) -> None:
+    """Steps behind it are sent at once, though those before have no outcome yet."""
+    session = await client.open_session("level", id="a")
+    servicer.pause_at["a"] = 0
+    first, fork = asyncio.ensure_future(session.step(1)), asyncio.ensure_future(session.fork())
+    behind = asyncio.ensure_future(session.step(1))
+    await servicer.until(lambda: len(servicer.seen("block")) == 1)
+    fork.cancel()
+    await servicer.until(lambda: len(servicer.seen("block")) == 2)
+    servicer.release()
+    assert [(await each)["count"][0] for each in (first, behind)] == [1, 2]
 
 
 async def test_a_step_after_one_that_was_applied_late_follows_it(client: Client, servicer: FakeServicer) -> None:

@@ -71,7 +71,7 @@ def test_each_attribute_has_its_twin() -> None:
     """What the asynchronous objects carry as plain attributes, their twins have as well."""
     with in_background(serving(FakeServicer())) as server, sync.Client(server.value) as client:
         group = client.open_sessions("level", 2)
-        for twin, original in ((client, client._client), (group[0], group[0]._session), (group, group._group)):
+        for twin, original in ((client, client._client), (group[0], group[0]._session), (group, group._home[1])):
             assert {name for name in vars(original) if not name.startswith("_")} <= set(public(type(twin)))
 
 

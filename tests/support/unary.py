@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -31,6 +32,10 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
         self._server = server
         self._remembered: dict[str, Message] = {}  # answers by request id
         self.calls: list[Message] = []  # requests so far
+        self.copies = 0  # asked for by fork, export and import, and made
+        self.answering = asyncio.Event()  # cleared by tests that want these answers to wait
+        self.answering.set()
+        self.draining = False  # forks are refused, and the stream is told
         self.lose_answers = 0  # of so many calls that change something, once it is changed
 
     async def OpenSession(self, request: session_pb2.OpenSessionRequest, context: Any) -> session_pb2.OpenSessionResponse:
@@ -141,6 +146,9 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def _reach(self, session: FakeSession, request: Any, context: Any) -> None:
         """Waits until the session stands where the copy is to begin."""
+        if self.draining and isinstance(request, session_pb2.ForkSessionRequest):
+            self._server.announce_drain()
+            await self._fail(context, grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
         admitted = session.next_seq + session.pending
         at = request.at_seq if request.HasField("at_seq") else admitted
         if at > admitted:
@@ -156,6 +164,9 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             answer = do()
             if request_id:
                 self._remembered[request_id] = answer
+        self.copies += 1
+        await self._server.tell()
+        await self.answering.wait()
         await self._lose(context)
         return answer
 

@@ -24,6 +24,9 @@ Outputs = Mapping[str, NDArray[Any]]
 """Answers by output name."""
 
 
+NOTHING = range(0)  # no steps
+
+
 class Keep(enum.IntEnum):
     """Which steps of a row come back with outputs: the contract's numbers."""
 
@@ -166,7 +169,7 @@ class Row:
     """
 
     __slots__ = (
-        "aware",
+        "aware_of",
         "call",
         "first_seq",
         "inputs",
@@ -194,7 +197,7 @@ class Row:
         self.output_bytes = self.kept * call.model.output_step_bytes
         self.first_seq = 0
         self.missing = length  # steps without an outcome
-        self.aware = False  # begun when its caller knew already that a step before may have failed
+        self.aware_of = NOTHING  # steps before that may have failed, as its caller knew
 
     @property
     def end(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Literal
 
@@ -83,27 +83,21 @@ class Wire:
 class Draining(asyncio.Event):
     """Set while a server that a stream of this client leads to is about to stop: finish or move what is under way.
 
-    Whoever waits for it when that begins has the stream kept open until its sessions have been moved, closed or detached: as long
-    as some are on their way, and HELD_SECONDS beyond. Otherwise the client lets go of it as soon as nothing is under way.
+    Whoever waits for it, however often, has such a stream kept open until its sessions have been moved, closed or detached: while
+    some are on their way, and HELD_SECONDS beyond. Otherwise the client lets go of it as soon as nothing is under way.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._streams: set[Connection] = set()  # that lead to such a server
-        self._waiting = 0
+        self.awaited = False
+        """Whether somebody has ever waited for it, though perhaps not just now."""
 
     async def wait(self) -> Literal[True]:
-        """Waits until it is set."""
-        self._waiting += 1
-        try:
-            return await super().wait()
-        finally:
-            self._waiting -= 1
-
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody waits for it."""
-        return self._waiting > 0
+        """Waits until it is set, and lets others run if it is."""
+        self.awaited = True
+        await asyncio.sleep(0)
+        return await super().wait()
 
     def begin(self, stream: Connection) -> None:
         """The server of this stream is about to stop."""
@@ -136,7 +130,7 @@ class Connection:
         self._wire: Wire | None = None
         self._guard: asyncio.Timeout | None = None  # until the server has been heard
         self._held = False  # on a stream that drains: the application may be about to move its sessions
-        self._leaving = 0  # sessions on their way to another server
+        self._moves = 0  # of sessions to another server, under way
         self._release: asyncio.TimerHandle | None = None  # when it is held no more
         self._trouble: StepStreamError | None = None  # why there is no stream now
         self._task: asyncio.Task[None] | None = None
@@ -190,31 +184,37 @@ class Connection:
 
     @contextmanager
     def on_its_way(self) -> Iterator[None]:
-        """While a session is on its way to another server, its end here included, a stream that drains is held."""
-        self._leaving += 1
+        """While sessions are on their way to another server, a stream that drains is held."""
+        self._moves += 1
         try:
             yield
         finally:
-            self._leaving -= 1
+            self._moves -= 1
             if self._held:
                 self._hold()
             self._finish_if_drained()
 
-    async def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> None:
-        """Detaches sessions, or closes them. Those that have ended are passed over. Raises RuntimeError on another event loop."""
+    def leave(self, ledgers: Sequence[Ledger], *, close: bool) -> Awaitable[None]:
+        """Begins at once to detach sessions, or to close them; to be awaited. Those that have ended are passed over. Raises
+        RuntimeError on another event loop."""
         for ledger in ledgers:
             ledger.check_loop()
-        for request in self.members.leave(ledgers, close=close):
+        return self._all_confirmed(self.members.leave(ledgers, close=close))
+
+    async def _all_confirmed(self, requests: Iterable[Request]) -> None:
+        for request in requests:
             await self._confirmed(request)
 
     async def _confirmed(self, request: Request) -> None:
         try:
-            async with asyncio.timeout(self._reach.call_seconds):
+            async with asyncio.timeout(self._options.call_timeout_seconds):
                 await asyncio.shield(request.done)
         except TimeoutError:
-            if self._trouble is not None:
-                raise lost(self._reach.explained(self._trouble)) from None
-            raise DeadlineExceeded(f"no answer within {self._reach.call_seconds} s") from None
+            if self._trouble is None:
+                raise DeadlineExceeded(f"no answer within {self._options.call_timeout_seconds} s") from None
+            if self._reach.reached:
+                raise lost(self._trouble) from None
+            await asyncio.shield(request.done)  # until patience with a server that has never answered is over
 
     # Stream after stream ---------------------------------------------------------------------------------------------
 
@@ -324,14 +324,14 @@ class Connection:
         self._release = asyncio.get_running_loop().call_later(HELD_SECONDS, self._hold_no_more)
 
     def _hold_no_more(self) -> None:
-        if not self._leaving:
+        if not self._moves:
             self._held = False
             self._finish_if_drained()
 
     def _finish_if_drained(self) -> None:
-        if not self._draining.is_set() or self._leaving or self._wire is None:
+        if not self._draining.is_set() or self._moves or self._wire is None:
             return
-        if self.members.drained(held=self._held):
+        if self.members.try_to_finish(held=self._held):
             self._wire.finish()
 
     def _note_replay(self, sessions: int, steps: int) -> None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
 from typing import Protocol
 
 from stepstream._errors import AnswerDiscarded, AnswerNotKept, ProtocolError, SequenceMismatch, SessionEnded, StepStreamError
 from stepstream._models import ModelInfo
-from stepstream._stream.calls import Harvest, Row
+from stepstream._stream.calls import NOTHING, Harvest, Row
 
 
 class Flight:
@@ -121,10 +123,10 @@ class Pause:
     `reached` tells the number of the next step.
     """
 
-    def __init__(self, *, on_stream: bool = False) -> None:
+    def __init__(self, *, on_stream: bool = False, moves: bool = False) -> None:
         self.on_stream = on_stream  # reached only on a stream that goes on, so not while its server is about to stop
-        self.aware = False  # begun when its caller knew already that a step before may have failed
-        self.ahead = False  # reached also while what was refused for want of room is still to be sent again
+        self.moves = moves  # the session goes elsewhere: before all that waits, with what was refused for want of room
+        self.aware_of = NOTHING  # steps before that may have failed, as its caller knew
         self.reached: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: StepStreamError) -> None:
@@ -153,7 +155,7 @@ class Ledger:
         self._fault: StepStreamError | None = None  # what the server goes back for
         self._resume_at = 0
         self._halted = True  # nothing can be sent: there is no stream, or none for long
-        self._overdue_below = 0  # lower steps in flight may have failed, as callers were told: nothing is sent behind them
+        self._overdue = NOTHING  # steps in flight that may have failed, as their callers were told: nothing is sent behind them
         self._foreign_below = 0  # lower steps were applied before this ledger began, perhaps with other outputs
         self._again_from: int | None = None  # what the server had no room for, and all behind it, is to be sent again
         self._refusals_due = 0  # steps of these whose refusal has not come
@@ -188,6 +190,7 @@ class Ledger:
         if self._fault is not None:
             fault, self._fault = self._fault, None
             self._flight.fail_all(lambda: self._behind(fault))
+            self._overdue = NOTHING
             self.next_seq = max(self._resume_at, self.answered)
 
     def rejoin(self, applied: int) -> int:
@@ -240,13 +243,15 @@ class Ledger:
         self._pump()
         return again
 
-    def change_places(self, other: Ledger) -> None:
-        """Each stands for the other's session from now on: of another server, perhaps, with equal windows. What is in flight and
-        what waits here is sent there by `rejoin`."""
+    def change_places(self, other: Ledger, applied: int) -> None:
+        """Each stands for the other's session from now on, at another server, with windows that are no smaller. What is in flight
+        or waits here is sent there, where `applied` steps are applied."""
         for name in ("handle", "post", "secret", "served_as", "model", "page"):
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs)
             setattr(other, name, mine)
+        self.interrupt()
+        self.rejoin(applied)
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -259,19 +264,19 @@ class Ledger:
         if self.ended is not None:
             row.fail(self.ended.again())
             return
-        row.aware = row.aware or self._overdue
+        if self._waits_for_overdue:
+            row.aware_of = self._overdue
         self._waiting.append(row)
         self._pump()
 
     def submit_first(self, pause: Pause) -> None:
-        """Lets the pause be reached before all that waits, as soon as what is in flight has its outcome or has been refused for
-        want of room."""
+        """Lets the pause be reached before all that waits, except for moves that were submitted before."""
         self.check_loop()
         if self.ended is not None:
             pause.fail(self.ended.again())
             return
-        pause.ahead = pause.aware = True
-        self._waiting.appendleft(pause)
+        moves = takewhile(lambda each: isinstance(each, Pause) and each.moves, self._waiting)
+        self._waiting.insert(sum(1 for _ in moves), pause)
         self._pump()
 
     def check_loop(self) -> None:
@@ -290,7 +295,7 @@ class Ledger:
         if self._pause is pause:
             self._pause = None
             self.send_again()
-            self._pump()
+        self._pump()
 
     def move_on(self, applied: int) -> None:
         """During a pause the server has applied steps that were not rows of this ledger: numbering goes on behind them."""
@@ -301,7 +306,7 @@ class Ledger:
         row.first_seq = self.next_seq
         self.next_seq += row.length
         self._flight.add(row)
-        row.call.on_overdue(self._on_overdue)
+        row.call.on_overdue(partial(self._on_overdue, row))
         return row.first_seq
 
     def acknowledge(self) -> int:
@@ -313,26 +318,29 @@ class Ledger:
     @property
     def _may_send(self) -> bool:
         quiet = self._fault is None and self._again_from is None and self._pause is None
-        return quiet and not self._halted and not self._overdue
+        return quiet and not self._halted and not self._waits_for_overdue
 
     @property
-    def _overdue(self) -> bool:
-        return self._flight.has_below(self._overdue_below)
+    def _waits_for_overdue(self) -> bool:
+        return self._flight.has_below(self._overdue.stop)
 
-    def _on_overdue(self) -> None:
+    def _on_overdue(self, row: Row) -> None:
         """A caller has been told that time is over, and nobody knows yet what became of its steps. A step sent behind them now
         would fail with them, though its caller waited for the failure before: so it waits for their outcome."""
-        self._overdue_below = self.next_seq
+        if row.missing:
+            first = min(self._overdue.start, row.first_seq) if self._overdue else row.first_seq
+            self._overdue = range(first, max(self._overdue.stop, row.end))
 
     def _pump(self) -> None:
         while self._waiting and self._pause is None:
             row = self._waiting[0]
             if isinstance(row, Pause):
-                if (self._flight and not (row.ahead and self.refused)) or (row.on_stream and self._halted):
+                if row.reached.done():  # given up
+                    self._waiting.popleft()
+                elif (self._flight and not (row.moves and self.refused)) or (row.on_stream and self._halted):
                     return
-                self._waiting.popleft()
-                if not row.reached.done():
-                    self._pause = row
+                else:
+                    self._pause = self._waiting.popleft()  # type: ignore[assignment]  # it is the row
                     row.reached.set_result(self.next_seq)
             elif row.call.future.done():  # cancelled or out of time, and it was not sent: it never was
                 self._waiting.popleft()
@@ -375,16 +383,23 @@ class Ledger:
             self._fault = error
             self._resume_at = self._after_failure(first_seq, expected_seq)
             self._flight.fail(first_seq, length, error, lambda: self._behind(error))
-            waiting, self._waiting = self._waiting, deque(each for each in self._waiting if each.aware)
-            for each in waiting:
-                if not each.aware:
-                    each.fail(self._behind(error))
+            self._fail_waiting(first_seq, error)
         else:
             self._resume_at = self._after_failure(self._resume_at, expected_seq)
             fault = self._fault
             self._flight.fail(first_seq, length, self._behind(fault), lambda: self._behind(fault))
         self._unacknowledged_bytes += self._flight.close(harvest)
         self._go_on()
+
+    def _fail_waiting(self, first_seq: int, error: StepStreamError) -> None:
+        """Step `first_seq` has failed, and with it all that waits: except moves, and what was begun by callers who knew of it."""
+        waiting, self._waiting = self._waiting, deque()
+        for each in waiting:
+            if first_seq in each.aware_of or (isinstance(each, Pause) and each.moves):
+                each.aware_of = NOTHING
+                self._waiting.append(each)
+            else:
+                each.fail(self._behind(error))
 
     def leave(self, reason: StepStreamError) -> None:
         """No more is sent; what is in flight may still be answered."""
@@ -414,6 +429,8 @@ class Ledger:
         if self._fault is not None and not self._flight:
             self.next_seq = max(self._resume_at, self.answered)
             self._fault = None
+        if not self._flight:
+            self._overdue = NOTHING
         if self._waiting:
             self._pump()
         if self.ended is not None:

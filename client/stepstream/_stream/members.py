@@ -146,7 +146,7 @@ class Membership:
         """Detaches sessions, or closes them; those that have ended are passed over. Returns what to wait for."""
         leaving = [ledger for ledger in ledgers if ledger.ended is None]
         if leaving:
-            self._start_leaving(leaving, close)
+            self._start_leaving(leaving, close=close)
         here = [ledger for ledger in ledgers if self.ledgers.get(ledger.handle) is ledger]
         return {self._leaving[ledger.handle] for ledger in here if ledger.handle in self._leaving}
 
@@ -158,13 +158,13 @@ class Membership:
     def _leave_unwatched(self, ledgers: Sequence[Ledger], close: bool) -> None:
         leaving = [ledger for ledger in ledgers if ledger.ended is None]
         if leaving:
-            self._start_leaving(leaving, close).abandon()
+            self._start_leaving(leaving, close=close).abandon()
 
-    def _start_leaving(self, leaving: Sequence[Ledger], close: bool) -> Request:
+    def _start_leaving(self, leaving: Sequence[Ledger], *, close: bool, reason: StepStreamError | None = None) -> Request:
         request = Request(leaving, closes=close)
         for ledger in leaving:
             text = f"session {ledger.id!r} was {'closed' if close else 'detached'} by this client"
-            ledger.leave(SessionClosed(text) if close else SessionDetached(text))
+            ledger.leave(reason or (SessionClosed(text) if close else SessionDetached(text)))
             self._leaving[ledger.handle] = request
         if self._online:
             self._put_detach([ledger for ledger in leaving if ledger.handle not in self._rejoining], close)
@@ -212,9 +212,9 @@ class Membership:
         for ledger in self.ledgers.values():
             ledger.halt()
 
-    def drained(self, *, held: bool) -> bool:
-        """Whether all that was begun on a stream that drains is done, and if it is held, all its sessions have left it. If so,
-        nothing more is written to it."""
+    def try_to_finish(self, *, held: bool) -> bool:
+        """Ends what is written to a stream that drains, once all that was begun on it is done and, where it is held, all its
+        sessions have left it. Returns whether that is so."""
         busy = self._rejoining or self._leaving or any(request.sent for request in self._joining.values())
         if not self._draining or busy or any(ledger.in_flight for ledger in self.ledgers.values()):
             return False
@@ -344,10 +344,16 @@ class Membership:
         if any(self._joining.get(ledger.handle) is request for ledger in request.ledgers):
             self._ask(request)
 
-    def change_places(self, ledger: Ledger, there: Membership, other: Ledger) -> None:
-        """The ledger stands for the other's session from now on, over there, and the other for its own here."""
+    def change_places(self, ledger: Ledger, there: Membership, other: Ledger, applied: int) -> None:
+        """The ledger stands for the other's session from now on, over there, where `applied` steps are applied, and the other for
+        the session here."""
         self.ledgers[ledger.handle], there.ledgers[other.handle] = other, ledger
-        ledger.change_places(other)
+        ledger.change_places(other, applied)
+
+    def close_moved(self, ledger: Ledger, reason: StepStreamError) -> None:
+        """Closes a session that goes on elsewhere, on this stream or the next one. Nobody waits for that."""
+        self._start_leaving([ledger], close=True, reason=reason).abandon()
+        ledger.end(reason)
 
     def _take_handle(self) -> int:
         if self._free_handles:

@@ -117,7 +117,7 @@ class Outbox:
             column.append(piece)
 
     def put_rows(self, ledgers: Sequence[Ledger], rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
-        """The same for one row each of many sessions, all alike, with their inputs in one piece.
+        """Numbers and sends one row of each of many sessions, all alike, with their inputs in one piece.
 
         False, and nothing done, if one message cannot take them all.
         """
@@ -140,7 +140,7 @@ class Outbox:
         return True
 
     def put_acknowledgement(self, ledger: Ledger) -> None:
-        """Acknowledges what the session's answers so far."""
+        """Acknowledges the session's answers so far."""
         self._put_count("acknowledge", ledger, ledger.acknowledge())
 
     def pop(self) -> pb.StreamRequest | None:

@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack, overload
 from numpy.typing import NDArray
 
 import stepstream
+from stepstream._errors import ConnectionLost, InvalidArgument
 from stepstream._events import ConnectionEvent
 from stepstream._models import ModelInfo, SessionInfo
 from stepstream._options import ClientOptions
@@ -79,8 +80,14 @@ class Client:
         return self._client.connected
 
     def events(self) -> Generator[ConnectionEvent, None, None]:
-        """As `stepstream.Client.events`, from this call on."""
-        return self._blocking.iterate(self._client.events())
+        """As `stepstream.Client.events`."""
+        events = self._client.events()  # from now on
+
+        def iterate() -> Generator[ConnectionEvent, None, None]:
+            with suppress(ConnectionLost):  # by which calls of a client that is closed end
+                yield from self._blocking.iterate(events)
+
+        return iterate()
 
     # Models ----------------------------------------------------------------------------------------------------------
 
@@ -121,9 +128,11 @@ class Client:
     def move(self, sessions: Iterable[Session], *, to: Client) -> None:
         """As `stepstream.Client.move`, except that calls of other threads which have no answer by then raise SessionMoved: they
         were not applied."""
-        self._blocking.run(move(list(sessions), lambda session: session._move(to._blocking, to._client)))
-        if isinstance(sessions, SessionGroup):
-            sessions._regroup(to._blocking)
+        leaving = list(sessions)
+        for place, session in enumerate(leaving):
+            if session._at[0] not in (self._blocking, to._blocking):
+                raise InvalidArgument(f"sessions[{place}]: expected one of this client, got one of another")
+        self._blocking.run(self._move([each for each in leaving if each._at[0] is self._blocking], to))
 
     # Sessions as things ----------------------------------------------------------------------------------------------
 
@@ -261,6 +270,10 @@ class Client:
     def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Session:
         """As `stepstream.Client.import_session`."""
         return self._session(self._client.import_session(snapshot, id=id, acked=acked))
+
+    async def _move(self, leaving: Sequence[Session], to: Client) -> None:
+        connections = (each._session._connection for each in leaving)
+        await move(leaving, lambda session: session._move(to._blocking, to._client), connections)
 
     def _session(self, opening: Awaitable[stepstream.Session]) -> Session:
         return Session(self._blocking, self._blocking.run(opening))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, Generic, Self, Unpack, overload
 
@@ -15,7 +15,7 @@ from stepstream._rollout import Ending, PieceT, Sampling
 from stepstream._session import WhichOutputs
 from stepstream._stream.calls import Outputs
 from stepstream._tensors import Values
-from stepstream.sync._thread import Blocking
+from stepstream.sync._thread import Blocking, Result
 
 
 class Rollout(Iterator[PieceT], Generic[PieceT]):
@@ -57,8 +57,15 @@ class Session:
     begin."""
 
     def __init__(self, blocking: Blocking, session: stepstream.Session) -> None:
-        self._blocking = blocking
-        self._session = session
+        self._at = blocking, session  # replaced as one: a thread must not run the session on another one's loop
+
+    @property
+    def _session(self) -> stepstream.Session:
+        return self._at[1]
+
+    def _run(self, call: Callable[[stepstream.Session], Awaitable[Result]]) -> Result:
+        blocking, session = self._at
+        return blocking.run(call(session))
 
     @property
     def model(self) -> ModelInfo:
@@ -92,11 +99,11 @@ class Session:
 
     def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """As `stepstream.Session.step`."""
-        return self._blocking.run(self._session.step(values, timeout=timeout))
+        return self._run(lambda session: session.step(values, timeout=timeout))
 
     def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
         """As `stepstream.Session.chunk`."""
-        return self._blocking.run(self._session.chunk(values, outputs, timeout=timeout))
+        return self._run(lambda session: session.chunk(values, outputs, timeout=timeout))
 
     def stream(self, readings: Iterable[Values]) -> Generator[Outputs, None, None]:
         """Applies a step for each reading and yields its outputs, in order.
@@ -106,7 +113,8 @@ class Session:
         so a reading that has to be waited for holds no answer up, and the wait can be interrupted.
         """
         if isinstance(readings, Sized):
-            yield from self._blocking.iterate(self._session.stream(readings))
+            blocking, session = self._at
+            yield from blocking.iterate(session.stream(readings))
         else:
             for reading in readings:
                 yield self.step(reading)
@@ -119,7 +127,8 @@ class Session:
     def generate(self, prompt: Values, **sampling: Unpack[Sampling]) -> Rollout[NDArray[Any]]: ...
     def generate(self, prompt: Values | None = None, **sampling: Unpack[Sampling]) -> Rollout[Any]:
         """As `stepstream.Session.generate`."""
-        return Rollout(self._blocking, self._session.generate(prompt, **sampling))
+        blocking, session = self._at
+        return Rollout(blocking, session.generate(prompt, **sampling))
 
     def forecast(
         self,
@@ -132,12 +141,15 @@ class Session:
         prompt: Values | None = None,
     ) -> NDArray[np.float32]:
         """As `stepstream.Session.forecast`."""
-        forecast = self._session.forecast(horizon, paths=paths, levels=levels, temperature=temperature, seed=seed, prompt=prompt)
-        return self._blocking.run(forecast)
+        return self._run(
+            lambda session: session.forecast(
+                horizon, paths=paths, levels=levels, temperature=temperature, seed=seed, prompt=prompt
+            )
+        )
 
     def reset(self) -> None:
         """As `stepstream.Session.reset`."""
-        self._blocking.run(self._session.reset())
+        self._run(lambda session: session.reset())
 
     @overload
     def fork(self, count: None = None, *, at: int | None = None, ids: Sequence[str] | None = None) -> Session: ...
@@ -147,36 +159,44 @@ class Session:
         self, count: int | None = None, *, at: int | None = None, ids: Sequence[str] | None = None
     ) -> Session | SessionGroup:
         """As `stepstream.Session.fork`."""
+        blocking, session = self._at
         if count is None:
-            return Session(self._blocking, self._blocking.run(self._session.fork(at=at, ids=ids)))
-        return SessionGroup(self._blocking, self._blocking.run(self._session.fork(count, at=at, ids=ids)))
+            return Session(blocking, blocking.run(session.fork(at=at, ids=ids)))
+        return SessionGroup(blocking, blocking.run(session.fork(count, at=at, ids=ids)))
 
     def export(self, *, at: int | None = None, close: bool = False) -> bytes:
         """As `stepstream.Session.export`."""
-        return self._blocking.run(self._session.export(at=at, close=close))
+        return self._run(lambda session: session.export(at=at, close=close))
 
     def close(self) -> None:
         """As `stepstream.Session.close`."""
-        self._blocking.run(self._session.close())
+        self._run(lambda session: session.close())
 
     def detach(self) -> None:
         """As `stepstream.Session.detach`."""
-        self._blocking.run(self._session.detach())
+        self._run(lambda session: session.detach())
 
     async def _move(self, blocking: Blocking, client: stepstream.Client) -> None:
-        """On the loop of the client that the session is of: goes on at another one, on that one's loop."""
-
-        async def take(snapshot: bytes, id: str, acked: int) -> stepstream.Session:
-            return await blocking.elsewhere(client.import_session(snapshot, id=id, acked=acked))
-
-        self._session = await self._session._hand_over(take)
-        self._blocking = blocking
+        """Goes on at another client, on that one's loop. To be run on the loop where the session is."""
+        here, session = self._at
+        if here is blocking:
+            return
+        async with session._paused_first():
+            answered = session.acked
+            snapshot = await session._export()
+            importing = blocking.elsewhere(client.import_session(snapshot, id=session.id, acked=answered))
+            copy = await session._unless_cancelled(importing, lambda copy: blocking.elsewhere(copy.close()))
+            if reason := session._why_it_stays(None, answered):
+                await blocking.elsewhere(copy.close())
+                raise reason
+            self._at = blocking, copy
+            session._end_as_moved()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._blocking.run(self._session.__aexit__(kind, error, traceback))
+        self._run(lambda session: session.__aexit__(kind, error, traceback))
 
     def __repr__(self) -> str:
         return repr(self._session)
@@ -186,45 +206,60 @@ class SessionGroup(Sequence[Session]):
     """N sessions of one model, in a fixed order: as `stepstream.SessionGroup`, blocking."""
 
     def __init__(self, blocking: Blocking, group: stepstream.SessionGroup) -> None:
-        self._blocking = blocking
-        self._group = group
         self._sessions = [Session(blocking, each) for each in group]
+        self._placed = [each._at for each in self._sessions]  # where `_home` has them
+        self._home = blocking, group
 
     @property
     def model(self) -> ModelInfo:
         """As `stepstream.SessionGroup.model`."""
-        return self._group.model
+        return self._sessions[0].model
 
     def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """As `stepstream.SessionGroup.step`."""
-        return self._blocking.run(self._group.step(values, timeout=timeout))
+        return self._run(lambda group: group.step(values, timeout=timeout))
 
     def chunk(self, values: Values, outputs: WhichOutputs = "all", *, timeout: float | None = None) -> Outputs:
         """As `stepstream.SessionGroup.chunk`."""
-        return self._blocking.run(self._group.chunk(values, outputs, timeout=timeout))
+        return self._run(lambda group: group.chunk(values, outputs, timeout=timeout))
 
     def reset(self) -> None:
         """As `stepstream.SessionGroup.reset`."""
-        self._blocking.run(self._group.reset())
+        self._run(lambda group: group.reset())
 
     def close(self) -> None:
         """As `stepstream.SessionGroup.close`."""
-        self._blocking.run(self._group.close())
+        for blocking, group in self._homes():
+            blocking.run(group.close())
 
     def detach(self) -> None:
         """As `stepstream.SessionGroup.detach`."""
-        self._blocking.run(self._group.detach())
+        for blocking, group in self._homes():
+            blocking.run(group.detach())
 
-    def _regroup(self, blocking: Blocking) -> None:
-        """All sessions have moved to another client."""
-        self._group = stepstream.SessionGroup([each._session for each in self._sessions])
-        self._blocking = blocking
+    def _run(self, call: Callable[[stepstream.SessionGroup], Awaitable[Result]]) -> Result:
+        placed = [each._at for each in self._sessions]
+        if placed != self._placed:  # some have been moved
+            homes = self._homes()
+            if len(homes) > 1:
+                raise RuntimeError("some sessions of the group were moved to another client: move the others as well")
+            self._home, self._placed = homes[0], placed
+        blocking, group = self._home
+        return blocking.run(call(group))
+
+    def _homes(self) -> list[tuple[Blocking, stepstream.SessionGroup]]:
+        """The sessions by the clients that have them now."""
+        homes: dict[Blocking, list[stepstream.Session]] = {}
+        for blocking, session in (each._at for each in self._sessions):
+            homes.setdefault(blocking, []).append(session)
+        return [(blocking, stepstream.SessionGroup(sessions)) for blocking, sessions in homes.items()]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._blocking.run(self._group.__aexit__(kind, error, traceback))
+        for blocking, group in self._homes():
+            blocking.run(group.__aexit__(kind, error, traceback))
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -237,4 +272,4 @@ class SessionGroup(Sequence[Session]):
         return self._sessions[index]
 
     def __repr__(self) -> str:
-        return repr(self._group)
+        return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"

@@ -56,7 +56,7 @@ class Ahead(Generic[Item]):
             self._task.cancel()
 
     async def close(self) -> None:
-        """The same, and waits until the source has ended."""
+        """Cancels, and waits until the source has ended."""
         self.cancel()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -238,6 +238,8 @@ class _Job(Generic[Result]):
             self._work.close()
 
     def _settle(self, task: asyncio.Task[Result]) -> None:
+        if not self.outcome.set_running_or_notify_cancel():  # nobody waits for it
+            return
         if task.cancelled():
             self.outcome.set_exception(ConnectionLost("the client was closed"))
         elif (error := task.exception()) is not None:
