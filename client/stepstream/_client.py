@@ -248,7 +248,8 @@ class Client:
         except SessionEnded as ended:
             if not open or isinstance(ended, SessionMoved):  # that one goes on elsewhere
                 raise
-        request = session_pb2.OpenSessionRequest(model=model, version=version_number(version), id=id, request_id=uuid4().hex)
+        served = await self._service.known_model(model, version_number(version))  # as the steps ask for
+        request = session_pb2.OpenSessionRequest(model=model, version=served.version, id=id, request_id=uuid4().hex)
         if idle_ttl is not None:
             request.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
         with suppress(SessionExists):  # somebody else has opened it meanwhile

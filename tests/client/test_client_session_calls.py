@@ -320,7 +320,7 @@ async def test_a_step_opens_its_session_where_it_is_asked_to(client: Client, ser
     for total in (1.0, 2.0):
         assert (await client.step("level", "a", 1.0, open=True, idle_ttl=60))["total"][0] == total
     opened = [each for each in servicer.unary.calls if isinstance(each, session_pb2.OpenSessionRequest)]
-    assert [(each.id, each.version, each.idle_ttl.ToTimedelta().total_seconds()) for each in opened] == [("a", 0, 60.0)]
+    assert [(each.id, each.version, each.idle_ttl.ToTimedelta().total_seconds()) for each in opened] == [("a", 1, 60.0)]
     assert servicer.sessions["a"].stream is None
 
 
