@@ -180,7 +180,7 @@ class Client:
         for place, session in enumerate(leaving):
             if session._service not in (self._service, to._service):
                 raise InvalidArgument(f"sessions[{place}]: expected one of this client, got one of another")
-        to._service.check_here()
+        to._service.check_open()
         await move(leaving, lambda session: session._move(to._service), (each._connection for each in leaving))
 
     # Sessions that are named by id: where a `secret` can be given, it is needed only while a stream holds the session -----

@@ -111,16 +111,16 @@ class Service:
     @property
     def channel(self) -> grpc.aio.Channel:
         """The open channel. Raises RuntimeError before `open`, after `close`, on another event loop and in a forked process."""
-        self.check_here()
         if self._channel is None:
             raise RuntimeError("the client is not open: use it as `async with Client(...) as client`")
+        _claim_process()
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the client belongs to another event loop: enter one in the loop that runs here")
         return self._channel
 
-    def check_here(self) -> None:
-        """Raises RuntimeError on another event loop than the client's, and in a forked process."""
-        _claim_process()
-        if self._loop not in (None, asyncio.get_running_loop()):
-            raise RuntimeError("the client belongs to another event loop: enter one in the loop that runs here")
+    def check_open(self) -> None:
+        """Raises RuntimeError where there is no channel to be used, as `channel` does."""
+        _ = self.channel
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
