@@ -150,10 +150,13 @@ class Service:
         repeatable: False if a repeat would do more than once. waits_for_successor: False to have ServerDraining raised at once.
         """
         backoff = self._reach.backoff()
-        seconds = self.options.call_timeout_seconds
-        until = asyncio.get_running_loop().time() + seconds
+        left = seconds = self.options.call_timeout_seconds
+        until: float | None = None  # by the loop's clock; begins to run once the server has ever answered
         while True:
-            left = until - asyncio.get_running_loop().time() if self._reach.reached else seconds
+            if self._reach.reached:
+                now = asyncio.get_running_loop().time()
+                until = until or now + seconds
+                left = until - now
             if self._channel is None:
                 raise ConnectionLost("the client was closed")
             try:
