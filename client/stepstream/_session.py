@@ -631,6 +631,7 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
     def _send_at_once(self, rows: Sequence[Row], inputs: Sequence[bytes]) -> bool:
         """The usual case, without a slice of the inputs per session: nobody has to wait and all fit into one message."""
         post = self._ledgers[0].post
+        self._ledgers[0].check_loop()
         for ledger, row in zip(self._ledgers, rows, strict=True):
             if ledger.post is not post or not ledger.clear_for(row):
                 return False

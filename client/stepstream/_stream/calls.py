@@ -58,6 +58,7 @@ class Call:
         "_rows",
         "errors",
         "future",
+        "has_deadline",
         "model",
         "sessions",
         "steps",
@@ -73,6 +74,7 @@ class Call:
         self._places = places  # steps with outputs, over all sessions
         self._filled = 0
         self._arrays: list[Array] | None = None  # [places, *shape] each
+        self.has_deadline = False
         self._deadline: float | None = None  # by the event loop's clock
         self._done: Counter[int] = Counter()  # rows by session, where there is a deadline
         self._overdue: list[Callable[[], None]] = []  # to be called at the deadline
@@ -86,14 +88,14 @@ class Call:
         if seconds is None:
             return
         loop = asyncio.get_running_loop()
+        self.has_deadline = True
         self._deadline = loop.time() + duration("timeout", seconds).total_seconds()
         timer = loop.call_at(self._deadline, self._expire, seconds)
         self.future.add_done_callback(lambda _: timer.cancel())
 
     def on_overdue(self, tell: Callable[[], None]) -> None:
         """Has `tell` called if the deadline passes without an outcome."""
-        if self._deadline is not None:
-            self._overdue.append(tell)
+        self._overdue.append(tell)
 
     def milliseconds_left(self) -> int | None:
         """What the server is told: at least 1, since it decides what becomes of a step that was sent. None: any time."""

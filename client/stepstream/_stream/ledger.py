@@ -285,8 +285,7 @@ class Ledger:
             raise RuntimeError("the session belongs to another event loop: open or attach it in the one that runs here")
 
     def clear_for(self, row: Row) -> bool:
-        """Whether the row would be sent at once. Raises RuntimeError as `submit` does."""
-        self.check_loop()
+        """Whether the row would be sent at once."""
         return self.ended is None and self._may_send and not self._waiting and self._has_room(row)
 
     def resume(self, pause: Pause) -> None:
@@ -306,7 +305,8 @@ class Ledger:
         row.first_seq = self.next_seq
         self.next_seq += row.length
         self._flight.add(row)
-        row.call.on_overdue(partial(self._on_overdue, row))
+        if row.call.has_deadline:
+            row.call.on_overdue(partial(self._on_overdue, row))
         return row.first_seq
 
     def acknowledge(self) -> int:
@@ -317,8 +317,9 @@ class Ledger:
 
     @property
     def _may_send(self) -> bool:
-        quiet = self._fault is None and self._again_from is None and self._pause is None
-        return quiet and not self._halted and not self._waits_for_overdue
+        if self._halted or self._fault is not None or self._again_from is not None or self._pause is not None:
+            return False
+        return not (self._overdue and self._waits_for_overdue)
 
     @property
     def _waits_for_overdue(self) -> bool:
@@ -429,7 +430,7 @@ class Ledger:
         if self._fault is not None and not self._flight:
             self.next_seq = max(self._resume_at, self.answered)
             self._fault = None
-        if not self._flight:
+        if self._overdue and not self._flight:
             self._overdue = NOTHING
         if self._waiting:
             self._pump()
