@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -61,22 +60,21 @@ async def leave(client: Client, sessions: list[Session], mover: Client) -> int:
     return sum(session.bitwise is True for session in sessions)
 
 
-@pytest.fixture
-async def successor() -> AsyncIterator[ServerProcess]:
-    """The server that goes on with them."""
-    async with server_process(MODELS, "--workers", "0") as server:
-        yield server
+@pytest.fixture(params=[1, 20, 100, 500])
+def count(request: pytest.FixtureRequest, long_run: bool) -> int:
+    """Of sessions: twenty of them for every change."""
+    if request.param != 20 and not long_run:
+        pytest.skip("with --long")
+    return int(request.param)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("count", [1, 20, 100, 500])
-async def test_sessions_are_moved_while_they_go_on(successor: ServerProcess, count: int, workers: int, long_run: bool) -> None:
+async def test_sessions_are_moved_while_they_go_on(count: int, workers: int) -> None:
     """Each answer is that of a session that was never moved, and the server that was left ends well."""
-    if not long_run and (count, workers) not in ((20, 0), (20, 2)):
-        pytest.skip("with --long")
     options = ClientOptions(call_timeout_seconds=120)
     async with (
+        server_process(MODELS, "--workers", "0") as successor,
         server_process(MODELS, "--workers", str(workers)) as server,
         Client(server.listen, options) as client,
         Client(successor.listen, options) as mover,
@@ -86,9 +84,10 @@ async def test_sessions_are_moved_while_they_go_on(successor: ServerProcess, cou
         code, log = await server.ended()
         assert code == 0
         assert '"sessions_lost": 0' in log
-    await close_sessions(successor.listen)
-    async with Client(successor.listen, options) as client:
-        expected, _ = await lives(client, count, None, None)
+        await mover.close()
+        await close_sessions(successor.listen)
+        async with Client(successor.listen, options) as undisturbed:
+            expected, _ = await lives(undisturbed, count, None, None)
     for course, reference in zip(told, expected, strict=True):
         for got, want in zip(course, reference, strict=True):
             np.testing.assert_array_equal(got.view(np.uint32), want.view(np.uint32))
