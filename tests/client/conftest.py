@@ -25,9 +25,15 @@ async def address(servicer: FakeServicer) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def client(address: str) -> AsyncIterator[Client]:
-    """A client with default options."""
-    async with Client(address) as connected:
+def options() -> ClientOptions:
+    """Of `client`: the defaults, unless a module says otherwise."""
+    return ClientOptions()
+
+
+@pytest.fixture
+async def client(address: str, options: ClientOptions) -> AsyncIterator[Client]:
+    """A client of the fake server."""
+    async with Client(address, options) as connected:
         yield connected
 
 

@@ -15,16 +15,13 @@ import pytest
 from stepstream import Client, ClientOptions, ConnectionEvent, ConnectionLost, sync
 from support.background import in_background
 from support.events import until_kind
-from support.servicer import FakeServicer, serving
-
-QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
+from support.servicer import QUICK, FakeServicer, serving
 
 
 @pytest.fixture
-async def client(address: str) -> AsyncIterator[Client]:
-    """A client that loses no time."""
-    async with Client(address, QUICK) as connected:
-        yield connected
+def options() -> ClientOptions:
+    """Of a client that loses no time."""
+    return QUICK
 
 
 async def test_a_loss_is_told_step_by_step(client: Client, servicer: FakeServicer, address: str) -> None:

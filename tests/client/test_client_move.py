@@ -25,17 +25,15 @@ from stepstream import (
 )
 from support.background import Background, in_background
 from support.events import until_kind
-from support.servicer import FakeServicer, error, rolling_models, serving
+from support.servicer import QUICK, FakeServicer, error, rolling_models, serving
 
-QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
 UNAVAILABLE = 14
 
 
 @pytest.fixture
-async def client(address: str) -> AsyncIterator[Client]:
-    """A client of the server that is left, and loses no time."""
-    async with Client(address, QUICK) as connected:
-        yield connected
+def options() -> ClientOptions:
+    """Of a client that loses no time."""
+    return QUICK
 
 
 @pytest.fixture

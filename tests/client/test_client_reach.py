@@ -124,10 +124,10 @@ def test_loopback_is_dialled_directly_whatever_proxy_is_set() -> None:
 
 def test_elsewhere_the_error_names_the_proxy() -> None:
     """Without its password, which may stand in the variable."""
-    environment = {"http_proxy": "http://me:hidden@proxy.example:3128", "no_proxy": "intern.example, 10.0.0.1"}
+    environment = {"http_proxy": "http://me:hidden@gate.example:8080", "no_proxy": "intern.example, 10.0.0.1"}
     told = Reach("models.example:8101", ClientOptions(), environment).explained(UNREACHED)
     assert type(told) is Unavailable
-    assert "through the proxy proxy.example:3128 of http_proxy; no_proxy names hosts that are not" in told.message
+    assert "through the proxy gate.example:8080 of http_proxy; no_proxy names hosts that are not" in told.message
     assert "hidden" not in told.message
     for address in ("models.intern.example:8101", "10.0.0.1:8101", "localhost:8101"):
         assert "proxy" not in Reach(address, ClientOptions(), environment).explained(UNREACHED).message
@@ -135,7 +135,7 @@ def test_elsewhere_the_error_names_the_proxy() -> None:
 
 def test_what_the_server_says_itself_is_left_as_it_is() -> None:
     """And so is what has nothing to do with reaching it."""
-    reach = Reach("models.example:8101", ClientOptions(), {"http_proxy": "http://proxy.example:3128"})
+    reach = Reach("models.example:8101", ClientOptions(), {"http_proxy": "http://gate.example:8080"})
     for error in (Unavailable("draining", reason="SERVER_DRAINING"), Unavailable("odd", code=StatusCode.INTERNAL)):
         assert reach.explained(error) is error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
@@ -27,18 +26,16 @@ from stepstream import (
     Unavailable,
 )
 from stepstream_proto.v1 import inference_pb2
-from support.servicer import FakeServicer, error
+from support.servicer import QUICK, FakeServicer, error
 from support.status import failed_call
 
-QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
 UNAVAILABLE = 14
 
 
 @pytest.fixture
-async def client(address: str) -> AsyncIterator[Client]:
-    """A client that loses no time."""
-    async with Client(address, QUICK) as connected:
-        yield connected
+def options() -> ClientOptions:
+    """Of a client that loses no time."""
+    return QUICK
 
 
 def attached(servicer: FakeServicer) -> int:

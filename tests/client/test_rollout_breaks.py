@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from google.rpc import status_pb2
 
-from stepstream import Client, ClientOptions, ConnectionLost, ServerDraining, Session, Unavailable
-from support.servicer import FakeServicer, reciting
+from stepstream import Client, ConnectionLost, ServerDraining, Session, Unavailable
+from support.servicer import QUICK, FakeServicer, reciting
 from support.status import failed_call
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it"
-QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
 
 
 @pytest.fixture

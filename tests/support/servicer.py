@@ -17,6 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
 from numpy.typing import NDArray
 
+from stepstream import ClientOptions
 from stepstream_proto.v1 import (
     common_pb2,
     inference_pb2,
@@ -29,6 +30,9 @@ from stepstream_proto.v1.inference_pb2 import StreamRequest, StreamResponse
 from support.rolling import FakeRollouts
 from support.status import abort, failed_call
 from support.unary import FakeSessionService
+
+# Of a client that loses no time where streams break.
+QUICK = ClientOptions(reconnect_first_seconds=0.001, reconnect_most_seconds=0.01)
 
 ABORTED, OUT_OF_RANGE, RESOURCE_EXHAUSTED, NOT_FOUND, UNAVAILABLE = 10, 11, 8, 5, 14
 
