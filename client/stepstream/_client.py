@@ -39,7 +39,7 @@ Opened = TypeVar("Opened", bound=AbstractAsyncContextManager[Any])
 
 
 class Opening(Generic[Opened]):
-    """What is being opened: either awaited, or entered with `async with`, which also closes it in the end."""
+    """An opening is either awaited, or entered with `async with`, which also closes in the end what was opened."""
 
     def __init__(self, open_it: Callable[[], Coroutine[Any, Any, Opened]]) -> None:
         self._open_it = open_it
@@ -96,7 +96,7 @@ class Client:
         return self._service.connected
 
     def events(self) -> AsyncGenerator[ConnectionEvent, None]:
-        """What becomes of the client's streams, from the first iteration on and until it is closed: connects, losses, replays and
+        """Tells what becomes of the client's streams, from this call on and until it is closed: connects, losses, replays and
         drains. They are also logged, by the logger `stepstream`."""
         return self._service.journal.events()
 
@@ -186,7 +186,7 @@ class Client:
     # Sessions that are named by id: where a `secret` can be given, it is needed only while a stream holds the session -----
 
     async def get_session(self, model: str, id: str, *, version: int | None = None) -> SessionInfo:
-        """What can be known about an open session without touching it. Raises SessionNotFound or how it has ended."""
+        """Looks at an open session without touching it. Raises SessionNotFound or how it has ended."""
         return await self._service.get_session(model, id, version)
 
     async def list_sessions(

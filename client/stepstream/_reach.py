@@ -18,7 +18,7 @@ _EXEMPT = ("no_grpc_proxy", "no_proxy")
 
 
 class Reach:
-    """What is known about the way to one server."""
+    """Knows the way to one server, and whether it was ever reached."""
 
     def __init__(self, address: str, options: ClientOptions, environment: Mapping[str, str] = os.environ) -> None:
         self._address = address
@@ -68,7 +68,7 @@ def host_of(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether it is this machine; "" is a Unix socket."""
+    """Tells whether a host is this machine; "" stands for a Unix socket."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -69,8 +69,8 @@ class Sampling(TypedDict, total=False):
     seed: int | None
     """0 to 2**64 - 1. None, the default: at random; the rollout's `seed` tells."""
     commit: Commit
-    """What is left of it. "end", the default: all of its steps if it ends normally, else none. "each": each step at once. "none":
-    nothing, since it runs on a copy."""
+    """Decides what a rollout leaves in the session. "end", the default: all of its steps if it ends normally, else none. "each":
+    each step at once. "none": nothing, since it runs on a copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,10 @@ class Attached:
     ledgers: Sequence[Ledger]
     model: ModelInfo
 
+    async def close(self) -> None:
+        """Closes them all: they are not wanted after all."""
+        await self.connection.leave(self.ledgers, close=True)
+
 
 class Service:
     """One server, reached over one channel and as many streams as sessions need. Methods raise errors of this package, and
@@ -124,17 +128,17 @@ class Service:
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
-        """Steps, rollouts and the stream."""
+        """The calls for steps and rollouts, and the stream."""
         return inference_pb2_grpc.InferenceServiceStub(self.channel)
 
     @property
     def sessions(self) -> session_pb2_grpc.SessionServiceStub:
-        """Sessions that need not be held."""
+        """The calls about sessions that need not be held."""
         return session_pb2_grpc.SessionServiceStub(self.channel)
 
     @property
     def models(self) -> model_pb2_grpc.ModelServiceStub:
-        """What is served."""
+        """The calls about the models that are served."""
         return model_pb2_grpc.ModelServiceStub(self.channel)
 
     async def call(
@@ -223,7 +227,7 @@ class Service:
         if idle_ttl is not None:
             opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
         connection = self._connected(count)
-        ledgers = connection.new_ledgers(count)
+        ledgers = connection.members.new_ledgers(count)
         opening.handles = uint32s([each.handle for each in ledgers])
         opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
         request = Request(ledgers, inference_pb2.StreamRequest(open=opening), opens=True)
@@ -238,7 +242,7 @@ class Service:
         that they are closed if it fails.
         """
         connection = self._connected(len(keys))
-        ledgers = connection.new_ledgers(len(keys))
+        ledgers = connection.members.new_ledgers(len(keys))
         count = NOTHING_AGAIN if acked is None else acked
         attach = inference_pb2.Attach(model=identifier("model", model), version=version)
         for ledger, (id, secret) in zip(ledgers, keys, strict=True):
@@ -257,7 +261,7 @@ class Service:
         try:
             info = await self.known_model(model, request.version)
         except BaseException:
-            connection.let_go(request)
+            connection.members.let_go(request)
             raise
         for ledger in ledgers:
             ledger.model = info
@@ -278,7 +282,7 @@ class Service:
     # Sessions that are named by id -----------------------------------------------------------------------------------
 
     async def get_session(self, model: str, id: str, version: int | None) -> SessionInfo:
-        """What can be known about an open session without touching it. Raises SessionNotFound or how it has ended."""
+        """Looks at an open session without touching it. Raises SessionNotFound or how it has ended."""
         request = session_pb2.GetSessionRequest(
             model=identifier("model", model), version=version_number(version), id=identifier("id", id)
         )
@@ -314,7 +318,7 @@ class Service:
         attached = await self.attach(model, request.version, keys, made=True) if keys else None
         if attached is None or errors:
             if attached is not None:
-                await attached.connection.leave(attached.ledgers, close=True)
+                await attached.close()
             raise GroupError(errors, np.array([each not in errors for each in range(count)]))
         return attached
 

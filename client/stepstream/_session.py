@@ -151,7 +151,7 @@ class Place:
         self._pause = again
 
     def leave(self) -> None:
-        """What is behind it goes on."""
+        """Lets what is behind it go on."""
         self._ledger.resume(self._pause)
 
 
@@ -385,9 +385,9 @@ class Session(ClosesOnLeaving):
                 return
             answered = self.acked
             copying = self._copied(to, await self._export(), answered)
-            there, made = await self._unless_cancelled(copying, lambda copied: close_again(copied[0]))
+            there, made = await self._unless_cancelled(copying, lambda copied: copied[0].close())
             if reason := self._why_it_stays(there, answered):
-                await close_again(there)
+                await there.close()
                 raise reason
             here, there_ledger = self._connection, there.ledgers[0]
             here.members.change_places(self._ledger, there.connection.members, there_ledger, made.session.next_seq)
@@ -402,7 +402,7 @@ class Session(ClosesOnLeaving):
         return await one(to.attach(made.session.model, made.session.version, [key], answered, made=True)), made
 
     async def _unless_cancelled(self, making: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
-        """What is made. If nobody waits for it any more, it is undone as soon as it is there."""
+        """Returns what is made. If nobody waits for it any more, it is undone as soon as it is there."""
         task = asyncio.create_task(making, name="stepstream copy")
 
         async def take_back() -> None:
@@ -468,7 +468,7 @@ class Session(ClosesOnLeaving):
         return settling
 
     def _drawn(self, request: pb.GenerateRequest, course: Course, place: Place) -> AsyncGenerator[Piece, None]:
-        """What a rollout draws that has come to its place: by the server where the session is now."""
+        """The draws of a rollout that has come to its place, by the server where the session is now."""
         request.model, request.version = self.model.name, self.model.version
         request.session_id, request.secret = self.id, self.secret
         commits = request.commit != pb.COMMIT_NONE
@@ -570,7 +570,7 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
 
     @property
     def model(self) -> ModelInfo:
-        """What all of them are sessions of."""
+        """The model that all of them are sessions of."""
         return self._sessions[0].model
 
     async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
@@ -652,11 +652,6 @@ class SessionGroup(Sequence[Session], ClosesOnLeaving):
 
     def __repr__(self) -> str:
         return f"<SessionGroup of {len(self)} sessions of {self.model.name!r}>"
-
-
-async def close_again(attached: Attached) -> None:
-    """Closes sessions that are not wanted after all."""
-    await attached.connection.leave(attached.ledgers, close=True)
 
 
 def limits_of(attached: Attached) -> RowLimits:

@@ -131,7 +131,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> StepStreamError:
 
 
 def from_status(code: StatusCode, details: str, trailers: Any) -> StepStreamError:
-    """The same for a status that was read rather than raised. trailers: pairs of key and value, or None."""
+    """The exception for a status that was read rather than raised. trailers: pairs of key and value, or None."""
     number = int(code.value[0])
     reason, delay, metadata = "", None, {}
     for detail in _details(trailers):

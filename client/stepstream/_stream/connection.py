@@ -157,10 +157,6 @@ class Connection:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    def new_ledgers(self, count: int) -> list[Ledger]:
-        """Books with free handles of their own."""
-        return self.members.new_ledgers(count)
-
     async def join(self, request: Request) -> None:
         """Opens or attaches the request's sessions. Those that the server refused have `ended` set.
 
@@ -175,12 +171,8 @@ class Connection:
         try:
             await self._confirmed(request)
         except BaseException:
-            self.let_go(request)
+            self.members.let_go(request)
             raise
-
-    def let_go(self, request: Request) -> None:
-        """Nobody wants these sessions any more: what was opened is closed, now or when the server names it."""
-        self.members.let_go(request)
 
     @contextmanager
     def on_its_way(self) -> Iterator[None]:

@@ -341,7 +341,8 @@ class Ledger:
                 elif (self._flight and not (row.moves and self.refused)) or (row.on_stream and self._halted):
                     return
                 else:
-                    self._pause = self._waiting.popleft()  # type: ignore[assignment]  # it is the row
+                    self._waiting.popleft()
+                    self._pause = row
                     row.reached.set_result(self.next_seq)
             elif row.call.future.done():  # cancelled or out of time, and it was not sent: it never was
                 self._waiting.popleft()

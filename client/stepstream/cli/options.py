@@ -160,7 +160,7 @@ def real(text: str) -> float:
 
 
 def whole(text: str) -> int:
-    """The same of a whole number: `12`, and `12.0` as spreadsheets write it. Raises ValueError."""
+    """The whole number that a text says: `12`, and `12.0` as spreadsheets write it. Raises ValueError."""
     number = real(text)
     with suppress(ValueError):
         return int(text)  # to the last digit
@@ -261,5 +261,5 @@ def told(error: StepStreamError, line: int | None, *, as_json: bool) -> str:
 
 
 def told_plainly(message: str, reason: str, *, as_json: bool) -> str:
-    """The same for what the command itself does not accept, or cannot do."""
+    """The words for stderr where the command itself does not accept something, or cannot do it."""
     return json.dumps({"error": {"reason": reason, "message": message}}) if as_json else f"stepstream: {message}"

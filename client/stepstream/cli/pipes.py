@@ -152,7 +152,7 @@ class _Waiting(io.FileIO):
 
 
 def _waiting(stream: Any) -> Any:
-    """The same stream, whose writes wait; None, as Python has one whose descriptor was closed, stays None."""
+    """Makes a stream's writes wait. None, as Python has a stream whose descriptor was closed, stays None."""
     if stream is None:
         return None
     buffer = io.BufferedWriter(_Waiting(stream.fileno(), "wb", closefd=False))

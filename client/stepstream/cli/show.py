@@ -99,7 +99,7 @@ def owned(session: Session, *, as_json: bool, **more: object) -> str:
 
 
 def all_owned(sessions: Sequence[Session], *, as_json: bool) -> str:
-    """The same of several."""
+    """Tells what the owner of several new sessions must know to find them again."""
     return document([_ownership(each) for each in sessions]) if as_json else _owned_table(sessions)
 
 

@@ -21,7 +21,7 @@ class Scaler(Protocol):
 
 
 def plain_features(front: FeaturesFront) -> FeaturesFront:
-    """The same front with plain numbers. Raises BundleError naming the field that does not hold one number per feature."""
+    """Turns a front's numbers into plain ones. Raises BundleError naming the field that does not hold one number per feature."""
     return FeaturesFront(_numbers(front.mean, "front.mean"), _numbers(front.scale, "front.scale"), front.differences)
 
 
