@@ -22,6 +22,7 @@ from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, median_seconds
 from stepstream_server.bundles import Bundle, init_model
 from stepstream_server.cores import default_workers, usable_cores
+from stepstream_server.spec import cell_model
 
 SMALL, LARGE = "h128", "h512x2"  # models of the comparisons
 _SIZES = {SMALL: (128, 1), LARGE: (512, 2)}  # units, layers
@@ -94,6 +95,7 @@ def plan_for(target: Server, bundle: Bundle, effort: Effort, streams: int, sessi
         input_width=bundle.spec.inputs[0].elements,
         output_width=bundle.spec.outputs[0].elements,
         tokens=bundle.spec.inputs[0].limit,
+        range=bundle.spec.inputs[0].range,
         streams=streams,
         sessions=sessions,
         length=length,
@@ -284,5 +286,5 @@ def make_model(folder: Path, name: str) -> Bundle:
 
 def size_of(bundle: Bundle) -> str:
     """Says how large a model is, as tables call it."""
-    cell = bundle.spec.cell
+    cell = cell_model(bundle.spec).cell
     return f"H {cell.hidden_size} × {cell.layers}"

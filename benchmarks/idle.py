@@ -60,7 +60,7 @@ def _latency(bundle: Bundle, servers: dict[str, Server], effort: Effort, tell: C
 
 
 def _memory(small: Server, full: Server, bundle: Bundle, idle: int) -> Line:
-    state = bundle.spec.state_elements * 4
+    state = bundle.spec.state_bytes
     both = [resident_bytes(server.pid) for server in (small, full)]
     beside = {"state B": float(state), "MiB without": both[0] / 2**20, "MiB with": both[1] / 2**20}
     return line(10, "memory per idle session beyond its state", [(both[1] - both[0]) / idle - state], "B", 1100.0, beside=beside)

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.inputs import random_inputs
-from stepstream_server.backends.onnx_graph import IR_VERSION, OPSET, build_graph
+from stepstream_server.backends.onnx_graph import OPSET, STATE, build_graph
 from stepstream_server.backends.threads import compute_threads
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Tensor
+from stepstream_server.programs.layout import state_rows
+from stepstream_server.programs.normalise import IR_VERSION, normalise
+from stepstream_server.programs.read import decode
 from stepstream_server.spec import ModelSpec
 
 Floats = NDArray[np.float32]
@@ -59,8 +62,18 @@ def bind_model(spec: ModelSpec, weights: Mapping[str, Floats], settings: Backend
     rng = np.random.default_rng(0)
     inputs = {f"input.{each.name}": random_inputs(rng, (batch, length, *each.shape), each.limit) for each in spec.inputs}
     outputs = {f"output.{each.name}": np.empty((batch, length, *each.shape), np.float32) for each in spec.outputs}
-    state = np.zeros((batch, spec.state_elements), np.float32)
-    return _bind(session, inputs, outputs, {"state": ("next_state", state)})
+    state = np.zeros((batch, sum(each.elements for each in spec.states)), np.float32)
+    return _bind(session, inputs, outputs, {STATE: (f"next_{STATE}", state)})
+
+
+def bind_program(spec: ModelSpec, graph: bytes, settings: BackendSettings, batch: int) -> BareKernel:
+    """One step of a program, its graph as the backend brings it into shape, likewise."""
+    session = _session(onnx.ModelProto.FromString(normalise(decode(graph, spec.name), spec)), settings, batch)
+    rng = np.random.default_rng(0)
+    inputs = {f"input.{each.name}": random_inputs(rng, (batch, 1, *each.shape), each.limit, each.range) for each in spec.inputs}
+    outputs = {f"output.{each.name}": np.empty((batch, 1, *each.shape), each.dtype) for each in spec.outputs}
+    rows = {f"state.{each.dtype}": np.tile(each.initial, (batch, 1)) for each in state_rows(spec.states)}
+    return _bind(session, inputs, outputs, {name: (f"next_{name}", values) for name, values in rows.items()})
 
 
 def bind_operator(inputs: int, hidden: int, layers: int, settings: BackendSettings, batch: int, length: int) -> BareKernel:
@@ -92,8 +105,8 @@ def torch_lstm(inputs: int, hidden: int, layers: int, settings: BackendSettings,
 def _bind(
     session: ort.InferenceSession,
     inputs: Mapping[str, Tensor],
-    outputs: Mapping[str, Floats],
-    states: Mapping[str, tuple[str, Floats]],
+    outputs: Mapping[str, Tensor],
+    states: Mapping[str, tuple[str, Tensor]],
 ) -> BareKernel:
     """States: input's name -> output's name and initial value."""
     bound = {name: [ort.OrtValue.ortvalue_from_numpy(value)] for name, value in {**inputs, **outputs}.items()}

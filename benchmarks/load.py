@@ -43,6 +43,7 @@ class Plan:
     input_width: int  # values per step
     output_width: int
     tokens: int = 0  # below which inputs are, which are int64 then; 0: they are float32
+    range: float = 0.0  # beyond which float32 inputs are not; 0: they are as they are drawn
     streams: int = 1
     sessions: int = 1  # per stream
     length: int = 1  # steps per row
@@ -81,7 +82,7 @@ class Lane:
         self._handles = np.arange(plan.sessions, dtype="<u4").tobytes()
         self._lengths = b"" if plan.length == 1 else np.full(plan.sessions, plan.length, "<u4").tobytes()
         shape = (_VARIETY, plan.sessions * plan.length * plan.input_width)
-        self._inputs = [row.tobytes() for row in random_inputs(np.random.default_rng(seed), shape, plan.tokens)]
+        self._inputs = [row.tobytes() for row in random_inputs(np.random.default_rng(seed), shape, plan.tokens, plan.range)]
         self._received: Seqs = np.zeros(plan.sessions, "<u8")  # answered so far, per session
         self._sent: deque[float] = deque()  # when each block in flight was sent
         self._block_steps = plan.sessions * plan.length
@@ -113,7 +114,7 @@ class Lane:
     def fill(self) -> None:
         """Sends blocks until as many are in flight as planned."""
         while len(self._sent) < self._plan.in_flight and self.blocks < self._plan.max_blocks:
-            self._send_block()
+            self.send_block()
 
     def take(self, message: bytes, now: float) -> Iterable[float]:
         """Takes what the server said; returns the round trips of the blocks that it completes. Raises WireError."""
@@ -133,8 +134,9 @@ class Lane:
     def _send(self, request: inference_pb2.StreamRequest) -> None:
         self._connection.send(self.stream, request.SerializeToString())
 
-    def _send_block(self) -> None:
-        """Acknowledges in the block what was received, as a client does, so that windows never fill."""
+    def send_block(self) -> None:
+        """Sends steps of every session. Acknowledges in the block what was received, as a client does, so that windows never
+        fill."""
         request = inference_pb2.StreamRequest()
         block = request.block
         block.handles = self._handles

@@ -19,6 +19,7 @@ from benchmarks import bare
 from benchmarks.echo import confirm, register
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
 from stepstream_server.bundles import Bundle, load
+from stepstream_server.spec import cell_model
 
 State = tuple[torch.Tensor, torch.Tensor]
 
@@ -27,7 +28,7 @@ class Plain(inference_pb2_grpc.InferenceServiceServicer):
     """One LSTM, one linear head, a dictionary of states per stream."""
 
     def __init__(self, bundle: Bundle) -> None:
-        cell = bundle.spec.cell
+        cell = cell_model(bundle.spec).cell
         self._lstm = torch.nn.LSTM(cell.input_size, cell.hidden_size, cell.layers, batch_first=True)
         self._head = torch.nn.Linear(cell.hidden_size, bundle.spec.outputs[0].elements)
         weights = {name: torch.from_numpy(value) for name, value in bundle.weights.items()}

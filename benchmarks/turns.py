@@ -16,6 +16,7 @@ from stepstream_server import backends
 from stepstream_server.bundles import Bundle, init_model
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend, Ints
+from stepstream_server.spec import cell_model
 
 _SIZES = ((128, 1), (512, 2), (1024, 2))  # hidden, layers
 _LARGE = 1024  # hidden: fewer batches from here on, since a launch takes long
@@ -39,7 +40,7 @@ def row_1(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Lin
 
 
 def _compare(bundle: Bundle, backend: Backend, slots: Ints, settings: BackendSettings, effort: Effort) -> Line:
-    batch, cell = len(slots), bundle.spec.cell
+    batch, cell = len(slots), cell_model(bundle.spec).cell
     inputs = (np.random.default_rng(1).normal(size=(batch, 1, _INPUTS)).astype(np.float32),)
     runs: dict[str, Callable[[], object]] = {
         "turn": lambda: backend.collect(backend.launch("step", slots, inputs, 1)),

@@ -164,6 +164,12 @@ class NonFiniteState(SessionQuarantined):
     default_code, default_reason = StatusCode.FAILED_PRECONDITION, "NON_FINITE_STATE"
 
 
+class ModelFailed(SessionQuarantined):
+    """The model raised an error at the step. It was not applied, and the session is now quarantined."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "MODEL_FAILED"
+
+
 class SecretMismatch(SessionError):
     """The secret is not the session's."""
 

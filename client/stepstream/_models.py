@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
-from stepstream._errors import ProtocolError
 from stepstream._text import Codec, codec_of
 from stepstream_proto.v1 import common_pb2, model_pb2, session_pb2
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     common_pb2.DATA_TYPE_FLOAT32: np.dtype("float32"),
+    common_pb2.DATA_TYPE_INT32: np.dtype("int32"),
     common_pb2.DATA_TYPE_INT64: np.dtype("int64"),
+    common_pb2.DATA_TYPE_BOOL: np.dtype("bool"),
 }
+_UNKNOWN = np.dtype(np.void)
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,23 @@ class TensorInfo:
 
     name: str
     dtype: np.dtype[Any]
+    """float32, int32, int64 or bool; void for one that this client does not know."""
     shape: tuple[int, ...]
     description: str = ""
     limit: int = 0
-    """int64 inputs: valid values are 0 <= value < limit. 0 otherwise."""
+    """Inputs of whole numbers: valid values are 0 <= value < limit. 0: any of the dtype, and for all other tensors."""
+    range: float = 0.0
+    """float32 inputs: valid values are -range <= value <= range. 0: any finite value, and for all other tensors."""
 
     @cached_property
     def step_bytes(self) -> int:
         """Bytes of one step of one session."""
         return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_known(self) -> bool:
+        """Tells whether this client knows the dtype."""
+        return self.dtype != _UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class ModelInfo:
     name: str
     version: int
     cell: str
-    """lstm, gru or rnn."""
+    """lstm, gru, rnn, or program: a step function that somebody brought as a graph."""
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     states: tuple[TensorInfo, ...]
@@ -64,11 +74,19 @@ class ModelInfo:
     """Word by token, where `text` is `words`. Only `Client.model` and sessions bring them: there may be very many."""
     rollout_output: str = ""
     """The output that rollouts draw the next input from; "" where the model cannot be rolled out."""
+    batching: int | None = None
+    """Steps of many sessions are computed together, in a multiple of so many rows. 0: one session after the other, since results
+    would depend on who else is computed. None: the server does not tell."""
 
     @cached_property
     def _codec(self) -> Codec | None:
         """Made once, since it has a place for each word."""
         return codec_of(self.text, self.words)
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """Inputs and outputs of a dtype that this client does not know: the model cannot be stepped by it."""
+        return tuple(each.name for each in (*self.inputs, *self.outputs) if not each.is_known)
 
     @cached_property
     def input_step_bytes(self) -> int:
@@ -82,7 +100,7 @@ class ModelInfo:
 
 
 def model_info(model: model_pb2.Model) -> ModelInfo:
-    """The record for a message. Raises ProtocolError for an element type that this client does not know."""
+    """The record for a message."""
     return ModelInfo(
         name=model.name,
         version=model.version,
@@ -99,6 +117,7 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         text=model.text,
         words=tuple(model.words),
         rollout_output=model.rollout_output,
+        batching=model.batching if model.HasField("batching") else None,
     )
 
 
@@ -107,10 +126,9 @@ def _seconds(duration: Duration) -> float:
 
 
 def _tensor_info(spec: common_pb2.TensorSpec) -> TensorInfo:
-    dtype = _DTYPES.get(spec.data_type)
-    if dtype is None:
-        raise ProtocolError(f"tensor {spec.name!r}: expected data type float32 or int64, got number {spec.data_type}")
-    return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit)
+    dtype = _DTYPES.get(spec.data_type, _UNKNOWN)
+    magnitude = float(str(np.float32(spec.range)))  # the shortest number that is this float32
+    return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit, magnitude)
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,8 @@ class SessionInfo:
     version: int
     id: str
     quarantined: bool
-    """Whether a step would have made the state non-finite: only reset and close are accepted then."""
+    """Whether a step would have made the state non-finite, or the model raised an error at one: only reset and close are accepted
+    then."""
     next_seq: int
     """Steps and resets applied so far: the number of the next step."""
     acked: int

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, cast
 
 import grpc
@@ -45,6 +46,7 @@ Stop = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 MAX_STOPS = 16
 MAX_STOP_TOKENS = 64
 MAX_TOP_K = 2**32 - 1
+_TOKEN = np.dtype(np.int64)  # of the contract, whatever the model's input has
 
 _COMMITS: dict[str, pb.Commit] = {"end": pb.COMMIT_END, "each": pb.COMMIT_EACH, "none": pb.COMMIT_NONE}
 
@@ -175,7 +177,7 @@ def _stop_tokens(model: ModelInfo, sequence: Any) -> bytes:
     count = _length(tokens)
     if not 0 < (count or 0) <= MAX_STOP_TOKENS:
         raise InvalidArgument(f"stop: expected 1 to {MAX_STOP_TOKENS} tokens, got {count} in {shown(sequence)}")
-    return pack(model, tokens, (None,))[1][0]
+    return _resized(pack(model, tokens, (None,))[1][0], model.inputs[0].dtype, _TOKEN)
 
 
 def _sequences(stop: Any) -> Sequence[Any]:
@@ -318,7 +320,7 @@ async def messages(
                     continue
                 if request.session_id and not request.HasField("seq"):
                     request.seq = message.first_seq - _steps(model, request.prompt)
-                told.append(message.tokens or message.values)
+                told.append(_resized(message.tokens, _TOKEN, model.inputs[0].dtype) or message.values)
                 yield message
             if not ended:
                 raise ProtocolError("rollout: expected a last message that says how it ended, got none")
@@ -385,9 +387,16 @@ def _steps(model: ModelInfo, columns: Sequence[bytes]) -> int:
 def _drawn(model: ModelInfo, message: pb.GenerateResponse, levels: int) -> NDArray[Any]:
     """What was drawn: [n, *shape], or with levels float32 [n, levels, *shape]."""
     spec = model.inputs[0]
-    column = message.tokens if is_of_tokens(model) else message.values
-    size = spec.step_bytes * max(levels, 1)
+    column, dtype = (message.tokens, _TOKEN) if is_of_tokens(model) else (message.values, spec.dtype)
+    size = prod(spec.shape) * dtype.itemsize * max(levels, 1)
     if len(column) % size:
         raise ProtocolError(f"rollout: expected whole steps of {size} bytes, got {len(column)} bytes")
     shape = (levels, *spec.shape) if levels else spec.shape
-    return np.frombuffer(column, spec.dtype.newbyteorder("<")).astype(spec.dtype).reshape(-1, *shape)
+    return np.frombuffer(column, dtype.newbyteorder("<")).astype(dtype).reshape(-1, *shape)
+
+
+def _resized(column: bytes, dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bytes:
+    """A column of tokens as numbers of another size."""
+    if dtype == wanted or not column:
+        return column
+    return np.frombuffer(column, dtype.newbyteorder("<")).astype(wanted.newbyteorder("<")).tobytes()

@@ -114,6 +114,8 @@ _NESTED = (list, tuple, deque)  # what numpy takes apart that may hold masked ar
 # Of objects: which are numbers, as what they are read, and what those beyond it are.
 _FLOATS: tuple[tuple[type, ...], str, type[InvalidInput]] = ((Real, Decimal), "float64", NonFiniteInput)
 _INTEGERS: tuple[tuple[type, ...], str, type[InvalidInput]] = ((Integral,), "int64", InputOutOfRange)
+_BOOLS: tuple[tuple[type, ...], str, type[InvalidInput]] = ((Integral, np.bool_), "int64", InvalidInput)
+_OBJECTS = {"f": _FLOATS, "i": _INTEGERS, "b": _BOOLS}
 _PLAIN = {float, int, bool, np.float32, np.float64, np.int64}  # what lists mostly hold
 
 
@@ -122,8 +124,12 @@ def pack(model: ModelInfo, values: Values, lead: tuple[int | None, ...]) -> tupl
 
     lead: these axes as they must be; None: of any length >= 1. For a tensor of shape [1] the last axis may be left out, so
     that a model of one number per step takes plain numbers. Raises InvalidInput naming input, expected and actual: its kinds
-    NonFiniteInput for what is NaN, infinite or masked, InputOutOfRange for what the model or the type does not have.
+    NonFiniteInput for what is NaN, infinite or masked, InputOutOfRange for what the model or the type does not have. Raises
+    ProtocolError for a model that has a dtype which this client does not know.
     """
+    if model.unknown:
+        tensors = ", ".join(map(repr, model.unknown))
+        raise ProtocolError(f"model {model.name!r}: expected dtypes that this client knows, got others for {tensors}: update it")
     given = _by_name(model, values)
     packed: list[bytes] = []
     for spec in model.inputs:
@@ -155,7 +161,7 @@ def _checked(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -
         raise InvalidInput(f"{_expected(spec, lead)}, got {array.dtype} {list(array.shape)}")
     if array.dtype.kind not in ("biuf" if spec.dtype.kind == "f" else "biu"):
         raise InvalidInput(f"{_expected(spec, lead)}, got numbers of type {array.dtype}")
-    return _float32(spec, array) if spec.dtype.kind == "f" else _int64(spec, array)
+    return _CONVERTED[spec.dtype.kind](spec, array)
 
 
 def _read(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> Array:
@@ -200,37 +206,51 @@ def _mask(value: Any) -> Array:
 
 def _numbers(spec: TensorInfo, array: Array) -> Array:
     """An array of numbers of one of objects, such as decimals, fractions and integers beyond 64 bits."""
-    kinds, dtype, beyond = _FLOATS if spec.dtype.kind == "f" else _INTEGERS
+    kinds, dtype, beyond = _OBJECTS[spec.dtype.kind]
+    told = dtype if spec.dtype.kind == "f" else spec.dtype
     result = np.empty(array.shape, dtype)
     for where, each in np.ndenumerate(array):
         if not isinstance(each, kinds):
             got = f"got one of type {type(each).__name__}{_at(where)}"
             raise InvalidInput(f"input {spec.name!r}: expected {spec.dtype} numbers, {got}")
         try:
-            result[where] = each
+            result[where] = each if spec.dtype.kind == "f" else int(array[where])  # numpy would wrap its own integers
         except (OverflowError, ValueError):  # ValueError: a decimal that is a signalling NaN
-            raise beyond(f"input {spec.name!r}: expected {dtype} numbers, got {shown(each)}{_at(where)}") from None
+            raise beyond(f"input {spec.name!r}: expected {told} numbers, got {shown(each)}{_at(where)}") from None
     return result
 
 
 def _float32(spec: TensorInfo, array: Array) -> Array:
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite and is refused below
         array = array.astype("<f4", copy=False)
-    if not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise NonFiniteInput(f"input {spec.name!r}: expected finite float32 numbers, got {array[tuple(where)]}{_at(where)}")
+    _refuse(spec, array, ~np.isfinite(array), "finite float32 numbers", NonFiniteInput)
+    if spec.range:
+        _refuse(spec, array, np.abs(array) > spec.range, f"{-spec.range:g} <= value <= {spec.range:g}", InputOutOfRange)
     return array
 
 
-def _int64(spec: TensorInfo, array: Array) -> Array:
+def _whole(spec: TensorInfo, array: Array) -> Array:
+    limits = np.iinfo(spec.dtype)
     if spec.limit:
-        outside = (array < 0) | (array >= spec.limit)
-        if outside.any():
-            where = np.argwhere(outside)[0].tolist()
-            raise InputOutOfRange(
-                f"input {spec.name!r}: expected 0 <= value < {spec.limit}, got {array[tuple(where)]}{_at(where)}"
-            )
-    return array.astype("<i8", copy=False)
+        _refuse(spec, array, (array < 0) | (array >= spec.limit), f"0 <= value < {spec.limit}", InputOutOfRange)
+    elif array.dtype != spec.dtype:
+        _refuse(spec, array, (array < limits.min) | (array > limits.max), f"{spec.dtype} numbers", InputOutOfRange)
+    return array.astype(spec.dtype.newbyteorder("<"), copy=False)
+
+
+def _bool(spec: TensorInfo, array: Array) -> Array:
+    _refuse(spec, array, (array != 0) & (array != 1), "True, False, 0 or 1", InvalidInput)
+    return array.astype(np.bool_, copy=False)
+
+
+_CONVERTED = {"f": _float32, "i": _whole, "b": _bool}
+
+
+def _refuse(spec: TensorInfo, array: Array, wrong: Array, expected: str, error: type[InvalidInput]) -> None:
+    """Raises the error for the first number that is wrong. wrong: mask of the array's shape."""
+    if wrong.any():
+        where = np.argwhere(wrong)[0].tolist()
+        raise error(f"input {spec.name!r}: expected {expected}, got {array[tuple(where)]}{_at(where)}")
 
 
 def _expected(spec: TensorInfo, lead: tuple[int | None, ...]) -> str:

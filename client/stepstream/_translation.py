@@ -28,6 +28,7 @@ from stepstream._errors import (
     InputOutOfRange,
     InvalidArgument,
     MixedModels,
+    ModelFailed,
     ModelMismatch,
     ModelNotFound,
     ModelNotReady,
@@ -73,8 +74,8 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         ModelNotFound, ModelNotReady, SessionNotFound, SessionClosed, SessionExpired, SessionEvicted, SessionMoved,
         SessionTaken, SessionExists, SessionInUse, SessionCapacity, SessionQuarantined, SecretMismatch, HandleUnknown,
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
-        InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, BlockTooLarge, MixedModels, ServerDraining,
-        EngineFailed, EngineLost, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
+        InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, ModelFailed, BlockTooLarge, MixedModels,
+        ServerDraining, EngineFailed, EngineLost, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
         StreamReplaced,
     )
 }  # fmt: skip

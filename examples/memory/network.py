@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stepstream_server.bundles import Bundle
+from stepstream_server.spec import cell_model
 
 Kind = Literal["lstm", "gru", "rnn"]
 KINDS: dict[Kind, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -40,7 +41,7 @@ class Network(nn.Module):
 
 def restore(bundle: Bundle) -> Network:
     """The network that a bundle was saved from, with the weights that the server computes with."""
-    kind = bundle.spec.cell.kind
+    kind = cell_model(bundle.spec).cell.kind
     network = Network(kind, bundle.spec.heads[0].width)
     network.load_state_dict({name.removeprefix("head."): torch.from_numpy(weight) for name, weight in bundle.weights.items()})
     return network.eval()

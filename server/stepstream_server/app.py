@@ -118,7 +118,7 @@ def _build_all(loaded: Sequence[Bundle], settings: Settings, metrics: Metrics, i
 def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -> Engine:
     spec, began = bundle.spec, time.monotonic()
     slots, max_batch = settings.engine.capacity + settings.engine.max_rollout_paths, settings.engine.max_batch
-    backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch)
+    backend = backends.build(spec, bundle.weights, settings.backend, slots=slots, max_batch=max_batch, graph=bundle.graph)
     observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
     engine = Engine(spec, backend, settings.engine, observer, inbox=inbox)
     if not is_prepared():

@@ -148,6 +148,13 @@ class BackendSettings(Section):
         default=False,
         description="Idle compute threads spin instead of sleeping. Off: they would take the cores that the front door needs.",
     )
+    trial_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        le=3600,
+        description="Processor time at the start in which larger and larger batches of a program are tried: no launch is larger "
+        "than what was tried. One second, so that a server of several programs starts soon; a large model wants more.",
+    )
 
     @model_validator(mode="after")
     def _device_fits_kind(self) -> Self:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container, as cgroup v2 shows it: "QUOTA PERIOD" in microseconds, or "max PERIOD"
+WIDE_ROWS = 256  # from here on a launch of any model takes a millisecond or so, which is worth waking threads for
 _FEW_CORES = 3  # up to here the engine and gRPC share a process
 _MOST_WORKERS = 4
 

@@ -45,6 +45,7 @@ class Reason(enum.IntEnum):
     MODEL_MISMATCH = 32
     STREAM_REPLACED = 33
     ENGINE_LOST = 34
+    MODEL_FAILED = 35
 
 
 class StepStreamError(Exception):

@@ -23,7 +23,7 @@ _DIGEST_BYTES = 32
 _STATE, _OUTPUT, _HELD = "state.", "output.", "held"
 _FIELDS = "session"  # the metadata entry that holds all fields but tensors, as JSON
 
-_DTYPES = (np.dtype(np.float32), np.dtype(np.int64))  # of states and outputs
+_DTYPES = tuple(map(np.dtype, ("float32", "int32", "int64", "bool")))  # of states and outputs
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -54,7 +54,7 @@ class Snapshot:
     acked: int
     epoch: int
     idle_ttl: float  # seconds
-    states: Tensors  # by name: [*shape] float32
+    states: Tensors  # by name: [*shape]
     held: NDArray[np.bool_]  # [next_seq - acked]: which unacknowledged steps keep their outputs
     outputs: Tensors  # by name: [sum of held, *shape]
 
@@ -67,8 +67,8 @@ class Snapshot:
 def encode(snapshot: Snapshot) -> bytes:
     """The snapshot as bytes."""
     tensors = {
-        **{_STATE + name: np.ascontiguousarray(value) for name, value in snapshot.states.items()},
-        **{_OUTPUT + name: np.ascontiguousarray(value) for name, value in snapshot.outputs.items()},
+        **{_STATE + name: np.asarray(value, order="C") for name, value in snapshot.states.items()},
+        **{_OUTPUT + name: np.asarray(value, order="C") for name, value in snapshot.outputs.items()},
         _HELD: snapshot.held,
     }
     fields = {name: getattr(snapshot, name) for name in _TYPES}
@@ -93,7 +93,9 @@ def decode(data: bytes) -> Snapshot:
         raise corrupt(f"it cannot be read: {error}") from None
     odd = {name: str(each.dtype) for name, each in tensors.items() if each.dtype not in _DTYPES}
     if odd:
-        raise corrupt(f"expected tensors of float32 or int64, got {odd}")
+        raise corrupt(f"expected tensors of {', '.join(map(str, _DTYPES))}, got {odd}")
+    if unclear := [name for name, each in tensors.items() if each.dtype == np.bool_ and each.view(np.uint8).max(initial=0) > 1]:
+        raise corrupt(f"{unclear[0]}: expected bytes of 0 or 1")
     if held.dtype != np.bool_ or held.shape != (values["next_seq"] - values["acked"],):
         raise corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")
     return Snapshot(**values, states=_named(tensors, _STATE), held=held, outputs=_named(tensors, _OUTPUT))

@@ -120,7 +120,7 @@ class Wavering:
 
     def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> Computed:
         computed = self._inner.collect(self._inner.launch(function, slots, inputs, length))
-        return Computed(tuple(np.nextafter(y, np.float32(9)) if len(y) > 1 else y for y in computed.outputs), computed.finite)
+        return Computed(tuple(np.nextafter(y, np.float32(9)) if len(y) > 1 else y for y in computed.outputs), computed.faults)
 
 
 def test_warming_up_refuses_a_backend_whose_bits_depend_on_the_batch() -> None:

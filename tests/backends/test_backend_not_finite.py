@@ -10,7 +10,7 @@ import pytest
 from stepstream_server.backends import build
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Backend, Computed, Ints, Tensor
-from stepstream_server.errors import BundleError
+from stepstream_server.errors import BundleError, Reason
 from support.batches import Arrays, States, random_states
 from support.models import random_inputs, random_model
 
@@ -30,13 +30,13 @@ def poisoned(backend: Backend, states: States, inputs: tuple[Tensor, ...], healt
     backend.write(slots, healthy)
     wanted = launched(backend, slots, tuple(clean(value) for value in inputs))
     expected: States = backend.read(slots)
-    assert wanted.finite is None
+    assert wanted.faults is None
     backend.write(slots, states)
     computed = launched(backend, slots, inputs)
     after = backend.read(slots)
-    assert computed.finite is not None
-    assert computed.finite.tolist() == [row != BAD for row in range(BATCH)]
-    others = computed.finite
+    assert computed.faults is not None
+    assert computed.faults.tolist() == [Reason.NON_FINITE_STATE * (row == BAD) for row in range(BATCH)]
+    others = computed.faults == 0
     pairs: list[Arrays] = [[a[others], b[others]] for a, b in zip(computed.outputs, wanted.outputs, strict=True)]
     pairs += [[after[name][others], expected[name][others]] for name in after]
     pairs += [[after[name][BAD], states[name][BAD]] for name in after]
@@ -90,7 +90,7 @@ def test_large_inputs_within_the_limit_are_served(kind: str) -> None:
     states["c"][BAD] = 1e7
     slots = backend.allocate(BATCH)
     backend.write(slots, states)
-    assert launched(backend, slots, inputs).finite is None
+    assert launched(backend, slots, inputs).faults is None
 
 
 @KINDS
@@ -100,7 +100,7 @@ def test_all_rows_may_be_bad(kind: str) -> None:
     slots = backend.allocate(BATCH)
     backend.write(slots, states)
     computed = launched(backend, slots, (np.full_like(inputs[0], np.nan),))
-    assert computed.finite is not None and not computed.finite.any()
+    assert computed.faults is not None and computed.faults.all()
     after = backend.read(slots)
     assert all(after[name].tobytes() == states[name].tobytes() for name in states)
 
@@ -113,7 +113,7 @@ def test_a_zeroed_slot_is_healthy_again(kind: str) -> None:
     states["c"][:] = np.nan
     backend.write(slots, states)
     backend.zero(slots)
-    assert launched(backend, slots, inputs).finite is None
+    assert launched(backend, slots, inputs).faults is None
 
 
 @pytest.mark.parametrize("factor", [1e30, np.inf, np.nan])
@@ -135,5 +135,5 @@ def test_bad_rows_are_found_in_a_batch_of_many_slices(kind: Any, length: int) ->
     inputs[0][bad] = np.inf
     slots = backend.allocate(1000)
     computed = backend.collect(backend.launch("step", slots, inputs, length))
-    assert computed.finite is not None and np.flatnonzero(~computed.finite).tolist() == bad
+    assert computed.faults is not None and np.flatnonzero(computed.faults).tolist() == bad
     assert np.flatnonzero(~backend.read(slots)["c"].any(axis=(1, 2))).tolist() == bad

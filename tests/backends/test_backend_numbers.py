@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stepstream_server.backends import build
 from stepstream_server.backends.torch_backend import build_torch
 from stepstream_server.config import BackendSettings
-from stepstream_server.spec import CellKind, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.spec import CellKind, FeaturesFront, HeadSpec, ModelSpec, cell_model
 from support.batches import random_states, run
 from support.models import random_inputs, random_model
 
@@ -57,10 +57,11 @@ def test_results_are_those_of_the_reference(kind: Any, cell: CellKind, model: di
 
 def by_torch(spec: ModelSpec, weights: dict[str, NDArray[np.float32]], x: NDArray[Any]) -> NDArray[Any]:
     """The model's head over torch's own recurrent module, from the initial state."""
-    module = MODULES[spec.cell.kind](spec.cell.input_size, spec.cell.hidden_size, spec.cell.layers, batch_first=True)
+    cell, front = cell_model(spec).cell, cell_model(spec).front
+    module = MODULES[cell.kind](cell.input_size, cell.hidden_size, cell.layers, batch_first=True)
     module.load_state_dict({name[5:]: torch.from_numpy(value) for name, value in weights.items() if name.startswith("cell.")})
-    assert isinstance(spec.front, FeaturesFront)
-    features = (torch.from_numpy(x) - torch.tensor(spec.front.mean)) / torch.tensor(spec.front.scale)
+    assert isinstance(front, FeaturesFront)
+    features = (torch.from_numpy(x) - torch.tensor(front.mean)) / torch.tensor(front.scale)
     with torch.no_grad():
         h = module(features)[0]
         y = torch.nn.functional.linear(h, torch.from_numpy(weights["head.y.weight"]), torch.from_numpy(weights["head.y.bias"]))

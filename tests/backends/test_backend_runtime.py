@@ -11,10 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from stepstream_server.backends import build, onnx_backend, threads
-from stepstream_server.backends.onnx_graph import IR_VERSION, OPSET, build_graph
+from stepstream_server.backends import build, onnx_backend, onnx_kernel, threads
+from stepstream_server.backends.onnx_graph import OPSET, build_graph
 from stepstream_server.config import BackendSettings
+from stepstream_server.cores import WIDE_ROWS
 from stepstream_server.errors import ServerFault
+from stepstream_server.programs.normalise import IR_VERSION
 from stepstream_server.spec import CellKind
 from support.models import random_model
 
@@ -23,6 +25,7 @@ import sys
 from support.models import random_inputs, random_model
 from stepstream_server.backends import build
 from stepstream_server.config import BackendSettings
+from stepstream_server.cores import WIDE_ROWS
 spec, weights = random_model()
 backend = build(spec, weights, BackendSettings(kind="{kind}"), slots=2, max_batch=2)
 backend.warm_up()
@@ -46,8 +49,8 @@ def test_the_graph_is_a_valid_model(cell: CellKind) -> None:
     graph = build_graph(spec, weights)
     onnx.checker.check_model(graph, full_check=True)
     assert (graph.ir_version, graph.opset_import[0].version) == (IR_VERSION, OPSET)
-    assert [value.name for value in graph.graph.input] == ["input.x", "state"]
-    assert [value.name for value in graph.graph.output] == ["output.y", "next_state"]
+    assert [value.name for value in graph.graph.input] == ["input.x", "state.float32"]
+    assert [value.name for value in graph.graph.output] == ["output.y", "next_state.float32"]
 
 
 def test_weights_that_could_be_fed_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +59,7 @@ def test_weights_that_could_be_fed_are_a_fault(monkeypatch: pytest.MonkeyPatch) 
     graph = build_graph(spec, weights)
     weight = graph.graph.initializer[1]
     graph.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
-    monkeypatch.setattr(onnx_backend, "build_graph", lambda spec, weights: graph)
+    monkeypatch.setattr(onnx_kernel, "build_graph", lambda spec, weights: graph)
     with pytest.raises(ServerFault, match=f"weights are not constants.*{weight.name}"):
         build(spec, weights, BackendSettings(), slots=1, max_batch=1)
 
@@ -91,15 +94,15 @@ def test_slices_of_a_wide_launch_use_many_threads(monkeypatch: pytest.MonkeyPatc
     spec, weights = random_model("lstm", 2, 256, 1, 1)
     backend = build(spec, weights, BackendSettings(), slots=1000, max_batch=1000)
     assert isinstance(backend, onnx_backend.OnnxBackend)
-    assert backend._sessions.few is not backend._sessions.many
+    assert backend._kernel.sessions.few is not backend._kernel.sessions.many
     for rows in (255, 256, 300, 511, 512, 700, 1000):
         slots = backend.allocate(rows)
         backend.launch("step", slots, (np.zeros((rows, 1, 2), np.float32),), 1)
         backend.release(slots)
     sizes = sorted(backend._steps._batches)
     assert sizes[0] == 255
-    assert min(sizes[1:]) >= threads.WIDE_ROWS
-    assert all(backend._steps.of(size).session is backend._sessions.many for size in sizes[1:])
+    assert min(sizes[1:]) >= WIDE_ROWS
+    assert all(backend._steps.of(size).session is backend._kernel.sessions.many for size in sizes[1:])
 
 
 def test_a_device_that_is_not_there_is_a_fault() -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stepstream_server.bundles import BundleError, FeaturesFront, load, save
+from stepstream_server.spec import cell_model
 from support.batches import served
 
 torch = pytest.importorskip("torch")
@@ -111,7 +112,7 @@ def test_arrays_are_taken_as_their_numbers(tmp_path: Path, numbers: Any) -> None
     """What `load` reads has plain numbers, whatever they were given in."""
     front = FeaturesFront(numbers([0.5, 0.0]), numbers([1.0, 0.25]), differences=True)
     save(tmp_path / "m", nn.RNN(2, 4), nn.Linear(4, 1), front=front)
-    assert load(tmp_path / "m").spec.front == FeaturesFront((0.5, 0.0), (1.0, 0.25), differences=True)
+    assert cell_model(load(tmp_path / "m").spec).front == FeaturesFront((0.5, 0.0), (1.0, 0.25), differences=True)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from stepstream_server.spec import CellSpec, FeaturesFront, HeadSpec, ModelSpec
 from support.spoil import edit, random_weights
 
 DIGEST = "0" * 64
+MODELS = Path(__file__).parents[2] / "models"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_neutral_normaliser_is_not_none() -> None:
 
 def test_every_field_of_a_spec_is_decided_about() -> None:
     """A new field must be put on one side or the other, here and in the code."""
-    counted = {"inputs", "outputs", "states", "cell", "front", "heads"}
+    counted = {"inputs", "outputs", "states", "computation", "heads"}
     assert {field.name for field in dataclasses.fields(ModelSpec)} == TOLD | counted
 
 
@@ -98,3 +99,16 @@ def test_it_is_the_same_everywhere(tmp_path: Path) -> None:
     weights = {name: np.zeros_like(tensor) for name, tensor in random_weights(spec).items()}
     known = "8c140b2360ed4f6fcfc380c373e3baa8f01e1e5299f946be7be22e35a3180dfa"
     assert write(tmp_path / "m", spec, weights).spec.fingerprint == known
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("code", "647c7aa393e9695a87cd9304af374a6f84e822cbaf75b09bc37495e6c64df321"),
+        ("ecg", "cd7276a29040c188045238d42b2c57fc3bb2bdd4f8b39246b31ee78c81a01238"),
+        ("memory", "d87df00407673f111a32b16c619e48b7e970d6860d59774c244c7c0228c88ccb"),
+    ],
+)
+def test_shipped_models_keep_theirs(name: str, known: str) -> None:
+    """Snapshots that were exported from them before programs came can be imported."""
+    assert load(MODELS / name).spec.fingerprint == known

@@ -13,6 +13,7 @@ from stepstream_server.backends import build
 from stepstream_server.bundles import Head, load, save
 from stepstream_server.config import BackendSettings
 from stepstream_server.errors import BundleError
+from stepstream_server.spec import cell_model
 from support.batches import run, served
 
 torch = pytest.importorskip("torch")
@@ -44,7 +45,8 @@ def test_a_linear_in_front_is_served_as_torch_applies_it(
     head = nn.Linear(16, 2)
     save(tmp_path / "m", module, head, front=front)
     bundle = load(tmp_path / "m")
-    assert (bundle.spec.inputs[0].shape, bundle.spec.cell.input_size, bundle.spec.front) == ((widths[0],), widths[0], None)
+    model = cell_model(bundle.spec)
+    assert (bundle.spec.inputs[0].shape, model.cell.input_size, model.front) == ((widths[0],), widths[0], None)
     x = readings(widths[0])
     np.testing.assert_allclose(served(bundle.spec, bundle.weights, x)[0], by_torch(front, module, head, x), atol=1e-5)
 

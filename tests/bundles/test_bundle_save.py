@@ -10,7 +10,7 @@ import pytest
 
 from stepstream_server.bundles import Head, load, save
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import EmbeddingFront, FeaturesFront
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, cell_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -30,7 +30,7 @@ def test_a_module_comes_back_bit_by_bit(tmp_path: Path, kind: str, layers: int) 
     make = getattr(nn, kind)
     module, head = make(3, 8, layers), nn.Linear(8, 2)
     spec = save(tmp_path / "m", module, head).spec
-    assert (spec.cell.kind, spec.cell.layers, spec.name) == (kind.lower(), layers, "m")
+    assert (cell_model(spec).cell.kind, cell_model(spec).cell.layers, spec.name) == (kind.lower(), layers, "m")
     again, head_again = make(3, 8, layers), nn.Linear(8, 2)
     again.load_state_dict(restored(tmp_path / "m", again, "cell."))
     head_again.load_state_dict(restored(tmp_path / "m", head_again, "head.output."))
@@ -77,7 +77,7 @@ def test_an_embedding_makes_tokens_the_input(tmp_path: Path) -> None:
     """A character model: tokens in, logits of the next token out."""
     embedding = nn.Embedding(7, 3)
     bundle = save(tmp_path / "m", nn.GRU(3, 4), {"next": Head(nn.Linear(4, 7), "next_token")}, front=embedding)
-    assert bundle.spec.front == EmbeddingFront(7, 3)
+    assert cell_model(bundle.spec).front == EmbeddingFront(7, 3)
     assert (bundle.spec.inputs[0].dtype, bundle.spec.inputs[0].shape, bundle.spec.inputs[0].limit) == ("int64", (), 7)
     np.testing.assert_array_equal(load(bundle.path).weights["embedding.weight"], embedding.weight.detach().numpy())
 

@@ -14,7 +14,7 @@ import safetensors
 from stepstream_server.bundles import Bundle, init_model, load, write
 from stepstream_server.bundles.declare import declare
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import CellSpec, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.spec import CellModel, CellSpec, FeaturesFront, HeadSpec, ModelSpec, cell_model
 from support.spoil import random_weights
 
 
@@ -90,8 +90,9 @@ def test_what_could_not_be_loaded_is_not_written(tmp_path: Path, heart_spec: Mod
     """A wrong spec or wrong weights are refused while the folder does not even exist."""
     weights = random_weights(heart_spec)
     wrong_spec = dataclasses.replace(heart_spec, version=0)
-    array = dataclasses.replace(heart_spec, front=FeaturesFront(np.zeros(2), np.ones(2), True))  # type: ignore[arg-type]
-    nan = dataclasses.replace(heart_spec, front=FeaturesFront((0.0, float("nan")), (1.0, 1.0), True))
+    cell = cell_model(heart_spec).cell
+    fronts = FeaturesFront(np.zeros(2), np.ones(2), True), FeaturesFront((0.0, float("nan")), (1.0, 1.0), True)  # type: ignore[arg-type]
+    array, nan = (dataclasses.replace(heart_spec, computation=CellModel(cell, front)) for front in fronts)
     for spec, given, message in (
         (wrong_spec, weights, "^new/model.json: version: expected greater than or equal to 1, got 0"),
         (array, weights, "^new/model.json: expected plain numbers and text, got: Object of type ndarray"),
@@ -110,7 +111,7 @@ def test_whole_numbers_and_lists_are_taken_as_meant(tmp_path: Path) -> None:
     spec = declare("m", CellSpec("gru", 2, 2, 1), [HeadSpec("y", "quantiles", 1, levels=[0.5])], front=front)  # type: ignore[arg-type]
     written = write(tmp_path / "m", spec, random_weights(spec))
     assert written.spec == load(tmp_path / "m").spec
-    assert written.spec.front == FeaturesFront((0.0, 0.0), (1.0, 2.0))
+    assert cell_model(written.spec).front == FeaturesFront((0.0, 0.0), (1.0, 2.0))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, heart_spec: ModelSpec) -> None:

@@ -29,6 +29,7 @@ PUBLIC = {
     "InvalidInput",
     "MixedModels",
     "ModelError",
+    "ModelFailed",
     "ModelMismatch",
     "ModelInfo",
     "ModelNotFound",

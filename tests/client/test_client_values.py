@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -21,7 +22,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.ma import masked
 from numpy.typing import NDArray
 
-from stepstream import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput
+from stepstream import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError
 from stepstream._models import ModelInfo, TensorInfo, model_info
 from stepstream._tensors import (
     at_least_one,
@@ -295,6 +296,93 @@ def test_what_is_no_token_is_refused(value: Any, kind: type[InvalidInput], messa
     with pytest.raises(InvalidInput) as refused:
         packed(DIGITS, value, None)
     assert (type(refused.value), refused.value.message) == (kind, f"input 'digit': {message}")
+
+
+# Other dtypes and ranges ---------------------------------------------------------------------------------------------
+
+
+def model_of(dtype: str, **told: Any) -> ModelInfo:
+    """A model whose one input `x` is a number of that dtype per step."""
+    return replace(DIGITS, inputs=(TensorInfo("x", np.dtype(dtype), (), **told),))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "numbers"),
+    [
+        ("int32", [3, -(2**31)], [3, -(2**31)]),
+        ("int32", np.array([3, 2**31 - 1]), [3, 2**31 - 1]),
+        ("int32", np.array([3, 4], ">i4"), [3, 4]),
+        ("int32", np.array([3, np.uint64(4)], object), [3, 4]),
+        ("int32", [True, False], [1, 0]),
+        ("bool", [True, np.False_], [True, False]),
+        ("bool", [1, 0], [True, False]),
+        ("bool", np.array([1, 0], np.uint8), [True, False]),
+        ("bool", np.array([True, 0, np.True_], object), [True, False, True]),
+        ("bool", torch.tensor([True, False]), [True, False]),
+    ],
+    ids=kind_of,
+)
+def test_other_dtypes_are_packed_as_themselves(dtype: str, value: Any, numbers: list[Any]) -> None:
+    """4 bytes, or 1."""
+    assert packed(model_of(dtype), value, None) == numbers
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "kind", "message"),
+    [
+        ("int32", [3, 2**31], InputOutOfRange, f"expected int32 numbers, got {2**31} at [1]"),
+        ("int32", np.array([-(2**31) - 1]), InputOutOfRange, f"expected int32 numbers, got {-(2**31) - 1} at [0]"),
+        ("int32", np.array([2**32 - 1], np.uint32), InputOutOfRange, f"expected int32 numbers, got {2**32 - 1} at [0]"),
+        ("int32", [10**30], InputOutOfRange, f"expected int32 numbers, got {10**30} at [0]"),
+        ("int32", np.array([0, np.int64(2**40)], object), InputOutOfRange, f"expected int32 numbers, got {2**40} at [1]"),
+        ("int32", [1.0], InvalidInput, "expected int32 [steps], got numbers of type float64"),
+        ("int32", [3, masked], NonFiniteInput, "expected int32 numbers, got a masked one at [1]"),
+        ("int64", np.array([2**63], np.uint64), InputOutOfRange, f"expected int64 numbers, got {2**63} at [0]"),
+        (
+            "int64",
+            np.array([1, np.uint64(2**63)], object),
+            InputOutOfRange,
+            f"expected int64 numbers, got np.uint64({2**63}) at [1]",
+        ),
+        ("bool", [True, 2], InvalidInput, "expected True, False, 0 or 1, got 2 at [1]"),
+        ("bool", [-1], InvalidInput, "expected True, False, 0 or 1, got -1 at [0]"),
+        ("bool", [10**30], InvalidInput, f"expected bool numbers, got {10**30} at [0]"),
+        ("bool", [1.0], InvalidInput, "expected bool [steps], got numbers of type float64"),
+        ("bool", [True, None], InvalidInput, "expected bool numbers, got one of type NoneType at [1]"),
+        ("bool", ["True"], InvalidInput, "expected bool [steps], got numbers of type <U4"),
+        ("bool", np.ma.array([True], mask=[True]), NonFiniteInput, "expected bool numbers, got a masked one at [0]"),
+    ],
+    ids=kind_of,
+)
+def test_what_a_dtype_does_not_have_is_refused(dtype: str, value: Any, kind: type[InvalidInput], message: str) -> None:
+    """Never wrapped, and nothing is taken for true."""
+    with pytest.raises(InvalidInput) as refused:
+        packed(model_of(dtype), value, None)
+    assert (type(refused.value), refused.value.message) == (kind, f"input 'x': {message}")
+
+
+def test_a_float_stays_within_the_range() -> None:
+    """The range itself is within; NaN is a worse fault than to be beyond it."""
+    model = model_of("float32", range=0.1)
+    edge = np.float32(0.1)
+    assert packed(model, [edge, -edge, 0.1], None) == [edge, -edge, edge]
+    with pytest.raises(InputOutOfRange, match=r"^input 'x': expected -0\.1 <= value <= 0\.1, got 0\.1\d+ at \[1\]$"):
+        packed(model, [0.0, np.nextafter(edge, np.float32(1))], None)
+    with pytest.raises(NonFiniteInput):
+        packed(model, [0.2, np.nan], None)
+
+
+def test_a_model_of_an_unknown_dtype_is_listed_and_not_stepped() -> None:
+    """A newer server may serve what this client has no numbers for; whoever steps it is told what to do."""
+    message = default_models()[2]
+    message.inputs[1].data_type = 77  # type: ignore[assignment]
+    info = model_info(message)
+    assert [(each.name, each.is_known) for each in info.inputs] == [("a", True), ("token", False)]
+    assert (info.unknown, info.batching) == (("token",), None)
+    with pytest.raises(
+        ProtocolError, match=r"^model 'mixed': expected dtypes that this client knows, got others for 'token': update it$"
+    ):
+        pack(info, {"a": [0.5], "token": [3]}, (None,))
 
 
 # Several inputs ------------------------------------------------------------------------------------------------------

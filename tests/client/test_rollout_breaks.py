@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,7 +13,11 @@ import pytest
 from google.rpc import status_pb2
 
 from stepstream import Client, ConnectionLost, ServerDraining, Session, Unavailable
-from support.servicer import QUICK, FakeServicer, reciting
+from stepstream._models import model_info
+from stepstream._options import Backoff
+from stepstream._rollout import messages
+from stepstream_proto.v1 import inference_pb2 as pb
+from support.servicer import QUICK, FakeServicer, reciting, rolling_models
 from support.status import failed_call
 
 TEXT = "def f(x):\n    return für(x)\n\n# end € of it"
@@ -199,3 +204,43 @@ async def test_more_than_a_message_holds_cannot_be_fed_again(session: Session, s
     with pytest.raises(ConnectionLost):
         await session.generate("def ", max_steps=5).whole()
     assert (await session.step(0))["count"] == [1]
+
+
+class Calls:
+    """Calls of a server that tells two tokens by the first of them, which breaks, and the last two by the second."""
+
+    def __init__(self) -> None:
+        self.prompts: list[bytes] = []
+
+    def __call__(self, request: pb.GenerateRequest) -> Any:
+        self.prompts += request.prompt
+        self._told = iter([[3, 4], None] if len(self.prompts) == 1 else [[5, 6]])
+        return self
+
+    def __aiter__(self) -> Calls:
+        return self
+
+    async def __anext__(self) -> pb.GenerateResponse:
+        try:
+            tokens = next(self._told)
+        except StopIteration:
+            raise StopAsyncIteration from None
+        if tokens is None:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "cut")
+        ending = pb.ROLLOUT_ENDING_LENGTH if tokens == [5, 6] else pb.ROLLOUT_ENDING_UNSPECIFIED
+        return pb.GenerateResponse(tokens=np.array(tokens, "<i8").tobytes(), ending=ending)
+
+    def cancel(self) -> None:
+        """Nothing is left to end."""
+
+
+async def test_tokens_of_4_bytes_are_fed_as_the_model_takes_them() -> None:
+    """They come as 8 bytes each, whatever the input has."""
+    digits = model_info(rolling_models()["digits"])
+    model = replace(digits, inputs=(replace(digits.inputs[0], dtype=np.dtype(np.int32)),))
+    request = pb.GenerateRequest(prompt=[np.array([1, 2], "<i4").tobytes()], max_steps=4, commit=pb.COMMIT_NONE)
+    calls = Calls()
+    told = [message async for message in messages(calls, request, model, Backoff(QUICK), lambda: None)]
+    assert [np.frombuffer(each.tokens, "<i8").tolist() for each in told] == [[3, 4], [5, 6]]
+    assert [np.frombuffer(each, "<i4").tolist() for each in calls.prompts] == [[1, 2], [1, 2, 3, 4]]
+    assert request.max_steps == 2

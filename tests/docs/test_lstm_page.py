@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from stepstream_server.bundles import declare
-from stepstream_server.spec import CellKind, CellSpec
+from stepstream_server.spec import CellKind, CellModel, CellSpec
 from support.pages import ROOT
 
 PAGE = (ROOT / "docs" / "lstm.md").read_text()
@@ -33,7 +33,7 @@ def test_sizes_are_those_of_bundles(kind: CellKind) -> None:
     """Parameters of a layer and numbers of its state, by the formulas of the page's last table."""
     cell = CellSpec(kind, input_size=5, hidden_size=7, layers=1)
     _, parameters, state = re.findall(rf"^\| `{kind}` \| (.*?) \| (.*?) \| .*: (.*?) \|$", PAGE, re.MULTILINE)[0]
-    weights = declare.weight_shapes(cell, None, [])
+    weights = declare.weight_shapes(CellModel(cell), [])
     states = declare.state_specs(cell, None, [])
     assert _value(parameters) == sum(math.prod(shape) for shape in weights.values())
     assert _value(state) == sum(each.elements for each in states)

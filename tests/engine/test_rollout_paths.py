@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stepstream_server.engine.ports import Commit, Computed, Ints, RolloutEnding, Tensor
 from stepstream_server.engine.rollouts.sampling import Draws, chances
 from stepstream_server.errors import Reason
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
-from support.backend import FakeBackend
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from support.backend import FakeBackend, faults_of
 from support.engine import Harness, Refusal
 from support.rollouts import CALLER
 
@@ -50,7 +50,7 @@ class WanderingBackend(FakeBackend):
         slots, sums, outputs = ticket
         finite = np.isfinite(outputs).all(axis=(1, 2))
         self.states[slots[finite]] = np.concatenate([sums[finite, -1:], outputs[finite, -1]], axis=1)
-        return Computed((outputs,), None if finite.all() else finite)
+        return Computed((outputs,), None if finite.all() else faults_of(finite))
 
 
 class Wandering(Harness):
@@ -62,8 +62,7 @@ class Wandering(Harness):
         inputs=(TensorSpec("x", "float32", (1,)),),
         outputs=(TensorSpec("y", "float32", (5,)),),
         states=(StateSpec("sum", (1,)), StateSpec("last.y", (5,))),
-        cell=CellSpec("rnn", 1, 1, 1),
-        front=None,
+        computation=CellModel(CellSpec("rnn", 1, 1, 1)),
         heads=(HEAD,),
         fingerprint="2" * 64,
     )

@@ -22,6 +22,7 @@ from memory.train import ENTRANTS, LONGEST, Schedule, batches, save_bundle, trai
 from stepstream_server.backends import build  # noqa: E402
 from stepstream_server.bundles import Bundle, load  # noqa: E402
 from stepstream_server.config import BackendSettings  # noqa: E402
+from stepstream_server.spec import cell_model  # noqa: E402
 
 SHORT = Schedule(1e-3, iterations=4, batch=4, seed=7)
 README = (Path(evaluate.__file__).parent / "README.md").read_text()
@@ -81,7 +82,7 @@ def test_a_short_training_writes_the_same_bundle_twice(kind: Kind, tmp_path: Pat
     first, again = (save_bundle(train(kind, SHORT)[0], SHORT, tmp_path / part / "memory") for part in ("first", "again"))
     for file in ("model.json", "model.safetensors"):
         assert (first.path / file).read_bytes() == (again.path / file).read_bytes()
-    assert first.spec.cell.hidden_size == HIDDEN[kind]
+    assert cell_model(first.spec).cell.hidden_size == HIDDEN[kind]
     other = save_bundle(train(kind, replace(SHORT, seed=8))[0], SHORT, tmp_path / "other" / "memory")
     assert other.spec.fingerprint != load(first.path).spec.fingerprint
 

@@ -14,7 +14,7 @@ from support.front_door import CollectingDoor
 
 def open_door() -> EngineClient:
     """A model's door to an engine that says nothing by itself."""
-    door = EngineClient(counter_spec("a"), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop())
+    door = EngineClient(counter_spec("a"), Limits(8, 64, 8, 8, 60.0, 1), asyncio.get_running_loop())
     door.open(CollectingDoor())
     return door
 

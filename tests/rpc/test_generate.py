@@ -183,7 +183,7 @@ class Teller:
     def __init__(self, max_message_bytes: int, **wanted: Any) -> None:
         spec = ring_spec("ring")
         self._engine = CollectingDoor()
-        self.door = EngineClient(spec, Limits(1024, 1 << 20, 64, 1024, 60.0), asyncio.get_running_loop())
+        self.door = EngineClient(spec, Limits(1024, 1 << 20, 64, 1024, 60.0, 1), asyncio.get_running_loop())
         self.door.open(self._engine)
         caller = RolloutCaller(5, self.door, max_message_bytes)
         plain = Generate(NO_STREAM, 0, "", b"", NO_SEQ, Commit.NONE, (), 1000, 0.0, **wanted)

@@ -11,17 +11,16 @@ from stepstream_server.engine.ports import Limits
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.oip.catalogue import encode_config, encode_metadata
 from stepstream_server.rpc.oip.tensors import decode_version
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
-LIMITS = Limits(window_steps=8, window_bytes=64, capacity=1000, max_batch=256, idle_ttl_seconds=90.5)
+LIMITS = Limits(8, 64, capacity=1000, max_batch=256, idle_ttl_seconds=90.5, batching=1)
 SPEC = ModelSpec(
     name="words",
     version=3,
     inputs=(TensorSpec("token", "int64", (), limit=50), TensorSpec("mood", "float32", (2, 4))),
     outputs=(TensorSpec("logits", "float32", (50,)),),
     states=(StateSpec("h", (2, 128)), StateSpec("last", ())),
-    cell=CellSpec("gru", 16, 128, 2),
-    front=None,
+    computation=CellModel(CellSpec("gru", 16, 128, 2)),
     heads=(HeadSpec("logits", "next_token", 50),),
     fingerprint="f" * 64,
     description="goes on with a text",

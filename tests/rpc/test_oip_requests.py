@@ -13,7 +13,7 @@ from stepstream_server.engine.ports import Limits
 from stepstream_server.errors import CallerError
 from stepstream_server.rpc import EngineClient, Models
 from stepstream_server.rpc.oip.layouts import Layout, Layouts
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
 SPEC = ModelSpec(
     name="mixed",
@@ -21,12 +21,11 @@ SPEC = ModelSpec(
     inputs=(TensorSpec("token", "int64", (), limit=50), TensorSpec("x", "float32", (3,))),
     outputs=(TensorSpec("logits", "float32", (50,)),),
     states=(StateSpec("h", (1, 8)),),
-    cell=CellSpec("gru", 8, 8, 1),
-    front=None,
+    computation=CellModel(CellSpec("gru", 8, 8, 1)),
     heads=(HeadSpec("logits", "next_token", 50),),
     fingerprint="f" * 64,
 )
-LIMITS = Limits(window_steps=8, window_bytes=64, capacity=8, max_batch=8, idle_ttl_seconds=60.0)
+LIMITS = Limits(window_steps=8, window_bytes=64, capacity=8, max_batch=8, idle_ttl_seconds=60.0, batching=1)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Heard(Asked):
 
 def open_door(name: str) -> tuple[EngineClient, CollectingDoor]:
     """A model's door, and what it tells its engine."""
-    door, engine = EngineClient(counter_spec(name), Limits(8, 64, 8, 8, 60.0), asyncio.get_running_loop()), CollectingDoor()
+    door, engine = EngineClient(counter_spec(name), Limits(8, 64, 8, 8, 60.0, 1), asyncio.get_running_loop()), CollectingDoor()
     door.open(engine)
     return door, engine
 

@@ -8,7 +8,7 @@ import pytest
 from stepstream_proto.v1.inference_pb2 import Values
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc.one_shot import decode_values, encode_values
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 from support.backend import counter_spec
 
 SPEC = ModelSpec(
@@ -17,8 +17,7 @@ SPEC = ModelSpec(
     inputs=(TensorSpec("x", "float32", (2,)), TensorSpec("token", "int64", (), limit=9)),
     outputs=(TensorSpec("y", "float32", (2,)),),
     states=(StateSpec("h", (1,)),),
-    cell=CellSpec("rnn", 3, 1, 1),
-    front=None,
+    computation=CellModel(CellSpec("rnn", 3, 1, 1)),
     heads=(HeadSpec("y", "regression", 2),),
     fingerprint="",
 )

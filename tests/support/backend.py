@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
 
 def counter_spec(name: str = "counter") -> ModelSpec:
@@ -21,11 +22,15 @@ def counter_spec(name: str = "counter") -> ModelSpec:
         inputs=(TensorSpec("x", "float32", (1,)),),
         outputs=(TensorSpec("sum", "float32", (1,)), TensorSpec("count", "float32", (1,))),
         states=(StateSpec("last.sum", (1,)), StateSpec("count", (1,))),
-        cell=CellSpec("rnn", 1, 1, 1),
-        front=None,
+        computation=CellModel(CellSpec("rnn", 1, 1, 1)),
         heads=(HeadSpec("sum", "regression", 1, predicts="x"), HeadSpec("count", "regression", 1)),
         fingerprint="0" * 64,
     )
+
+
+def faults_of(finite: NDArray[np.bool_], failed: NDArray[np.bool_] | Literal[False] = False) -> Ints:
+    """The faults of rows [batch], by whether their outputs are finite and whether the model raised an error."""
+    return np.where(failed, Reason.MODEL_FAILED, np.where(finite, 0, Reason.NON_FINITE_STATE))
 
 
 DEFAULT_DEPTH = 1  # of backends that say nothing else; engine tests run with 2 as well
@@ -40,7 +45,9 @@ class FakeBackend:
     depth: int = field(default_factory=lambda: DEFAULT_DEPTH)  # launches that may be under way at once
     state_bytes: int = 8
     numerics: str = "by hand"
+    batching: int = 1
     poison: float = float("nan")  # the input that makes its step's sum non-finite, though it is a number itself
+    venom: float = float("nan")  # the input at which the model raises an error
     before_launch: Callable[[], None] = lambda: None  # called when a launch is cut and has not begun
     before_collect: Callable[[], None] = lambda: None  # called while a launch is "computing"
     launches: list[tuple[int, int]] = field(default_factory=list)  # (batch, length) of each launch
@@ -84,11 +91,12 @@ class FakeBackend:
         self.launches.append((len(slots), length))
         values = np.where(inputs[0][..., 0] == self.poison, np.float32(np.inf), inputs[0][..., 0])
         steps = np.stack([values, np.ones((len(slots), length), np.float32)], axis=-1)
-        return slots, self.states[slots][:, None] + np.cumsum(steps, axis=1, dtype=np.float32)
+        failed = (inputs[0][..., 0] == self.venom).any(axis=1)
+        return slots, self.states[slots][:, None] + np.cumsum(steps, axis=1, dtype=np.float32), failed
 
     def collect(self, ticket: Any) -> Computed:
         self.before_collect()
-        slots, sums = ticket  # sums: [batch, length, 2]
-        finite = np.isfinite(sums).all(axis=(1, 2))
-        self.states[slots[finite]] = sums[finite, -1]
-        return Computed((sums[..., :1], sums[..., 1:]), None if finite.all() else finite)
+        slots, sums, failed = ticket  # sums: [batch, length, 2]
+        faults = faults_of(np.isfinite(sums).all(axis=(1, 2)), failed)
+        self.states[slots[faults == 0]] = sums[faults == 0, -1]
+        return Computed((sums[..., :1], sums[..., 1:]), faults if faults.any() else None)

@@ -38,8 +38,8 @@ def run(
     for length in cuts:
         chunk = tuple(np.ascontiguousarray(value[:, first : first + length]) for value in inputs)
         computed = backend.collect(backend.launch("step", slots, chunk, length))
-        if computed.finite is not None:
-            raise ValueError(f"rows are not finite: {computed.finite}")
+        if computed.faults is not None:
+            raise ValueError(f"rows have faults: {computed.faults}")
         parts.append(computed.outputs)
         first += length
     final = backend.read(slots)

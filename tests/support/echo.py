@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from stepstream_server.engine.ports import Computed, Ints, Tensor
-from stepstream_server.spec import CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
-from support.backend import FakeBackend
+from stepstream_server.spec import CellModel, CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from support.backend import FakeBackend, faults_of
 
 TOKENS = 8
 CERTAINTY = 3.0  # logit of the token that is expected; those of all others are 0
@@ -29,7 +29,7 @@ def ring_spec(name: str) -> ModelSpec:
         name,
         TensorSpec("token", "int64", (), limit=TOKENS),
         HeadSpec("next", "next_token", TOKENS, labels=words),
-        front=EmbeddingFront(TOKENS, 1),
+        computation=CellModel(CellSpec("rnn", 1, 1, 1), EmbeddingFront(TOKENS, 1)),
         text="words",
     )
 
@@ -46,10 +46,9 @@ def _spec(name: str, reading: TensorSpec, head: HeadSpec, **told: Any) -> ModelS
         inputs=(reading,),
         outputs=(TensorSpec(head.name, "float32", (head.width,)),),
         states=(StateSpec(f"last.{head.name}", (head.width,)), StateSpec("count", (1,))),
-        cell=CellSpec("rnn", 1, 1, 1),
         heads=(head,),
         fingerprint="1" * 64,
-        **{"front": None, **told},
+        **{"computation": CellModel(CellSpec("rnn", 1, 1, 1)), **told},
     )
 
 
@@ -95,7 +94,7 @@ class EchoBackend(FakeBackend):
         finite = np.isfinite(outputs).all(axis=(1, 2))
         self.states[slots[finite], :-1] = outputs[finite, -1]
         self.states[slots[finite], -1] += length
-        return Computed((outputs,), None if finite.all() else finite)
+        return Computed((outputs,), None if finite.all() else faults_of(finite))
 
 
 def ring_backend() -> EchoBackend:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.spec import (
     CellKind,
+    CellModel,
     CellSpec,
     EmbeddingFront,
     FeaturesFront,
@@ -62,8 +63,7 @@ def random_model(
         inputs=(reading,),
         outputs=tuple(TensorSpec(head.name, "float32", (head.width,)) for head in heads),
         states=state_specs(cell_spec, front, inputs, heads),
-        cell=cell_spec,
-        front=front,
+        computation=CellModel(cell_spec, front),
         heads=tuple(heads),
         fingerprint=hashlib.sha256(b"".join(weights[key].tobytes() for key in sorted(weights))).hexdigest(),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stepstream_server.bundles.declare import weight_shapes
-from stepstream_server.spec import ModelSpec
+from stepstream_server.spec import ModelSpec, cell_model
 
 REMOVED = object()  # in place of a value: takes the field away
 
@@ -17,7 +17,7 @@ REMOVED = object()  # in place of a value: takes the field away
 def random_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     """Weights of the right shapes."""
     random = np.random.default_rng(seed)
-    shapes = weight_shapes(spec.cell, spec.front, spec.heads)
+    shapes = weight_shapes(cell_model(spec), spec.heads)
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.engine.rollouts.sampling import chances
-from stepstream_server.spec import CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
-from support.backend import FakeBackend
+from stepstream_server.spec import CellModel, CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from support.backend import FakeBackend, faults_of
 
 TOKENS = 7
 
@@ -26,8 +26,7 @@ def tokens_spec() -> ModelSpec:
         inputs=(TensorSpec("token", "int64", (), limit=TOKENS),),
         outputs=(TensorSpec("next", "float32", (TOKENS,)),),
         states=(StateSpec("sum", (1,)), StateSpec("count", (1,)), StateSpec("last.next", (TOKENS,))),
-        cell=CellSpec("rnn", 1, 1, 1),
-        front=EmbeddingFront(TOKENS, 1),
+        computation=CellModel(CellSpec("rnn", 1, 1, 1), EmbeddingFront(TOKENS, 1)),
         heads=(HeadSpec("next", "next_token", TOKENS),),
         fingerprint="1" * 64,
     )
@@ -117,4 +116,4 @@ class SpeakingBackend(FakeBackend):
         self.states[moved, 0] = sums[finite, -1]
         self.states[moved, 1] += length
         self.states[moved, 2:] = logits[finite, -1]
-        return Computed((logits,), None if finite.all() else finite)
+        return Computed((logits,), None if finite.all() else faults_of(finite))

@@ -23,7 +23,7 @@ class WideBackend(FakeBackend):
         """The other one's, wider."""
         computed = super().collect(ticket)
         sums, counts = computed.outputs
-        return Computed((np.repeat(sums, self.width, axis=-1), counts), computed.finite)
+        return Computed((np.repeat(sums, self.width, axis=-1), counts), computed.faults)
 
 
 def wide_spec(width: int) -> Callable[[str], ModelSpec]:

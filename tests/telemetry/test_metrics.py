@@ -14,7 +14,16 @@ from support.clock import FakeClock
 
 ECG = {"model": "ecg", "version": "2"}
 STATS = EngineStats(
-    sessions=3, capacity=10, streams=2, pending_steps=7, state_bytes=3072, turns=11, steps=40, rollouts=2, rollout_slots=4
+    sessions=3,
+    capacity=10,
+    streams=2,
+    pending_steps=7,
+    state_bytes=3072,
+    turns=11,
+    steps=40,
+    rollouts=2,
+    rollout_slots=4,
+    batching=0,
 )
 
 NAMES_AND_LABELS = {
@@ -32,6 +41,7 @@ NAMES_AND_LABELS = {
     "stepstream_slots": {"model", "version", "state"},
     "stepstream_state_bytes": {"model", "version"},
     "stepstream_streams": {"model", "version"},
+    "stepstream_batching": {"model", "version"},
     "stepstream_pending_steps": {"model", "version"},
     "stepstream_turns_total": {"model", "version"},
     "stepstream_steps_total": {"model", "version"},
@@ -134,6 +144,7 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_streams", {}, 2),
         ("stepstream_pending_steps", {}, 7),
         ("stepstream_state_bytes", {}, 3072),
+        ("stepstream_batching", {}, 0),
         ("stepstream_turns_total", {}, 11),
         ("stepstream_rollouts_active", {}, 2),
         ("stepstream_rollout_slots", {}, 4),

@@ -160,7 +160,7 @@ class Call:
     def _outputs(self) -> Outputs:
         arrays = self._arrays or [blank(spec, self._places) for spec in self.model.outputs]
         lead = [size for size in (self.sessions, self.steps) if size is not None]
-        return {spec.name: array.reshape(*lead, *spec.shape) for spec, array in zip(self.model.outputs, arrays, strict=True)}
+        return {spec.name: array.reshape((*lead, *spec.shape)) for spec, array in zip(self.model.outputs, arrays, strict=True)}
 
 
 class Row:

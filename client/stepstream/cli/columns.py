@@ -48,9 +48,9 @@ class Column:
 
     def checked(self, number: object) -> Number:
         """A number, if the model accepts it. Raises Misuse as `parsed` does."""
-        if isinstance(number, bool) or not isinstance(number, (float, int)):
+        if (isinstance(number, bool) and self.tensor.dtype.kind != "b") or not isinstance(number, (float, int)):
             raise self._misfit(number)
-        lowest, highest = (-_LARGEST, _LARGEST) if self._is_real else (0, (self.tensor.limit or 2**63) - 1)
+        lowest, highest = self._bounds
         if not lowest <= number <= highest:  # as is the case with nan
             raise self._misfit(number)
         if self._is_real:
@@ -63,16 +63,36 @@ class Column:
     def _is_real(self) -> bool:
         return self.tensor.dtype.kind == "f"
 
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        """The lowest and the highest number that the model accepts."""
+        tensor = self.tensor
+        match tensor.dtype.kind:
+            case "f":
+                return (-(tensor.range or _LARGEST), tensor.range or _LARGEST)
+            case "b":
+                return (0, 1)
+            case _:
+                limits = np.iinfo(tensor.dtype)
+                return (0, tensor.limit - 1) if tensor.limit else (int(limits.min), int(limits.max))
+
     def _misfit(self, actual: object) -> Misuse:
-        if self._is_real:
-            expected = "a finite number"
+        tensor = self.tensor
+        if tensor.dtype.kind == "b":
+            expected = "0 or 1"
+        elif self._is_real:
+            expected = f"a number from {-tensor.range:g} to {tensor.range:g}" if tensor.range else "a finite number"
         else:
-            expected = f"a whole number >= 0 and < {self.tensor.limit}" if self.tensor.limit else "a whole number >= 0"
+            expected = f"a whole number >= 0 and < {tensor.limit}" if tensor.limit else f"a whole number of type {tensor.dtype}"
         return Misuse(f"{self.name}: expected {expected}, got {actual!r}")
 
 
 def input_columns(model: ModelInfo) -> list[Column]:
-    """The columns of a step's inputs, in the model's order."""
+    """The columns of a step's inputs, in the model's order. Raises Misuse for a model of a dtype that is not known here."""
+    if model.unknown:
+        raise Misuse(
+            f"{model.name}: expected dtypes that this client knows, got others for {', '.join(model.unknown)}: update it"
+        )
     return [Column(name, tensor) for tensor in model.inputs for name in names_of(tensor)]
 
 
@@ -109,6 +129,8 @@ class Chosen:
     def numbers(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """[T, *shape] as [T, columns]."""
         flat = outputs.reshape(len(outputs), -1)
+        if flat.dtype.kind == "b":
+            flat = flat.astype(np.uint8)  # 0 and 1, as inputs have them
         return flat if self.position is None else flat[:, self.position : self.position + 1]
 
 

@@ -133,9 +133,10 @@ def _model(info: ModelInfo) -> dict[str, Any]:
 def _tensor_record(tensor: TensorInfo) -> dict[str, Any]:
     return {
         "name": tensor.name,
-        "dtype": tensor.dtype.name,
+        "dtype": tensor.dtype.name if tensor.is_known else "unknown",
         "shape": list(tensor.shape),
         "limit": tensor.limit or None,
+        "range": tensor.range or None,
         "description": tensor.description,
     }
 

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stepstream_proto/v1/common.proto\x12\rstepstream.v1\"y\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tdata_type\x18\x02 \x01(\x0e\x32\x17.stepstream.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x03\"&\n\x06Window\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"N\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r*Q\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x02*W\n\x07Outputs\x12\x17\n\x13OUTPUTS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTPUTS_ALL\x10\x01\x12\x10\n\x0cOUTPUTS_LAST\x10\x02\x12\x10\n\x0cOUTPUTS_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stepstream_proto/v1/common.proto\x12\rstepstream.v1\"\x88\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tdata_type\x18\x02 \x01(\x0e\x32\x17.stepstream.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x03\x12\r\n\x05range\x18\x06 \x01(\x02\"&\n\x06Window\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"N\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r*z\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x03\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x04*W\n\x07Outputs\x12\x17\n\x13OUTPUTS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTPUTS_ALL\x10\x01\x12\x10\n\x0cOUTPUTS_LAST\x10\x02\x12\x10\n\x0cOUTPUTS_NONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepstream_proto.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=294
-  _globals['_DATATYPE']._serialized_end=375
-  _globals['_OUTPUTS']._serialized_start=377
-  _globals['_OUTPUTS']._serialized_end=464
-  _globals['_TENSORSPEC']._serialized_start=51
-  _globals['_TENSORSPEC']._serialized_end=172
-  _globals['_WINDOW']._serialized_start=174
-  _globals['_WINDOW']._serialized_end=212
-  _globals['_ERROR']._serialized_start=214
-  _globals['_ERROR']._serialized_end=292
+  _globals['_DATATYPE']._serialized_start=310
+  _globals['_DATATYPE']._serialized_end=432
+  _globals['_OUTPUTS']._serialized_start=434
+  _globals['_OUTPUTS']._serialized_end=521
+  _globals['_TENSORSPEC']._serialized_start=52
+  _globals['_TENSORSPEC']._serialized_end=188
+  _globals['_WINDOW']._serialized_start=190
+  _globals['_WINDOW']._serialized_end=228
+  _globals['_ERROR']._serialized_start=230
+  _globals['_ERROR']._serialized_end=308
 # @@protoc_insertion_point(module_scope)

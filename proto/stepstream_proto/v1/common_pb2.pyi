@@ -12,6 +12,8 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_UNSPECIFIED: _ClassVar[DataType]
     DATA_TYPE_FLOAT32: _ClassVar[DataType]
     DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_INT32: _ClassVar[DataType]
+    DATA_TYPE_BOOL: _ClassVar[DataType]
 
 class Outputs(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -22,24 +24,28 @@ class Outputs(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_INT64: DataType
+DATA_TYPE_INT32: DataType
+DATA_TYPE_BOOL: DataType
 OUTPUTS_UNSPECIFIED: Outputs
 OUTPUTS_ALL: Outputs
 OUTPUTS_LAST: Outputs
 OUTPUTS_NONE: Outputs
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "data_type", "shape", "description", "limit")
+    __slots__ = ("name", "data_type", "shape", "description", "limit", "range")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
     name: str
     data_type: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     description: str
     limit: int
-    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., description: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+    range: float
+    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., description: _Optional[str] = ..., limit: _Optional[int] = ..., range: _Optional[float] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("steps", "bytes")

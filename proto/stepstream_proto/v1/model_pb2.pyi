@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence", "text", "words", "rollout_output")
+    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence", "text", "words", "rollout_output", "batching")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class Model(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    BATCHING_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -40,7 +41,8 @@ class Model(_message.Message):
     text: str
     words: _containers.RepeatedScalarFieldContainer[str]
     rollout_output: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ..., text: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., rollout_output: _Optional[str] = ...) -> None: ...
+    batching: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ..., text: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., rollout_output: _Optional[str] = ..., batching: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -15,13 +15,23 @@ __all__ = ["build"]
 
 
 def build(
-    spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], settings: BackendSettings, *, slots: int, max_batch: int
+    spec: ModelSpec,
+    weights: Mapping[str, NDArray[np.float32]],
+    settings: BackendSettings,
+    *,
+    slots: int,
+    max_batch: int,
+    graph: bytes = b"",
 ) -> Backend:
-    """The backend that `settings` ask for, with `slots` zeroed states, not yet warmed up. Weights are named as in `spec`."""
+    """The backend that `settings` ask for, with `slots` initial states, not yet warmed up.
+
+    weights: of a cell, named as in `spec`. graph: of a program, as its bundle has it. Raises BundleError for a model that cannot
+    be computed, or not by this backend.
+    """
     if settings.kind == "torch":
         from stepstream_server.backends.torch_backend import build_torch
 
         return build_torch(spec, weights, settings, slots=slots, max_batch=max_batch)
     from stepstream_server.backends.onnx_backend import build_onnx
 
-    return build_onnx(spec, weights, settings, slots=slots, max_batch=max_batch)
+    return build_onnx(spec, weights, graph, settings, slots=slots, max_batch=max_batch)

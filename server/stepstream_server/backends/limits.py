@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import FeaturesFront, ModelSpec
+from stepstream_server.spec import PLAIN, FeaturesFront, ModelSpec, cell_model
 
-PLAIN = 1e15  # what is smaller needs no closer look: no reading or state of a real model comes near, and squares can be summed
 _LARGEST = float(np.finfo(np.float32).max) / 4  # the rest is room for rounding
 
 
@@ -33,10 +32,11 @@ def limits(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]]) -> Limit
 
     Raises BundleError for weights so large that the limits fall below PLAIN.
     """
-    state = value = _LARGEST / float(np.max([1.0, *(_gain(weights, layer) for layer in range(spec.cell.layers))]))
-    if isinstance(spec.front, FeaturesFront):
+    model = cell_model(spec)
+    state = value = _LARGEST / float(np.max([1.0, *(_gain(weights, layer) for layer in range(model.cell.layers))]))
+    if isinstance(model.front, FeaturesFront):
         # |(difference - mean) / scale| <= state, where a difference is at most two values.
-        value = (state * min(1.0, float(np.min(np.abs(spec.front.scale)))) - float(np.max(np.abs(spec.front.mean)))) / 2
+        value = (state * min(1.0, float(np.min(np.abs(model.front.scale)))) - float(np.max(np.abs(model.front.mean)))) / 2
     if not min(state, value) >= PLAIN:
         raise BundleError(f"model {spec.name}: with these weights and scales, inputs of {min(state, value):.1e} overflow already")
     return Limits(value, state)

@@ -2,8 +2,8 @@
 
 The graph is `front -> one recurrent node per layer -> heads`, for T steps of B sessions:
 
-    input.{name}   [B, T, *shape]           state       [B, state_elements] float32
-    output.{name}  [B, T, width] float32    next_state  [B, state_elements] float32
+    input.{name}   [B, T, *shape]           state.float32       [B, numbers of all states]
+    output.{name}  [B, T, width] float32    next_state.float32  likewise
 
 Operators and their equations: https://onnx.ai/onnx/operators (LSTM, GRU, RNN).
 """
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.programs.builder import GraphBuilder
+from stepstream_server.programs.normalise import IR_VERSION
+from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, cell_model
 
 OPSET = 22  # the newest that onnxruntime 1.31 and its predecessors of a year all read
-IR_VERSION = 10  # onnx writes 14 by default, which onnxruntime 1.31 refuses
+STATE = "state.float32"  # a cell has states of no other dtype
 
 Weights = Mapping[str, NDArray[np.float32]]
 Parts = dict[str, list[str]]  # a state's name -> names of its parts, one per layer of h and c
@@ -31,34 +33,6 @@ _OPERATOR: dict[CellKind, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 _GATES: dict[CellKind, tuple[int, ...]] = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
 
 
-class _Graph:
-    """Nodes and initialisers under construction; every value is known by its name."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initialisers: list[onnx.TensorProto] = []
-
-    def constant(self, value: NDArray[np.generic] | list[int]) -> str:
-        """An initialiser; a list is int64, as axes and indices have to be."""
-        name = f"constant.{len(self.initialisers)}"
-        self.initialisers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
-
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
-        """A node; returns the names of its outputs."""
-        names = [f"{operator}.{len(self.nodes)}.{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(operator, list(inputs), names, **attributes))
-        return names
-
-    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output; returns its name."""
-        return self.add(operator, *inputs, **attributes)[0]
-
-    def publish(self, value: str, name: str) -> None:
-        """Makes a value an output of the graph."""
-        self.nodes.append(helper.make_node("Identity", [value], [name]))
-
-
 def build_graph(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
     """`spec` as a model whose weights are initialisers: onnxruntime then packs them once, and its results do not depend on
     the batch. The weights must fit the spec, which the bundle's loading has checked.
@@ -66,10 +40,10 @@ def build_graph(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
     Inside, everything is time-major as the operators want it, and a state is [1, B, width]: few nodes, since each costs
     a lone session about half a microsecond.
     """
-    graph = _Graph()
+    graph = GraphBuilder()
     axis = graph.constant([0])
     values = {x.name: graph.apply("Transpose", f"input.{x.name}", perm=[1, 0, 2][: 2 + len(x.shape)]) for x in spec.inputs}
-    states = _split(graph, spec, graph.apply("Unsqueeze", "state", axis))
+    states = _split(graph, spec, graph.apply("Unsqueeze", STATE, axis))
     features, after = _front(graph, spec, weights, values[spec.inputs[0].name], states)
     top, cell_after = _cell(graph, spec, weights, features, states)
     after |= cell_after
@@ -78,11 +52,11 @@ def build_graph(spec: ModelSpec, weights: Weights) -> onnx.ModelProto:
         after[f"last.{head.name}"] = [_last(graph, output)]
         graph.publish(graph.apply("Transpose", output, perm=[1, 0, 2]), f"output.{head.name}")
     row = graph.apply("Concat", *(part for state in spec.states for part in after[state.name]), axis=2)
-    graph.publish(graph.apply("Squeeze", row, axis), "next_state")
+    graph.publish(graph.apply("Squeeze", row, axis), f"next_{STATE}")
     return _model(graph, spec)
 
 
-def _split(graph: _Graph, spec: ModelSpec, row: str) -> Parts:
+def _split(graph: GraphBuilder, spec: ModelSpec, row: str) -> Parts:
     """A state row [1, B, elements] -> each state's parts, [1, B, last axis of the state]: one per layer of h and c."""
     widths = {state.name: [state.shape[-1]] * (state.elements // state.shape[-1]) for state in spec.states}
     sizes = [width for parts in widths.values() for width in parts]
@@ -90,35 +64,36 @@ def _split(graph: _Graph, spec: ModelSpec, row: str) -> Parts:
     return {name: [next(parts) for _ in widths[name]] for name in widths}
 
 
-def _front(graph: _Graph, spec: ModelSpec, weights: Weights, value: str, states: Parts) -> tuple[str, Parts]:
+def _front(graph: GraphBuilder, spec: ModelSpec, weights: Weights, value: str, states: Parts) -> tuple[str, Parts]:
     """An input [T, B, *shape] -> features [T, B, input_size], and what the front remembers."""
     after: Parts = {}
-    if isinstance(spec.front, EmbeddingFront):
+    front = cell_model(spec).front
+    if isinstance(front, EmbeddingFront):
         return graph.apply("Gather", graph.constant(weights["embedding.weight"]), value), after
-    if isinstance(spec.front, FeaturesFront):
-        if spec.front.differences:
+    if isinstance(front, FeaturesFront):
+        if front.differences:
             after["previous"] = [_last(graph, value)]
             value = _differences(graph, value, states["previous"][0])
-        value = graph.apply("Sub", value, graph.constant(np.asarray(spec.front.mean, np.float32)))
-        value = graph.apply("Div", value, graph.constant(np.asarray(spec.front.scale, np.float32)))
+        value = graph.apply("Sub", value, graph.constant(np.asarray(front.mean, np.float32)))
+        value = graph.apply("Div", value, graph.constant(np.asarray(front.scale, np.float32)))
     return value, after
 
 
-def _differences(graph: _Graph, value: str, previous: str) -> str:
+def _differences(graph: GraphBuilder, value: str, previous: str) -> str:
     """[T, B, F] -> [T, B, 2F], the values followed by their changes since `previous` [1, B, F]."""
     earlier = graph.apply("Concat", previous, value, axis=0)  # [T + 1, B, F]
     earlier = graph.apply("Slice", earlier, graph.constant([0]), graph.constant([-1]), graph.constant([0]))  # [T, B, F]
     return graph.apply("Concat", value, graph.apply("Sub", value, earlier), axis=2)
 
 
-def _last(graph: _Graph, value: str) -> str:
+def _last(graph: GraphBuilder, value: str) -> str:
     """[T, B, width] -> the last step's, [1, B, width]."""
     return graph.apply("Gather", value, graph.constant([-1]), axis=0)
 
 
-def _cell(graph: _Graph, spec: ModelSpec, weights: Weights, features: str, states: Parts) -> tuple[str, Parts]:
+def _cell(graph: GraphBuilder, spec: ModelSpec, weights: Weights, features: str, states: Parts) -> tuple[str, Parts]:
     """Features [T, B, input_size] -> top layer's h [T, B, H], and the cell's new states."""
-    cell = spec.cell
+    cell = cell_model(spec).cell
     names = ["h", "c"] if cell.kind == "lstm" else ["h"]
     after: Parts = {name: [] for name in names}
     options: dict[str, Any] = {"linear_before_reset": 1} if cell.kind == "gru" else {}
@@ -134,7 +109,7 @@ def _cell(graph: _Graph, spec: ModelSpec, weights: Weights, features: str, state
     return features, after
 
 
-def _layer_weights(graph: _Graph, weights: Weights, kind: CellKind, layer: int) -> list[str]:
+def _layer_weights(graph: GraphBuilder, weights: Weights, kind: CellKind, layer: int) -> list[str]:
     """W [1, gates * H, inputs], R [1, gates * H, H] and B [1, 2 * gates * H] in ONNX's order of gates."""
 
     def reordered(name: str) -> NDArray[np.float32]:
@@ -145,7 +120,7 @@ def _layer_weights(graph: _Graph, weights: Weights, kind: CellKind, layer: int) 
     return [graph.constant(value[None]) for value in (reordered("weight_ih"), reordered("weight_hh"), bias)]
 
 
-def _head(graph: _Graph, head: HeadSpec, weights: Weights, top: str, values: Mapping[str, str]) -> str:
+def _head(graph: GraphBuilder, head: HeadSpec, weights: Weights, top: str, values: Mapping[str, str]) -> str:
     """Top layer's h [T, B, H] -> output [T, B, width]. `scale` and `offset` are folded into the weights, in float64."""
     weight = weights[f"head.{head.name}.weight"].T * np.float64(head.scale)  # [H, width]
     bias = weights[f"head.{head.name}.bias"] * np.float64(head.scale) + head.offset
@@ -159,11 +134,12 @@ def _head(graph: _Graph, head: HeadSpec, weights: Weights, top: str, values: Map
     return value
 
 
-def _model(graph: _Graph, spec: ModelSpec) -> onnx.ModelProto:
+def _model(graph: GraphBuilder, spec: ModelSpec) -> onnx.ModelProto:
     types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
     info = helper.make_tensor_value_info
     inputs = [info(f"input.{x.name}", types[x.dtype], ["B", "T", *x.shape]) for x in spec.inputs]
     outputs = [info(f"output.{x.name}", types[x.dtype], ["B", "T", *x.shape]) for x in spec.outputs]
-    state = [info(name, TensorProto.FLOAT, ["B", spec.state_elements]) for name in ("state", "next_state")]
+    elements = sum(each.elements for each in spec.states)
+    state = [info(name, TensorProto.FLOAT, ["B", elements]) for name in (STATE, f"next_{STATE}")]
     proto = helper.make_graph(graph.nodes, spec.name, [*inputs, state[0]], [*outputs, state[1]], graph.initialisers)
     return helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

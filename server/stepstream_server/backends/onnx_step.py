@@ -7,70 +7,88 @@ again to look at each of them apart; here they lie side by side in memory that a
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from stepstream_server.backends.threads import WIDE_ROWS
 from stepstream_server.engine.ports import Tensor
-from stepstream_server.spec import ModelSpec, TensorSpec
+from stepstream_server.programs.layout import ALIGNMENT, Rows, state_rows, zeros
+from stepstream_server.programs.runtime import Sessions
+from stepstream_server.spec import DType, ModelSpec, TensorSpec
 
 Floats = NDArray[np.float32]
 
 
-class Sessions(NamedTuple):
-    """One graph on few threads and on many; the same session twice where that makes no difference."""
-
-    few: ort.InferenceSession
-    many: ort.InferenceSession  # for batches that are worth it
-
-    def of(self, rows: int) -> ort.InferenceSession:
-        """The one for a batch of so many rows."""
-        return self.many if rows >= WIDE_ROWS else self.few
-
-
 class StepBatch:
-    """What one step of a number of sessions reads and writes, and its binding. The graph may see more rows, which are zeros."""
+    """Arrays that one step of a number of sessions reads and writes, and their binding. The graph may see more rows: those are
+    sessions that begin, with zeros as inputs."""
 
     def __init__(
         self,
         session: ort.InferenceSession,
         binding: ort.IOBinding,
-        states: tuple[Floats, Floats],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
         rows: int,
-        numbers: Floats,
+        states: Sequence[tuple[Rows, Rows]],
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        initial: Sequence[Rows],
+        floats: _Places,
     ) -> None:
         self.session = session
-        self.binding = binding
-        self.before, self.after = (state[:rows] for state in states)  # [rows, state_elements]
-        self.inputs = tuple(value[:rows] for value in inputs)  # [rows, 1, *shape]
-        self.outputs = tuple(value[:rows] for value in outputs)  # [rows, 1, width]
-        self.numbers = numbers  # every float32 of these arrays, and of the rows beyond
-        self._beyond = [value[rows:] for value in (states[0], *inputs) if len(value) > rows]
+        self._binding = binding
+        self.before = [before[:rows] for before, _ in states]  # for each dtype [rows, numbers]
+        self.after = [after[:rows] for _, after in states]
+        self.inputs = [value[:rows] for value in inputs]  # [rows, 1, *shape]
+        self.outputs = [value[:rows] for value in outputs]  # [rows, 1, *shape]
+        self.numbers = floats.taken  # every float32 of these arrays, of the rows beyond and of the gaps
+        self._gaps = floats.gaps
+        beyond = [(before[rows:], row) for (before, _), row in zip(states, initial, strict=True)]
+        beyond += [(value[rows:], np.zeros((), value.dtype)) for value in inputs]
+        self._beyond = [(place, value) for place, value in beyond if len(place)]
 
-    def load(self, inputs: tuple[Tensor, ...]) -> None:
+    def load(self, inputs: Sequence[Tensor]) -> None:
         """Takes a launch's inputs. `before` is filled by whoever has the states."""
         for place, value in zip(self.inputs, inputs, strict=True):
             place[...] = value
-        for place in self._beyond:
-            place[...] = 0
+        for place, value in self._beyond:
+            place[...] = value
+
+    def run(self) -> None:
+        """Computes `after` and `outputs`. Raises whatever the runtime raises."""
+        self.session.run_with_iobinding(self._binding)
+
+    def tidy(self) -> None:
+        """Clears the gaps among `numbers`: batches of other numbers of rows had arrays there."""
+        for gap in self._gaps:
+            gap[...] = 0
+
+    def go_on(self) -> None:
+        """The next step begins where this one has ended."""
+        for before, after in zip(self.before, self.after, strict=True):
+            before[...] = after
 
 
 class StepBatches:
     """A StepBatch for every number of rows, made when it is first asked for: at most `max_batch` of them, of a few KB each."""
 
-    def __init__(self, sessions: Sessions, spec: ModelSpec, least_rows: int, max_batch: int) -> None:
+    def __init__(self, sessions: Sessions, spec: ModelSpec, multiple: int, max_batch: int) -> None:
+        """multiple: of so many rows are all batches that the graph sees."""
         self._sessions = sessions
         self._spec = spec
-        self._least_rows = least_rows
-        tensors = [tensor for tensor in (*spec.inputs, *spec.outputs) if tensor.dtype == "float32"]
-        width = 2 * spec.state_elements + sum(tensor.elements for tensor in tensors)
-        self._memory = np.zeros(max(max_batch, least_rows) * width, np.float32)
+        self._multiple = multiple
+        self._states = state_rows(spec.states)
+        self._initial = [part.initial for part in self._states]
+        most = self.rows_seen(max_batch)
+        self._memory = {
+            dtype: zeros((most * sum(widths) + ALIGNMENT * len(widths),), dtype) for dtype, widths in self._widths().items()
+        }
         self._batches: dict[int, StepBatch] = {}
+
+    def rows_seen(self, rows: int) -> int:
+        """Rows that the graph sees of a batch."""
+        return -(-rows // self._multiple) * self._multiple
 
     def of(self, rows: int) -> StepBatch:
         """The batch of that many rows. Its arrays are those of the batch asked for before, so finish with that one first."""
@@ -79,41 +97,59 @@ class StepBatches:
             batch = self._batches[rows] = self._bind(rows)
         return batch
 
+    def _widths(self) -> dict[DType, list[int]]:
+        """Numbers of a row of each array, by dtype."""
+        widths: dict[DType, list[int]] = {"float32": []}
+        for tensor in (*self._spec.inputs, *self._spec.outputs):
+            widths.setdefault(tensor.dtype, []).append(tensor.elements)
+        for part in self._states:
+            widths.setdefault(part.dtype, []).extend([part.elements] * 2)  # before and after
+        return widths
+
     def _bind(self, rows: int) -> StepBatch:
         """Lays the arrays out in the shared memory, and binds them."""
-        session, places, seen = self._sessions.of(rows), _Places(self._memory), max(rows, self._least_rows)
+        seen = self.rows_seen(rows)
+        session, places = self._sessions.of(seen), {dtype: _Places(memory) for dtype, memory in self._memory.items()}
         binding = session.io_binding()
 
-        def bind(name: str, array: Tensor) -> Tensor:
-            put = binding.bind_input if name == "state" or name.startswith("input.") else binding.bind_output
+        def bind(name: str, dtype: DType, shape: tuple[int, ...]) -> Tensor:
+            array = places[dtype].take((seen, *shape))
+            put = binding.bind_input if name.startswith(("state.", "input.")) else binding.bind_output
             put(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
             return array
 
         def tensor(kind: str, declared: TensorSpec) -> Tensor:
-            shape = (seen, 1, *declared.shape)
-            array = places.take(shape) if declared.dtype == "float32" else np.zeros(shape, np.int64)
-            return bind(f"{kind}.{declared.name}", array)
+            return bind(f"{kind}.{declared.name}", declared.dtype, (1, *declared.shape))
 
-        state = (seen, self._spec.state_elements)
-        states = bind("state", places.take(state)), bind("next_state", places.take(state))
-        inputs = tuple(tensor("input", declared) for declared in self._spec.inputs)
-        outputs = tuple(tensor("output", declared) for declared in self._spec.outputs)
-        return StepBatch(session, binding, states, inputs, outputs, rows, places.taken)
+        states = [
+            (
+                bind(f"state.{part.dtype}", part.dtype, (part.elements,)),
+                bind(f"next_state.{part.dtype}", part.dtype, (part.elements,)),
+            )
+            for part in self._states
+        ]
+        inputs = [tensor("input", declared) for declared in self._spec.inputs]
+        outputs = [tensor("output", declared) for declared in self._spec.outputs]
+        return StepBatch(session, binding, rows, states, inputs, outputs, self._initial, places["float32"])
 
 
 class _Places:
-    """Arrays one after the other from the start of a piece of memory."""
+    """Arrays one after the other from the start of a piece of memory, each where the next multiple of ALIGNMENT bytes is."""
 
-    def __init__(self, memory: Floats) -> None:
+    def __init__(self, memory: Tensor) -> None:
         self._memory = memory
+        self._step = ALIGNMENT // memory.itemsize
         self._end = 0
+        self.gaps: list[Tensor] = []  # what lies between the arrays
 
-    def take(self, shape: tuple[int, ...]) -> Floats:
+    def take(self, shape: tuple[int, ...]) -> Tensor:
         """The next array."""
-        first, self._end = self._end, self._end + math.prod(shape)
+        first = -(-self._end // self._step) * self._step
+        self.gaps.append(self._memory[self._end : first])
+        self._end = first + math.prod(shape)
         return self._memory[first : self._end].reshape(shape)
 
     @property
-    def taken(self) -> Floats:
-        """All of them as one."""
+    def taken(self) -> Tensor:
+        """All of them as one, with what lies between them."""
         return self._memory[: self._end]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from stepstream_server.backends.threads import WIDE_ROWS
+from stepstream_server.cores import WIDE_ROWS
 from stepstream_server.engine.ports import Backend, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
-from stepstream_server.spec import ModelSpec
+from stepstream_server.programs import samples
+from stepstream_server.spec import ModelSpec, Program
 
 BATCH = 7  # rows: more than one, odd, and beside a vector width
 LARGE_BATCH = 64  # rows: past every kernel's small-batch path
@@ -55,13 +56,10 @@ def _run(backend: Backend, slots: Ints, inputs: tuple[Tensor, ...], chunk: int) 
 
 
 def _example(spec: ModelSpec, rows: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Readings about the model's mean, ids over its whole range, and states such as cells reach."""
+    """Inputs over the whole range of what the model takes, and states such as cells reach. Of a program it is not known which
+    it takes: its sessions begin."""
+    inputs = tuple(samples.random_inputs(spec, rows, LENGTH).values())
+    if isinstance(spec.computation, Program):
+        return inputs, {s.name: np.tile(s.initial_value, (rows, *[1] * len(s.shape))) for s in spec.states}
     rng = np.random.default_rng(0)
-    inputs = tuple(
-        rng.integers(0, x.limit, (rows, LENGTH, *x.shape))
-        if x.dtype == "int64"
-        else rng.normal(size=(rows, LENGTH, *x.shape)).astype(np.float32)
-        for x in spec.inputs
-    )
-    states = {s.name: rng.uniform(-1, 1, (rows, *s.shape)).astype(np.float32) for s in spec.states}
-    return inputs, states
+    return inputs, {s.name: rng.uniform(-1, 1, (rows, *s.shape)).astype(np.float32) for s in spec.states}

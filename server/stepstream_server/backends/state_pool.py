@@ -1,17 +1,15 @@
-"""Where sessions' states live: a slot-major float32 pool in memory, and the list of its free rows. Knows no runtime."""
+"""Where sessions' states live: a slot-major pool in memory, and the list of its free rows. Knows no runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import Ints, Tensor
-from stepstream_server.errors import CallerError, Reason, ServerFault
+from stepstream_server.errors import BundleError, CallerError, Reason, ServerFault
+from stepstream_server.programs.layout import Rows, StateRows, state_rows
 from stepstream_server.spec import StateSpec
-
-Rows = NDArray[np.float32]
 
 
 class SlotList:
@@ -53,21 +51,29 @@ class SlotList:
 
 
 class StatePool:
-    """States of all slots as one array [slots, elements], a slot's states side by side in the spec's order."""
+    """States of all slots, for each dtype as one array [slots, numbers]: a slot's states lie side by side as `layout` says."""
 
     def __init__(self, states: Sequence[StateSpec], slots: int) -> None:
-        self._states = tuple(states)
+        """Raises BundleError where the system does not even lend the addresses."""
+        self._parts = state_rows(states)
         self._free = SlotList(slots)
-        # Zeros straight from the system: a slot costs memory only once it is written.
-        self.rows: Rows = np.zeros((slots, sum(state.elements for state in states)), np.float32)
+        try:  # zeros straight from the system: a slot costs memory only once it is written
+            self.rows: list[Rows] = [np.zeros((slots, part.elements), part.dtype) for part in self._parts]
+        except MemoryError as error:
+            raise BundleError(
+                f"engine.capacity: expected states that fit into memory, got {slots} sessions and paths of rollouts: {error}"
+            ) from None
+        self._initial = [part.initial for part in self._parts]
+        self._begins_at_zero = not any(initial.any() for initial in self._initial)
 
     def __len__(self) -> int:
         return len(self._free)
 
     def allocate(self, count: int) -> Ints:
-        """Takes `count` zeroed slots. Raises CallerError(SESSION_CAPACITY) if there are not as many; then takes none."""
+        """Takes `count` slots in the initial state. Raises CallerError(SESSION_CAPACITY) if there are not as many; then takes
+        none."""
         slots, used = self._free.allocate(count)
-        self.rows[slots[:used]] = 0.0
+        self.zero(slots[:used] if self._begins_at_zero else slots)
         return slots
 
     def release(self, slots: Ints) -> None:
@@ -76,39 +82,50 @@ class StatePool:
 
     def zero(self, slots: Ints) -> None:
         """Puts slots to the initial state."""
-        self.rows[slots] = 0.0
+        for rows, initial in zip(self.rows, self._initial, strict=True):
+            rows[slots] = initial
 
     def copy(self, sources: Ints, targets: Ints) -> None:
         """Copies states between slots."""
-        self.rows[targets] = self.rows[sources]
+        for rows in self.rows:
+            rows[targets] = rows[sources]
 
     def read(self, slots: Ints) -> dict[str, Tensor]:
-        """States by name, [len(slots), *shape] float32, copies."""
-        return unpack(self._states, self.rows[slots])
+        """States by name, [len(slots), *shape] of their dtypes, copies."""
+        return unpack(self._parts, [rows[slots] for rows in self.rows])
 
     def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
         """The reverse of `read`. Raises CallerError(INVALID_ARGUMENT) naming the state that does not fit."""
-        self.rows[slots] = pack(self._states, states, len(slots))
+        for rows, values in zip(self.rows, pack(self._parts, states, len(slots)), strict=True):
+            rows[slots] = values
 
 
-def unpack(states: Sequence[StateSpec], rows: Rows) -> dict[str, Tensor]:
-    """[n, elements] -> each state by name, [n, *shape], copies."""
-    ends = np.cumsum([state.elements for state in states])
-    parts = np.split(rows, ends[:-1], axis=1)
-    return {state.name: part.reshape(len(rows), *state.shape).copy() for state, part in zip(states, parts, strict=True)}
+def unpack(parts: Sequence[StateRows], rows: Sequence[Rows]) -> dict[str, Tensor]:
+    """For each dtype [n, numbers] -> each state by name, [n, *shape], copies."""
+    states: dict[str, Tensor] = {}
+    for part, values in zip(parts, rows, strict=True):
+        ends = np.cumsum([state.elements for state in part.states])
+        for state, piece in zip(part.states, np.split(values, ends[:-1], axis=1), strict=True):
+            states[state.name] = piece.reshape(len(values), *state.shape).copy()
+    return states
 
 
-def pack(states: Sequence[StateSpec], values: dict[str, Tensor], count: int) -> Rows:
+def pack(parts: Sequence[StateRows], values: dict[str, Tensor], count: int) -> list[Rows]:
     """The reverse of `unpack` for `count` rows. Raises CallerError(INVALID_ARGUMENT) naming the state that does not fit."""
+    states = [state for part in parts for state in part.states]
     names = {state.name for state in states}
     if values.keys() != names:
         odd = sorted(values.keys() ^ names)
         message = f"states: expected {sorted(names)}, got {sorted(values)}"
         raise CallerError(Reason.INVALID_ARGUMENT, message, field=f"states.{odd[0]}")
     for state in states:
-        shape = (count, *state.shape)
-        if values[state.name].shape != shape:
-            message = f"state {state.name}: expected shape {list(shape)}, got {list(values[state.name].shape)}"
+        shape, given = (count, *state.shape), values[state.name]
+        if given.shape != shape or not np.can_cast(given.dtype, state.dtype, "same_kind"):
+            message = f"state {state.name}: expected {state.dtype} {list(shape)}, got {given.dtype} {list(given.shape)}"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field=f"states.{state.name}")
-    parts = [values[state.name].reshape(count, -1) for state in states]
-    return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+    return [
+        np.concatenate(
+            [values[state.name].reshape(count, -1) for state in part.states], axis=1, dtype=part.dtype, casting="same_kind"
+        )
+        for part in parts
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from stepstream_server.config import BackendSettings
-from stepstream_server.cores import default_threads
+from stepstream_server.cores import WIDE_ROWS, default_threads
 
-WIDE_ROWS = 256  # from here on a launch of any model takes a millisecond or so, which is worth waking threads for
 _ALONE_BYTES = 2 << 20  # of weights: up to here a smaller launch is over before threads have woken
 
 

@@ -20,8 +20,9 @@ from stepstream_server.backends.state_pool import SlotList, pack, unpack
 from stepstream_server.backends.torch_cells import prepare, step
 from stepstream_server.config import BackendSettings
 from stepstream_server.engine.ports import Computed, Ints, Tensor
-from stepstream_server.errors import Reason, ServerFault
-from stepstream_server.spec import ModelSpec
+from stepstream_server.errors import BundleError, Reason, ServerFault
+from stepstream_server.programs.layout import state_rows
+from stepstream_server.spec import ModelSpec, Program
 
 # Rows of every product and element-wise operation. 64 is about where an H100's time per product begins to grow; on a CPU
 # 64 rows of any width are whole vectors, so that no row is computed by the scalar code for an array's end.
@@ -37,7 +38,7 @@ class _Ticket:
 
 
 class TorchBackend:
-    """Implements `engine.ports.Backend`. States are `rows` [slots, state_elements], of the dtype that is computed in."""
+    """Implements `engine.ports.Backend`. States are `rows` [slots, numbers], of the dtype that is computed in."""
 
     def __init__(
         self, spec: ModelSpec, weights: Mapping[str, torch.Tensor], rows: torch.Tensor, bounds: Limits, max_batch: int
@@ -57,7 +58,7 @@ class TorchBackend:
     @property
     def state_bytes(self) -> int:
         """Bytes of one slot."""
-        return self._spec.state_elements * self._rows.element_size()
+        return self._rows.shape[1] * self._rows.element_size()
 
     @property
     def max_batch(self) -> int:
@@ -67,6 +68,11 @@ class TorchBackend:
     @property
     def depth(self) -> int:
         """Launches under way at once: `launch` does all the work."""
+        return 1
+
+    @property
+    def batching(self) -> int:
+        """Rows are padded to tiles, which is no concern of others: any number of them will do."""
         return 1
 
     @property
@@ -100,12 +106,12 @@ class TorchBackend:
 
     def read(self, slots: Ints) -> dict[str, Tensor]:
         """States by name, [len(slots), *shape] float32, copies."""
-        return unpack(self._spec.states, self._rows[self._index(slots)].float().cpu().numpy())
+        return unpack(state_rows(self._spec.states), [self._rows[self._index(slots)].float().cpu().numpy()])
 
     def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
         """The reverse of `read`. Raises CallerError(INVALID_ARGUMENT) naming the state that does not fit."""
-        rows = torch.from_numpy(pack(self._spec.states, states, len(slots)))
-        self._rows[self._index(slots)] = rows.to(self._rows)
+        (rows,) = pack(state_rows(self._spec.states), states, len(slots))
+        self._rows[self._index(slots)] = torch.from_numpy(rows).to(self._rows)
 
     @torch.inference_mode()
     def launch(self, function: str, slots: Ints, inputs: tuple[Tensor, ...], length: int) -> _Ticket:
@@ -128,7 +134,7 @@ class TorchBackend:
         """Waits for a launch. Its new states are in the pool afterwards."""
         finite = ticket.finite.cpu().numpy()
         outputs = tuple(output.float().cpu().numpy() for output in ticket.outputs)
-        return Computed(outputs, None if finite.all() else finite)
+        return Computed(outputs, None if finite.all() else np.where(finite, 0, int(Reason.NON_FINITE_STATE)))
 
     def _index(self, slots: Ints) -> torch.Tensor:
         return torch.from_numpy(slots).to(self._rows.device)
@@ -186,13 +192,17 @@ def build_torch(
 ) -> TorchBackend:
     """A backend ready for `warm_up`. float64 is for a reference: it sums exactly enough to judge float32 by.
 
-    Raises ServerFault if the device is not there. Sets torch's threads and precision, which hold for the whole process.
+    Raises BundleError for a program, and ServerFault if the device is not there. Sets torch's threads and precision, which
+    hold for the whole process.
     """
+    if isinstance(spec.computation, Program):
+        remedy = "set backend.kind to onnx, or leave the model out"
+        raise BundleError(f"model {spec.name}: the torch backend serves cells, and no programs yet; {remedy}")
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ServerFault(Reason.ENGINE_FAILED, f"device {settings.device!r} was asked for, but torch sees no CUDA device")
     torch.set_num_threads(1)  # on a CPU a product's sums depend on how many threads share it, so one, whatever is set
     torch.set_float32_matmul_precision("highest")  # no TF32: it rounds inputs to 10 bits
     on_device = {name: prepare(name, torch.from_numpy(value.copy()).to(device, dtype)) for name, value in weights.items()}
-    rows = torch.zeros((slots, spec.state_elements), dtype=dtype, device=device)
+    rows = torch.zeros((slots, sum(state.elements for state in spec.states)), dtype=dtype, device=device)
     return TorchBackend(spec, on_device, rows, limits(spec, weights), max_batch)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.spec import CellKind, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, cell_model
 
 States = dict[str, Tensor]  # by name, [M, *shape]
 Weights = Mapping[str, Tensor]
@@ -44,7 +44,7 @@ def step(spec: ModelSpec, weights: Weights, values: Mapping[str, Tensor], states
 
 def _front(spec: ModelSpec, weights: Weights, value: Tensor, states: States, after: States) -> Tensor:
     """An input [M, F] or [M] -> features [M, input_size]."""
-    front = spec.front
+    front = cell_model(spec).front
     if isinstance(front, EmbeddingFront):
         return weights["embedding.weight"][value]
     if isinstance(front, FeaturesFront):
@@ -58,9 +58,9 @@ def _front(spec: ModelSpec, weights: Weights, value: Tensor, states: States, aft
 def _cell(spec: ModelSpec, weights: Weights, x: Tensor, states: States, after: States) -> Tensor:
     """Features [M, input_size] -> the top layer's new h [M, H]."""
     news = []
-    for layer in range(spec.cell.layers):
+    for layer in range(cell_model(spec).cell.layers):
         before = [states[name][:, layer] for name in ("h", "c") if name in states]
-        new = _layer(spec.cell.kind, weights, layer, x, before)
+        new = _layer(cell_model(spec).cell.kind, weights, layer, x, before)
         x = new[0]
         news.append(new)
     after |= {name: torch.stack(parts, dim=1) for name, parts in zip(("h", "c"), zip(*news, strict=True), strict=False)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.manifest import shorten, wrong
-from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, TensorSpec
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, TensorSpec, cell_model
 
 Weights = dict[str, NDArray[np.float32]]
 BYTES = 256  # values of one
@@ -18,8 +18,9 @@ BYTES = 256  # values of one
 
 def check_spec(spec: ModelSpec, file: str) -> None:
     """Raises BundleError naming `file` and the field where the declarations contradict each other."""
-    if isinstance(spec.front, FeaturesFront):
-        _check_features(spec.front, file)
+    model = cell_model(spec)
+    if isinstance(model.front, FeaturesFront):
+        _check_features(model.front, file)
     _check_sizes(spec, file)
     _check_input(spec, file)
     for index, head in enumerate(spec.heads):
@@ -29,14 +30,14 @@ def check_spec(spec: ModelSpec, file: str) -> None:
         _check_text(spec, file)
     outputs = declare.output_specs(spec.heads)
     _check_declared("outputs", [(o.name, o.shape) for o in spec.outputs], [(o.name, o.shape) for o in outputs], file)
-    states = declare.state_specs(spec.cell, spec.front, spec.heads)
+    states = declare.state_specs(model.cell, model.front, spec.heads)
     _check_declared("states", [(s.name, s.shape) for s in spec.states], [(s.name, s.shape) for s in states], file)
     _check_names(spec, file)
 
 
 def check_weights(spec: ModelSpec, weights: Mapping[str, NDArray[Any]], file: str) -> None:
     """Raises BundleError naming `file` and the tensor that is missing, not asked for, misshapen or not finite."""
-    shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
+    shapes = declare.weight_shapes(cell_model(spec), spec.heads)
     for name in sorted(weights.keys() - shapes.keys()):
         raise wrong(file, name, "no tensor of this name", shorten(list(weights[name].shape)))
     for name, shape in shapes.items():
@@ -67,15 +68,17 @@ def _check_divisor(value: float, field: str, file: str) -> None:
 
 
 def _check_sizes(spec: ModelSpec, file: str) -> None:
-    expected = declare.front_width(spec.front, spec.inputs[0].elements)
-    if spec.cell.input_size != expected:
-        source = "inputs[0].shape" if spec.front is None else "front"
-        raise wrong(file, "cell.input_size", f"{expected}, the width of {source}", shorten(spec.cell.input_size))
+    model = cell_model(spec)
+    expected = declare.front_width(model.front, spec.inputs[0].elements)
+    if model.cell.input_size != expected:
+        source = "inputs[0].shape" if model.front is None else "front"
+        raise wrong(file, "cell.input_size", f"{expected}, the width of {source}", shorten(model.cell.input_size))
 
 
 def _check_input(spec: ModelSpec, file: str) -> None:
     given = spec.inputs[0]
-    expected = declare.input_spec(given.name, spec.cell, spec.front)
+    model = cell_model(spec)
+    expected = declare.input_spec(given.name, model.cell, model.front)
     for field in ("dtype", "shape", "limit"):
         if getattr(given, field) != getattr(expected, field):
             raise wrong(file, f"inputs[0].{field}", shorten(getattr(expected, field)), shorten(getattr(given, field)))
@@ -169,10 +172,11 @@ def _check_words(head: HeadSpec, field: str, file: str) -> None:
 
 
 def _check_tokens(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
-    if not isinstance(spec.front, EmbeddingFront):
+    front = cell_model(spec).front
+    if not isinstance(front, EmbeddingFront):
         raise wrong(file, f"{field}.kind", "a front of kind embedding, since the next token is stepped on", shorten(head.kind))
-    if head.width != spec.front.tokens:
-        raise wrong(file, f"{field}.width", f"{spec.front.tokens}, the tokens of the embedding", shorten(head.width))
+    if head.width != front.tokens:
+        raise wrong(file, f"{field}.width", f"{front.tokens}, the tokens of the embedding", shorten(head.width))
 
 
 def _check_declared(

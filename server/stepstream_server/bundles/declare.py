@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 
 from stepstream_server.spec import (
     CellKind,
+    CellModel,
     CellSpec,
     EmbeddingFront,
     FeaturesFront,
@@ -67,8 +68,9 @@ def state_specs(cell: CellSpec, front: Front, heads: Sequence[HeadSpec]) -> tupl
     return tuple(states)
 
 
-def weight_shapes(cell: CellSpec, front: Front, heads: Sequence[HeadSpec]) -> dict[str, tuple[int, ...]]:
+def weight_shapes(model: CellModel, heads: Sequence[HeadSpec]) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight, as `torch.nn` has them."""
+    cell, front = model.cell, model.front
     shapes: dict[str, tuple[int, ...]] = {}
     if isinstance(front, EmbeddingFront):
         shapes["embedding.weight"] = (front.tokens, front.width)
@@ -102,8 +104,7 @@ def declare(
         inputs=(input_spec(input_name, cell, front, input_description),),
         outputs=output_specs(heads),
         states=state_specs(cell, front, heads),
-        cell=cell,
-        front=front,
+        computation=CellModel(cell, front),
         heads=tuple(heads),
         fingerprint="",
         **told,

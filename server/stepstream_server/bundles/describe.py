@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stepstream_server.bundles.load import Bundle
-from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, cell_model
 
 
 def describe(bundle: Bundle) -> str:
@@ -50,12 +50,12 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _parts(spec: ModelSpec) -> Iterator[tuple[str, str]]:
-    if isinstance(spec.front, FeaturesFront):
-        differences = ", half of them differences from the step before" if spec.front.differences else ""
-        yield "front", f"{len(spec.front.mean)} normalised features{differences}"
-    elif isinstance(spec.front, EmbeddingFront):
-        yield "front", f"embedding of {spec.front.tokens} tokens, width {spec.front.width}"
-    cell = spec.cell
+    cell, front = cell_model(spec).cell, cell_model(spec).front
+    if isinstance(front, FeaturesFront):
+        differences = ", half of them differences from the step before" if front.differences else ""
+        yield "front", f"{len(front.mean)} normalised features{differences}"
+    elif isinstance(front, EmbeddingFront):
+        yield "front", f"embedding of {front.tokens} tokens, width {front.width}"
     layers = "1 layer" if cell.layers == 1 else f"{cell.layers} layers"
     yield "cell", f"{cell.kind}, input {cell.input_size}, hidden {cell.hidden_size}, {layers}"
     for head in spec.heads:
@@ -71,5 +71,5 @@ def _head(head: HeadSpec) -> str:
 
 def _sizes(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "parameters", f"{sum(tensor.size for tensor in bundle.weights.values()):,}"
-    yield "state", f"{bundle.spec.state_elements * 4:,} bytes per session"
+    yield "state", f"{bundle.spec.state_bytes:,} bytes per session"
     yield "outputs", f"{bundle.spec.output_step_bytes:,} bytes per step"

@@ -5,29 +5,45 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
-from stepstream_server.spec import ModelSpec
+from stepstream_server.spec import CellModel, ModelSpec, Program, StateSpec, TensorSpec
 
 # Fields that say who the model is or what its numbers mean to people, and change none of them.
 TOLD = {"name", "version", "fingerprint", "description", "licence", "provenance", "time_step_seconds", "text", "extra"}
 TOLD_OF_PARTS = {"description", "labels", "predicts"}
+# Fields that records got after bundles had been written: left out where they say what was the case before.
+_LATER: dict[type[Any], tuple[str, ...]] = {TensorSpec: ("range",), StateSpec: ("dtype", "initial")}
 
 
-def fingerprint(spec: ModelSpec, weights_sha256: str) -> str:
-    """sha256, hexadecimal, over the digest of the weights and every manifest field on which an output or the state depends.
+def fingerprint(spec: ModelSpec, content_sha256: str) -> str:
+    """sha256, hexadecimal, over the digest of the weights or the graph, and every manifest field on which an output or the state
+    depends.
 
     Names of tensors count, since snapshots and callers find tensors by them; name and version of the model do not.
     """
-    tree = {key: _computed(value) for key, value in dataclasses.asdict(spec).items() if key not in TOLD}
-    tree["front"] = [type(spec.front).__name__, tree["front"]]
-    tree["weights"] = weights_sha256
+    tree = {name: _computed(getattr(spec, name)) for name in ("inputs", "outputs", "states", "heads")}
+    tree |= _computation(spec.computation)
+    tree["weights"] = content_sha256
     text = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _computed(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _computed(each) for key, each in value.items() if key not in TOLD_OF_PARTS}
+def _computation(computation: CellModel | Program) -> dict[str, object]:
+    if isinstance(computation, Program):
+        return {"program": _computed(computation)}
+    front = computation.front
+    return {"cell": _computed(computation.cell), "front": [type(front).__name__, _computed(front)]}
+
+
+def _computed(value: Any) -> object:
+    if dataclasses.is_dataclass(value):
+        later = _LATER.get(type(value), ())
+        return {
+            field.name: _computed(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.name not in TOLD_OF_PARTS and not (field.name in later and getattr(value, field.name) == field.default)
+        }
     if isinstance(value, (list, tuple)):
         return [_computed(each) for each in value]
     return value

@@ -12,7 +12,7 @@ from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
 from stepstream_server.bundles.write import validate, write
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import CellKind, CellSpec, HeadSpec, ModelSpec
+from stepstream_server.spec import CellKind, CellSpec, HeadSpec, ModelSpec, cell_model
 
 
 def init_model(
@@ -47,7 +47,7 @@ def init_model(
 
 def random_weights(spec: ModelSpec, seed: int) -> Weights:
     """Every weight in torch's default distribution of cells and heads, U(-1/sqrt(hidden), 1/sqrt(hidden)), drawn from `seed`."""
-    bound = 1.0 / math.sqrt(spec.cell.hidden_size)
+    bound = 1.0 / math.sqrt(cell_model(spec).cell.hidden_size)
     random = np.random.default_rng(seed)
-    shapes = declare.weight_shapes(spec.cell, spec.front, spec.heads)
+    shapes = declare.weight_shapes(cell_model(spec), spec.heads)
     return {name: random.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}

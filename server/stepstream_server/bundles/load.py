@@ -19,7 +19,7 @@ from stepstream_server.bundles.fingerprint import fingerprint
 from stepstream_server.bundles.manifest import parse, shorten, wrong
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import ModelSpec
+from stepstream_server.spec import ModelSpec, cell_model
 
 MANIFEST_FILE = "model.json"
 MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
@@ -35,6 +35,7 @@ class Bundle:
     path: Path
     spec: ModelSpec
     weights: Weights  # by name, float32, C order: see `declare.weight_shapes`
+    graph: bytes = b""  # of a program: a file in ONNX
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def _tensor(name: str, tensor: Mapping[str, Any], file: str) -> NDArray[np.float
 
 
 def _most_bytes(spec: ModelSpec) -> int:
-    shapes = weight_shapes(spec.cell, spec.front, spec.heads)
+    shapes = weight_shapes(cell_model(spec), spec.heads)
     return MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in shapes.values())
 
 

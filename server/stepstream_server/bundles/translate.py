@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from stepstream_server.bundles.manifest import EmbeddingEntry, FeaturesEntry, Manifest, parse
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import (
+    CellModel,
     CellSpec,
     EmbeddingFront,
     FeaturesFront,
@@ -15,6 +17,7 @@ from stepstream_server.spec import (
     ModelSpec,
     StateSpec,
     TensorSpec,
+    cell_model,
 )
 
 LINE_CHARACTERS = 100  # a manifest is read and edited by people
@@ -34,8 +37,7 @@ def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
         inputs=tuple(TensorSpec(**entry.model_dump()) for entry in manifest.inputs),
         outputs=tuple(TensorSpec(**each.model_dump(), description=descriptions.get(each.name, "")) for each in manifest.outputs),
         states=tuple(StateSpec(**entry.model_dump()) for entry in manifest.states),
-        cell=CellSpec(**manifest.cell.model_dump()),
-        front=front,
+        computation=CellModel(CellSpec(**manifest.cell.model_dump()), front),
         heads=tuple(HeadSpec(**entry.model_dump()) for entry in manifest.heads),
         fingerprint=fingerprint,
         description=manifest.description,
@@ -54,11 +56,14 @@ def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
     """
     tree = {"format_version": 1, **dataclasses.asdict(spec), "weights": {"file": weights_file, "sha256": sha256}}
     del tree["fingerprint"]  # follows from the rest
-    if spec.front is not None:
-        kind = "embedding" if isinstance(spec.front, EmbeddingFront) else "features"
-        tree["front"] = {"kind": kind, **tree["front"]}
-    for output in tree["outputs"]:
-        del output["description"], output["limit"]  # the head describes it
+    tree |= tree.pop("computation")
+    front = cell_model(spec).front
+    if front is not None:
+        tree["front"] = {"kind": "embedding" if isinstance(front, EmbeddingFront) else "features", **tree["front"]}
+    # The format has no fields for what cells do without; an output is described by its head.
+    tree["inputs"] = [_only(each, "name", "dtype", "shape", "description", "limit") for each in tree["inputs"]]
+    tree["outputs"] = [_only(each, "name", "dtype", "shape") for each in tree["outputs"]]
+    tree["states"] = [_only(each, "name", "shape") for each in tree["states"]]
     try:
         text = json.dumps(tree)
     except (TypeError, ValueError) as error:
@@ -66,6 +71,10 @@ def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
     fields = parse(text, file).model_dump(mode="json", exclude_defaults=True)
     first = {"format_version": 1, "name": spec.name, "version": spec.version}
     return _layout(first | fields) + "\n"
+
+
+def _only(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: record[name] for name in names}
 
 
 def _layout(value: object, indent: str = "") -> str:

@@ -116,7 +116,7 @@ class Engine:
         self._turns = 0
         self._steps = 0
         self.books = books = Books(spec, settings)
-        self._outbox = outbox = Outbox(spec.outputs, settings.rollout_hold_seconds)
+        self._outbox = outbox = Outbox(spec, settings.rollout_hold_seconds)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         self._cut = Cut(books, self._scheduler, settings.capacity + settings.max_rollout_paths)
         self._settlement = Settlement(books, backend, outbox)
@@ -150,6 +150,7 @@ class Engine:
             steps=self._steps,
             rollouts=len(self._rollouts),
             rollout_slots=self._rollouts.slots,
+            batching=self.limits.batching,
         )
 
     def warm_up(self) -> None:
@@ -430,8 +431,8 @@ def _count_failures(errors: RowErrors, report: TurnReport) -> None:
 
 def _part(computed: Computed, start: int, end: int | None) -> Computed:
     """Takes the part of a launch that some of its rows have."""
-    finite = None if computed.finite is None else computed.finite[start:end]
-    return Computed(tuple(values[start:end] for values in computed.outputs), finite)
+    faults = None if computed.faults is None else computed.faults[start:end]
+    return Computed(tuple(values[start:end] for values in computed.outputs), faults)
 
 
 def _limits(settings: EngineSettings, backend: Backend) -> Limits:
@@ -442,6 +443,7 @@ def _limits(settings: EngineSettings, backend: Backend) -> Limits:
         capacity=settings.capacity,
         max_batch=min(settings.max_batch, backend.max_batch),
         idle_ttl_seconds=settings.idle_ttl_seconds,
+        batching=backend.batching,
     )
 
 

@@ -30,7 +30,7 @@ from stepstream_server.engine.ports import (
     Tensor,
 )
 from stepstream_server.errors import Reason
-from stepstream_server.spec import TensorSpec
+from stepstream_server.spec import ModelSpec, TensorSpec
 
 IntOrInts = TypeVar("IntOrInts", int, Ints)
 
@@ -43,8 +43,10 @@ _TEXTS = {
     Reason.QUEUE_FULL: "the server has no room for {length} more steps now",
     Reason.DEADLINE_EXCEEDED: "step {first} had not begun to run when its time was over",
     Reason.NON_FINITE_INPUT: "inputs of the {length} steps from {first} on: expected finite numbers, got NaN or infinity",
-    Reason.INPUT_OUT_OF_RANGE: "inputs of the {length} steps from {first} on: expected 0 <= token < the model's limit",
+    Reason.INPUT_OUT_OF_RANGE: "inputs of the {length} steps from {first} on: expected {bounds}, got a number beyond",
     Reason.NON_FINITE_STATE: "the {length} steps from {first} on would make state or outputs non-finite: none was applied, "
+    "the session is quarantined until it is reset",
+    Reason.MODEL_FAILED: "the model raised an error at one of the {length} steps from {first} on: none was applied, "
     "the session is quarantined until it is reset",
     Reason.SESSION_IN_USE: "a rollout of the session is under way: it takes no steps until that has ended",
     Reason.SESSION_QUARANTINED: "the session is quarantined: reset or close it",
@@ -72,11 +74,6 @@ def _local(stream: int) -> int:
 
 
 _NO_ERRORS, _NOBODY_DETACHED = RowErrors(), Detached()  # what most turns have for a door
-
-
-def explain(reason: Reason, first: int, length: int, expected: int, handle: int = 0) -> str:
-    """The message for the caller of so many steps from `first` on who are refused for that reason."""
-    return _TEXTS[reason].format(first=first, length=length, expected=expected, handle=handle)
 
 
 class Pieces:
@@ -110,15 +107,16 @@ class Pieces:
 class Outbox:
     """Collects one turn's outcomes; `empty` sorts them by door and stream."""
 
-    def __init__(self, outputs: Sequence[TensorSpec], hold_seconds: float) -> None:
+    def __init__(self, spec: ModelSpec, hold_seconds: float) -> None:
         """hold_seconds: how long what rollouts draw may wait for what they draw next."""
-        self._specs = outputs
+        self._specs = spec.outputs
+        self._bounds = " and ".join(each.bounds for each in spec.inputs if each.bounds)
         self._letters: dict[int, Delivery] = {}  # by door, without answers
         self._heard: Counter[int] = Counter()  # envelopes, by door
         self._rows: list[Ints] = []  # each [5, n]: stream, handle, first, length, kept
         self._outputs: list[Sequence[Tensor]] = []  # beside it: one [sum of kept, *shape] per output
         self._grouped = True  # whether rows of equal streams are adjacent in the only part
-        self.pieces = Pieces(outputs, hold_seconds)  # of rollouts
+        self.pieces = Pieces(spec.outputs, hold_seconds)  # of rollouts
 
     def heard(self, door: int) -> None:
         """A envelope of the door has been taken in."""
@@ -141,6 +139,11 @@ class Outbox:
         """Adds one answered row; outputs [kept, *shape] each."""
         columns = np.array([[stream], [handle], [first_seq], [length], [kept]], np.int64)
         self.answer(columns, outputs or [np.zeros((0, *spec.shape), spec.dtype) for spec in self._specs])
+
+    def explain(self, reason: Reason, first: int, length: int, expected: int, handle: int = 0) -> str:
+        """The message for the caller of so many steps from `first` on who are refused for that reason."""
+        bounds = self._bounds
+        return _TEXTS[reason].format(first=first, length=length, expected=expected, handle=handle, bounds=bounds)
 
     def refuse(self, stream: int, handle: int, first_seq: int, length: int, reason: Reason, expected: int, message: str) -> None:
         """Adds one row's refusal or failure."""

@@ -38,6 +38,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.SESSION_IN_USE,
         Reason.SESSION_QUARANTINED,
         Reason.NON_FINITE_STATE,
+        Reason.MODEL_FAILED,
         Reason.SEQUENCE_PASSED,
         Reason.MODEL_MISMATCH,
     ),

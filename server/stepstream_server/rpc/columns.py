@@ -18,7 +18,12 @@ from stepstream_server.spec import DType, ModelSpec
 
 U32 = np.dtype("<u4")
 I64 = np.dtype("<i8")
-WIRE_TYPES: dict[DType, np.dtype[Any]] = {"float32": np.dtype("<f4"), "int64": I64}
+WIRE_TYPES: dict[DType, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int32": np.dtype("<i4"),
+    "int64": I64,
+    "bool": np.dtype("?"),
+}
 _LARGEST = (1 << 63) - 1  # of an acknowledgement
 SEQ_BITS = 62  # of a step number: adding the length of a row never overflows
 _ONES: Ints = np.ones(1024, np.int64)  # the lengths of all single-step messages but very large ones
@@ -101,7 +106,16 @@ def check_inputs(inputs: Sequence[bytes], spec: ModelSpec, steps: int) -> Sequen
         if len(data) != expected:
             meaning = f"{expected} bytes ({declared.name}: {steps} steps of {declared.step_bytes})"
             raise _wrong_bytes(f"inputs[{index}]", meaning, len(data))
+        if declared.dtype == "bool":
+            check_bools(f"inputs[{index}]", data)
     return inputs
+
+
+def check_bools(field: str, data: bytes) -> None:
+    """Raises CallerError(INVALID_ARGUMENT) for a byte that is neither 0 nor 1: numpy and graphs differ about what it means."""
+    largest = int(np.frombuffer(data, np.uint8).max(initial=0))
+    if largest > 1:
+        raise CallerError(Reason.INVALID_ARGUMENT, f"{field}: expected bytes of 0 or 1, got {largest}", field=field)
 
 
 def to_wire(values: Tensor) -> bytes:

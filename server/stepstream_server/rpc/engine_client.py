@@ -77,6 +77,7 @@ class EngineClient:
         self._encoding = Encoding(spec)
         self.step_bytes = self._encoding.all_step_bytes
         self._input_bytes = [each.step_bytes for each in spec.inputs]  # of one step
+        self._takes_any_bytes = all(each.dtype != "bool" for each in spec.inputs)
         self.step_credits = step_credits(spec)
         self.window_credits = window_credits(spec, limits.window_steps, limits.window_bytes)
         self._loop = loop
@@ -114,9 +115,9 @@ class EngineClient:
         self._said.append(command)
 
     def takes(self, inputs: Sequence[bytes], steps: int) -> bool:
-        """Whether inputs of so many steps are as many and as long as the model declares."""
+        """Tells whether inputs of so many steps are as many and as long as the model declares, and any bytes would do."""
         sizes = self._input_bytes
-        return list(map(len, inputs)) == (sizes if steps == 1 else [steps * size for size in sizes])
+        return self._takes_any_bytes and list(map(len, inputs)) == (sizes if steps == 1 else [steps * size for size in sizes])
 
     def block(self, stream: int, rows: bytes, inputs: Sequence[bytes]) -> None:
         """Passes on rows of one message of a stream, packed as ROW is, with their inputs as they came, as `submit` does."""

@@ -53,7 +53,10 @@ _COMMITS = {0: Commit.END, 1: Commit.END, 2: Commit.EACH, 3: Commit.NONE}
 
 def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateResponse:
     """A message."""
-    tokens = spec.inputs[0].dtype == "int64"
+    dtype = spec.inputs[0].dtype
+    tokens = dtype != "float32"
+    if dtype == "int32":  # tokens are of 8 bytes in the contract
+        drawn = drawn._replace(values=np.frombuffer(drawn.values, columns.WIRE_TYPES[dtype]).astype(columns.I64).tobytes())
     return inference_pb2.GenerateResponse(
         first_seq=drawn.first_seq,
         outputs=drawn.outputs,
@@ -66,8 +69,13 @@ def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateRespons
 
 def most_draws(spec: ModelSpec, wanted: Generate, max_message_bytes: int) -> int:
     """As many as a message can carry; at least 1."""
-    step_bytes = spec.inputs[0].step_bytes * max(1, len(wanted.levels)) + wanted.outputs * spec.output_step_bytes
+    step_bytes = _draw_bytes(spec) * max(1, len(wanted.levels)) + wanted.outputs * spec.output_step_bytes
     return max(1, (max_message_bytes - _MESSAGE_BYTES) // step_bytes)
+
+
+def _draw_bytes(spec: ModelSpec) -> int:
+    """Of one step in a message, where tokens take 8 bytes."""
+    return spec.inputs[0].elements * (4 if spec.inputs[0].dtype == "float32" else 8)
 
 
 def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings) -> Generate:
@@ -145,11 +153,11 @@ def _decode_prompt(data: Sequence[bytes], spec: ModelSpec, most: int) -> tuple[T
         raise _wrong("prompt[0]", f"a multiple of {declared.step_bytes} bytes", len(data[0]))
     columns.check_steps("prompt[0]", len(data[0]) // declared.step_bytes, most)
     values = np.frombuffer(data[0], columns.WIRE_TYPES[declared.dtype]).reshape(-1, *declared.shape)
-    if declared.dtype == "float32" and not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         message = "prompt[0]: expected finite numbers, got NaN or infinity"
         raise CallerError(Reason.NON_FINITE_INPUT, message, field="prompt[0]")
-    if declared.dtype == "int64" and not ((values >= 0) & (values < declared.limit)).all():
-        message = f"prompt[0]: expected 0 <= token < {declared.limit}, got {values[(values < 0) | (values >= declared.limit)][0]}"
+    if not (within := declared.within(values)).all():
+        message = f"prompt[0]: expected {declared.bounds}, got {values[~within][0]}"
         raise CallerError(Reason.INPUT_OUT_OF_RANGE, message, field="prompt[0]")
     return (values,)
 
@@ -164,8 +172,8 @@ def _decode_stops(stops: Sequence[bytes], spec: ModelSpec, head: HeadSpec) -> tu
             raise _wrong(f"stop[{index}]", f"1 to {MAX_STOP_TOKENS} tokens of 8 bytes", f"{len(data)} bytes")
     sequences = tuple(tuple(np.frombuffer(data, columns.I64).tolist()) for data in stops)
     for index, sequence in enumerate(sequences):
-        if min(sequence) < 0 or max(sequence) >= spec.inputs[0].limit:
-            raise _wrong(f"stop[{index}]", f"0 <= token < {spec.inputs[0].limit}", list(sequence))
+        if not spec.inputs[0].within(np.array(sequence)).all():
+            raise _wrong(f"stop[{index}]", spec.inputs[0].bounds, list(sequence))
     return sequences
 
 
@@ -182,7 +190,7 @@ def _check_outputs(paths: int, spec: ModelSpec, max_message_bytes: int) -> bool:
     """True, since they are wanted."""
     if paths > 1:
         raise _wrong("outputs", "false, since there are several paths", "true")
-    most = min(MAX_OUTPUT_BYTES, max_message_bytes - _MESSAGE_BYTES - spec.inputs[0].step_bytes)
+    most = min(MAX_OUTPUT_BYTES, max_message_bytes - _MESSAGE_BYTES - _draw_bytes(spec))
     if spec.output_step_bytes > most:
         message = f"outputs: expected at most {most} bytes of outputs per step, the model has {spec.output_step_bytes}"
         raise CallerError(Reason.BLOCK_TOO_LARGE, message, field="outputs")

@@ -19,7 +19,9 @@ from stepstream_server.spec import DType, ModelSpec, TensorSpec
 _SHOWN = 128  # characters of a wrong name that its error repeats
 _DATA_TYPES: dict[DType, common_pb2.DataType] = {
     "float32": common_pb2.DATA_TYPE_FLOAT32,
+    "int32": common_pb2.DATA_TYPE_INT32,
     "int64": common_pb2.DATA_TYPE_INT64,
+    "bool": common_pb2.DATA_TYPE_BOOL,
 }
 
 
@@ -91,16 +93,17 @@ def encode_model(engine: EngineClient, *, words: bool) -> model_pb2.Model:
         name=spec.name,
         version=spec.version,
         description=spec.description,
-        cell=spec.cell.kind,
+        cell=spec.computation.facts["cell"],
         inputs=[_encode_tensor(each) for each in spec.inputs],
         outputs=[_encode_tensor(each) for each in spec.outputs],
-        states=[_encode_tensor(TensorSpec(each.name, "float32", each.shape)) for each in spec.states],
+        states=[_encode_tensor(TensorSpec(each.name, each.dtype, each.shape)) for each in spec.states],
         fingerprint=spec.fingerprint,
         window=encode_window(engine),
         licence=spec.licence,
         text=spec.text or "",
         words=head.labels if words and head and spec.text == "words" else (),
         rollout_output=head.name if head else "",
+        batching=engine.limits.batching,
     )
     if spec.time_step_seconds is not None:
         model.time_step.CopyFrom(encode_duration(spec.time_step_seconds))
@@ -114,6 +117,7 @@ def _encode_tensor(spec: TensorSpec) -> common_pb2.TensorSpec:
         shape=spec.shape,
         description=spec.description,
         limit=spec.limit,
+        range=spec.range,
     )
 
 

@@ -19,9 +19,14 @@ from stepstream_server.rpc.coalescing import Steps
 from stepstream_server.rpc.columns import WIRE_TYPES
 from stepstream_server.rpc.deliveries import Piece
 from stepstream_server.rpc.engine_client import EngineClient, decode_row_error
-from stepstream_server.spec import ModelSpec, TensorSpec
+from stepstream_server.spec import DType, ModelSpec, TensorSpec
 
 _EXACT = 2.0**53  # beyond it a double skips integers
+_WHOLE: dict[DType, tuple[str, float, float]] = {  # what is expected of each dtype, the lowest and the highest number
+    "int64": ("whole numbers below 2^53", 1 - _EXACT, _EXACT - 1),
+    "int32": ("whole numbers from -2^31 up to 2^31 - 1", -(2**31), 2**31 - 1),
+    "bool": ("0 or 1", 0, 1),
+}
 _NUMBER_BYTES = 8  # of one number on the wire
 _MESSAGE_BYTES = 1024  # of an answer beside its numbers, generously: names of outputs, counts
 _HANDLES = 1 << 32  # as many as there are
@@ -65,7 +70,7 @@ def _decode_input(inputs: Mapping[str, inference_pb2.Values], spec: TensorSpec) 
     if not len(numbers) or len(numbers) % spec.elements:
         raise _wrong(spec.name, f"expected a multiple of {spec.elements} numbers, one step or more, got {len(numbers)}")
     shaped = numbers.reshape(-1, *spec.shape)
-    return _floats(shaped) if spec.dtype == "float32" else _integers(spec.name, shaped)
+    return _floats(shaped) if spec.dtype == "float32" else _integers(spec, shaped)
 
 
 def _floats(numbers: NDArray[np.float64]) -> Tensor:
@@ -73,10 +78,12 @@ def _floats(numbers: NDArray[np.float64]) -> Tensor:
         return numbers.astype(np.float32)
 
 
-def _integers(name: str, numbers: NDArray[np.float64]) -> Tensor:
-    if not ((numbers == np.floor(numbers)) & (np.abs(numbers) <= _EXACT)).all():
-        raise _wrong(name, "expected whole numbers below 2^53")
-    return numbers.astype(np.int64)
+def _integers(spec: TensorSpec, numbers: NDArray[np.float64]) -> Tensor:
+    """Whole numbers of the dtype, or truth values."""
+    meaning, lowest, highest = _WHOLE[spec.dtype]
+    if not ((numbers == np.floor(numbers)) & (numbers >= lowest) & (numbers <= highest)).all():
+        raise _wrong(spec.name, f"expected {meaning}")
+    return numbers.astype(spec.dtype)
 
 
 def _wrong(name: str, problem: str) -> CallerError:

@@ -82,6 +82,7 @@ def _stats_families(models: list[tuple[Labels, EngineStats]]) -> Iterator[Metric
     yield _gauge(series.SESSIONS_OPEN, [(model, s.sessions) for model, s in models])
     yield _gauge(series.SLOTS, used + free)
     yield _gauge(series.STATE_BYTES, [(model, s.state_bytes) for model, s in models])
+    yield _gauge(series.BATCHING, [(model, s.batching) for model, s in models])
     yield _gauge(series.STREAMS, [(model, s.streams) for model, s in models])
     yield _gauge(series.PENDING_STEPS, [(model, s.pending_steps) for model, s in models])
     yield _gauge(series.ROLLOUTS_ACTIVE, [(model, s.rollouts) for model, s in models])

@@ -65,6 +65,7 @@ STEP_FAILURES = Series(
     "stepstream_step_failures_total", "Steps that the engine refused or failed, by why.", (*MODEL_LABELS, "reason")
 )
 DUPLICATE_STEPS = Series("stepstream_duplicate_steps_total", "Steps answered from the cache, the state untouched.")
+BATCHING = Series("stepstream_batching", "Rows of which each launch computes a multiple; 0: one session after the other.")
 LAUNCHES = Series("stepstream_launches_total", "Batches computed; steps divided by launches is the mean steps of one.")
 
 BATCH_SIZE = Series("stepstream_batch_size", "Rows of one launch.")

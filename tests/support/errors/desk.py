@@ -20,6 +20,7 @@ from support.wire import StreamRequest, u32, u64
 HELD, ALONE = "held", "alone"
 AT_ONCE = ClientOptions(reconnect_seconds=0)
 POISON = 13.0  # an input that makes its step non-finite
+VENOM = 17.0  # an input at which the model raises an error
 
 
 @dataclass
@@ -107,4 +108,4 @@ async def desk(settings: DoorSettings | None = None, clock: Clock = time.monoton
 
 
 def _backend() -> FakeBackend:
-    return FakeBackend(poison=POISON)
+    return FakeBackend(poison=POISON, venom=VENOM)

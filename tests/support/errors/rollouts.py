@@ -10,7 +10,7 @@ from stepstream import Session
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server.spec import ModelSpec
 from support.echo import ring_backend, ring_spec
-from support.errors.desk import HELD, POISON, desk
+from support.errors.desk import HELD, POISON, VENOM, desk
 from support.errors.heard import Heard
 from support.front_door import front_door
 from support.generating import floats, request, tokens, whole
@@ -56,7 +56,7 @@ async def no_numbers(heard: Heard) -> None:
 
 
 async def no_such_token_to_begin_with(heard: Heard) -> None:
-    """A token of a prompt is below 0, or not below the model's limit."""
+    """A number of a prompt is beyond the model's `limit` or `range`."""
     async with front_door("ring", spec=ring_spec, backend=ring_backend) as front:
         for token in (-1, 8):
             await heard.call(whole(front.inference.Generate(request(prompt=[tokens(token)]))))
@@ -83,6 +83,15 @@ async def leaving_the_numbers(heard: Heard) -> None:
         await heard.call(at.generate(prompt=[floats(POISON)], commit=EACH))
 
 
+async def failing(heard: Heard) -> None:
+    """The model raised an error at a step of a rollout."""
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(generated(session, VENOM))
+        await heard.call(at.generate(prompt=[floats(VENOM)]))
+        await heard.call(at.generate(prompt=[floats(VENOM)], commit=EACH))
+
+
 async def generated(session: Session, value: float) -> object:
     """A rollout of the Python client behind one value."""
     return await session.generate([[value]], max_steps=1, greedy=True).whole()
@@ -96,4 +105,5 @@ SCENARIOS = (
     no_such_token_to_begin_with,
     outputs_too_large,
     leaving_the_numbers,
+    failing,
 )

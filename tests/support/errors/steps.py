@@ -14,7 +14,7 @@ from stepstream import Client
 from stepstream_proto.v1 import common_pb2, inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 from stepstream_server.bundles import write
 from stepstream_server.config import DoorSettings
-from support.errors.desk import POISON, desk
+from support.errors.desk import POISON, VENOM, desk
 from support.errors.heard import Heard
 from support.models import random_model
 from support.server import serving
@@ -109,7 +109,7 @@ async def not_a_number(heard: Heard) -> None:
 
 
 async def no_such_token(heard: Heard) -> None:
-    """A token is below 0, or not below the model's limit."""
+    """A number of an input is beyond the model's `limit` or `range`."""
     with TemporaryDirectory() as folder:
         write(Path(folder) / "text", *random_model(outputs=8, tokens=8, name="text"))
         async with serving(Path(folder)) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
@@ -138,6 +138,16 @@ async def leaving_the_numbers(heard: Heard) -> None:
         await at.stream.step([0], [1], [POISON])
         await heard.row(at.stream)
         await heard.call(at.step(1, [POISON]))
+
+
+async def failing(heard: Heard) -> None:
+    """The model raised an error at the step."""
+    async with desk() as at, at.client() as client:
+        session = await client.open_session("counter")
+        await heard.client(session.step([VENOM]))
+        await at.stream.step([0], [1], [VENOM])
+        await heard.row(at.stream)
+        await heard.call(at.step(1, [VENOM]))
 
 
 async def quarantined(heard: Heard) -> None:
@@ -183,6 +193,7 @@ SCENARIOS = (
     not_a_number,
     no_such_token,
     leaving_the_numbers,
+    failing,
     quarantined,
     unknown_handle,
     mixed_models,

@@ -16,7 +16,6 @@ from stepstream_server.engine.books.records import COUNTERS, ENDED, IN_FLIGHT, N
 from stepstream_server.engine.books.session_table import Last, SessionTable
 from stepstream_server.engine.books.status import Status
 from stepstream_server.engine.ports import Ints, Keep, Kind, Tensor
-from stepstream_server.errors import Reason
 from stepstream_server.spec import ModelSpec
 
 _LEAST_ENDED = 4096  # rows that may end their sessions before somebody takes note
@@ -36,8 +35,6 @@ class Books:
         self.counters.window_kept[0] = self.cache.steps_within(settings.window_bytes)
         self.counters.most_pending[0] = settings.max_pending_steps
         self.counters.most_pages[0] = -(-settings.cache_bytes // self.cache.page_bytes)
-        floats = spec.inputs[0].dtype == "float32"
-        self.counters.invalid_input[0] = Reason.NON_FINITE_INPUT if floats else Reason.INPUT_OUT_OF_RANGE
         self.counters.first[0] = self.counters.last[0] = self.counters.free[0] = NONE
         self._told = np.zeros(resolution.TOLD_PER_TURN, TOLD)
         self._told_steps = np.zeros(resolution.TOLD_STEPS, np.int64)

@@ -117,7 +117,6 @@ COUNTERS = np.dtype(
         ("window_kept", np.int64),  # steps whose outputs fit into the window's bytes
         ("most_pending", np.int64),  # steps
         ("most_pages", np.int64),  # of kept answers
-        ("invalid_input", np.int64),  # the Reason for numbers that the model does not take
         # The moment.
         ("draining", np.bool_),
         ("turn", np.int32),

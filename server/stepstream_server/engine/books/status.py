@@ -15,7 +15,7 @@ class Status(enum.IntEnum):
 
     FREE = 0
     OPEN = 1
-    QUARANTINED = 2  # its last launch would have made it non-finite: only reset and close are accepted
+    QUARANTINED = 2  # its last launch would have made it non-finite, or failed: only reset and close are accepted
     RESETTING = 3  # quarantined, and a reset is queued: what comes behind it is admitted
     ROLLING = 4  # a rollout that commits is under way: no steps are admitted
 
@@ -24,7 +24,7 @@ class Event(enum.IntEnum):
     """What moves it."""
 
     OPENED = 0
-    STEP_NOT_FINITE = 1
+    STEP_FAILED = 1
     RESET_QUEUED = 2
     RESET_DROPPED = 3
     RESET_APPLIED = 4
@@ -36,7 +36,7 @@ class Event(enum.IntEnum):
 # A move that is not here is a mistake of the engine. A reset is an ordinary input where nothing is wrong.
 MOVES = {
     (Status.FREE, Event.OPENED): Status.OPEN,
-    (Status.OPEN, Event.STEP_NOT_FINITE): Status.QUARANTINED,
+    (Status.OPEN, Event.STEP_FAILED): Status.QUARANTINED,
     (Status.OPEN, Event.RESET_QUEUED): Status.OPEN,
     (Status.OPEN, Event.RESET_DROPPED): Status.OPEN,
     (Status.OPEN, Event.RESET_APPLIED): Status.OPEN,
@@ -49,7 +49,7 @@ MOVES = {
     (Status.RESETTING, Event.RESET_DROPPED): Status.QUARANTINED,
     (Status.RESETTING, Event.RESET_APPLIED): Status.OPEN,
     (Status.RESETTING, Event.ENDED): Status.FREE,
-    (Status.ROLLING, Event.STEP_NOT_FINITE): Status.QUARANTINED,
+    (Status.ROLLING, Event.STEP_FAILED): Status.QUARANTINED,
     (Status.ROLLING, Event.ROLLOUT_ENDED): Status.OPEN,
     (Status.ROLLING, Event.ENDED): Status.FREE,
 }

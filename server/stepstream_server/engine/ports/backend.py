@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stepstream_server.engine.ports.basics import Ints, Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The outcome of a launch. Sessions whose new state or outputs are not finite keep the state they had."""
+    """The outcome of a launch. Sessions of which it says a fault keep the state they had."""
 
     outputs: tuple[Tensor, ...]  # one per declared output: [batch, length, *shape]
-    finite: NDArray[np.bool_] | None  # [batch]; None: all of them
+    # [batch]: the Reason, as a number, for which nothing was applied to a session: NON_FINITE_STATE where its new state or
+    # outputs are not finite, MODEL_FAILED where the model raised an error; 0: all is applied. None: 0 for all of them.
+    faults: Ints | None
 
 
 class Backend(Protocol):
@@ -39,6 +38,10 @@ class Backend(Protocol):
         """Launches that may be under way before the oldest is collected: 1 where `launch` does all the work."""
 
     @property
+    def batching(self) -> int:
+        """Launches compute a multiple of so many rows, or results would depend on the batch; 0: one row per launch."""
+
+    @property
     def numerics(self) -> str:
         """Names what bits of outputs depend on beside the model: versions, device, instruction set. Equal: bitwise the same."""
 
@@ -46,7 +49,10 @@ class Backend(Protocol):
         """Runs every kind of batch once, on slots that no session has. Raises ServerFault if results are not as promised."""
 
     def allocate(self, count: int) -> Ints:
-        """Takes `count` free slots, zeroed. Raises CallerError(SESSION_CAPACITY) if there are not as many; then takes none."""
+        """Takes `count` free slots, in the initial state.
+
+        Raises CallerError(SESSION_CAPACITY) if there are not as many, and has then taken none.
+        """
 
     def release(self, slots: Ints) -> None:
         """Gives slots back."""
@@ -58,7 +64,7 @@ class Backend(Protocol):
         """Copies states between allocated slots."""
 
     def read(self, slots: Ints) -> dict[str, Tensor]:
-        """States by name: [len(slots), *shape], float32, copies."""
+        """States by name: [len(slots), *shape], of their dtypes, copies."""
 
     def write(self, slots: Ints, states: dict[str, Tensor]) -> None:
         """The reverse of `read`."""

@@ -63,6 +63,7 @@ class EngineStats:
     steps: int  # applied since start
     rollouts: int = 0  # under way
     rollout_slots: int = 0  # that rollouts hold, beside those of sessions
+    batching: int = 1  # rows of which each launch computes a multiple; 0: one session after the other
 
 
 @dataclass(frozen=True, slots=True)

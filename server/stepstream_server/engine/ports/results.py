@@ -24,6 +24,7 @@ class Limits:
     capacity: int  # sessions at once
     max_batch: int  # rows of one launch
     idle_ttl_seconds: float  # a session without a step for so long is closed, unless it was opened with less
+    batching: int  # steps of many sessions are computed in a multiple of so many rows; 0: one session after the other
 
 
 @dataclass(frozen=True, slots=True)

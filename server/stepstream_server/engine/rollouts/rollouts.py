@@ -45,6 +45,10 @@ from stepstream_server.spec import ModelSpec
 MOST_AHEAD = 8 * TAKEN_AT_ONCE
 _RETRY_SECONDS = 0.1  # rollouts end all the time
 _NOBODY = -1  # a row whose steps are no session's
+_FAULTS = {
+    Reason.NON_FINITE_STATE: "a step of the rollout would make state or outputs non-finite",
+    Reason.MODEL_FAILED: "the model raised an error at a step of the rollout",
+}
 _NOBODY_WAITS = np.zeros(0, CANDIDATE)
 
 
@@ -88,7 +92,8 @@ class Rollouts:
         most = settings.max_rollout_paths if head else 0
         self._head = spec.heads.index(head) if head else 0  # which output is fed back
         self._last_state = f"last.{head.name}" if head else ""
-        self._draws = Draws(head or spec.heads[0], most)
+        self._initial = {state.name: state.initial_value for state in spec.states}
+        self._draws = Draws(head or spec.heads[0], most, spec.inputs[0].range)
         self._drawn = np.zeros((most, *spec.inputs[0].shape), spec.inputs[0].dtype)  # what each row is fed next, or was last
         self._by_stream: dict[int, Rollout] = {}
         self._of_row: dict[int, Rollout] = {}
@@ -203,10 +208,10 @@ class Rollouts:
     def _last_output(self, session: int | None) -> Tensor:
         """Reads what a session has predicted last. Raises CallerError where there was nothing to predict from."""
         states = {} if session is None else self._backend.read(self._table.slot[[session]])
-        if not any(values.any() for values in states.values()):
+        if all(np.array_equal(values[0], self._initial[name]) for name, values in states.items()):
             message = "prompt: expected at least one step, since the state is the initial one, which has no last output; got none"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="prompt")
-        last: Tensor = states[self._last_state][0]
+        last: Tensor = states[self._last_state].ravel()
         return last
 
     def _make_room(self, wanted: Generate, session: int, now: float) -> None:
@@ -276,10 +281,11 @@ class Rollouts:
         """Makes `length` computed steps of each row known. computed: of these rows."""
         outputs = computed.outputs
         self._in_flight[rows] = False
-        if computed.finite is not None and not computed.finite.all():
-            self._fail(rows[~computed.finite])
-            rows, outputs = rows[computed.finite], tuple(values[computed.finite] for values in outputs)
-        self._draws.last[rows] = outputs[self._head][:, -1]
+        if computed.faults is not None and computed.faults.any():
+            self._fail(rows, computed.faults)
+            applied = computed.faults == 0
+            rows, outputs = rows[applied], tuple(values[applied] for values in outputs)
+        self._draws.last[rows] = outputs[self._head][:, -1].reshape(-1, self._draws.last.shape[1])
         self._seq[rows] += length
         sessions = self._session[rows]
         sessions = sessions[sessions != _NOBODY]
@@ -400,12 +406,15 @@ class Rollouts:
             self._refuse(rollout, REASON_OF_ENDING[how], f"session {rollout.wanted.id!r} {HOW_ENDED[how]}")
             self._end(rollout, RolloutEnding.FAILED, now, report)
 
-    def _fail(self, rows: Ints) -> None:
-        """Steps of these rows would have made them non-finite, and were not applied."""
-        for rollout in dict.fromkeys(self._of_row[row] for row in rows.tolist()):
+    def _fail(self, rows: Ints, faults: Ints) -> None:
+        """Steps of rows with a fault were not applied. Of several paths the first one's fault is told."""
+        faults_of: dict[Rollout, Reason] = {}
+        for row, fault in zip(rows[faults > 0].tolist(), faults[faults > 0].tolist(), strict=True):
+            faults_of.setdefault(self._of_row[row], Reason(fault))
+        for rollout, reason in faults_of.items():
             if rollout.commit is Commit.EACH:
-                self._table.move(rollout.session, Event.STEP_NOT_FINITE)
-            self._refuse(rollout, Reason.NON_FINITE_STATE, "a step of the rollout would make state or outputs non-finite")
+                self._table.move(rollout.session, Event.STEP_FAILED)
+            self._refuse(rollout, reason, _FAULTS[reason])
             self._due[rollout.rows] = False
             self._ended.append((rollout, RolloutEnding.FAILED))
 

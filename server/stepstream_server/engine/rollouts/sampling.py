@@ -30,9 +30,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Draws:
     """Predictions and settings of all rows that rollouts may have; row by row what it takes to draw."""
 
-    def __init__(self, head: HeadSpec, rows: int) -> None:
-        """head: whose output a rollout feeds back."""
+    def __init__(self, head: HeadSpec, rows: int, largest: float = 0.0) -> None:
+        """head: whose output a rollout feeds back. largest: magnitude of the floats that the model takes; 0: any."""
         self._head = head
+        self._largest = largest
         self._levels = np.array(head.levels)
         self.last = np.zeros((rows, head.width), np.float32)  # the head's last output
         self._temperature = np.zeros(rows)
@@ -53,15 +54,17 @@ class Draws:
         self._first[rows] = -_AHEAD
 
     def draw(self, rows: Ints, seqs: Ints) -> Tensor:
-        """The inputs of these steps: int64 [n] of tokens, float32 [n, width] or, of quantiles, [n, 1]. seqs: their numbers."""
+        """The inputs of these steps: int64 [n] of tokens; float32 [n, width] or, of quantiles, [n, 1], as far as the
+        model takes them. seqs: their numbers."""
         temperature, chances = self._temperature[rows], self._chances_of(rows, seqs)
         match self._head.kind:
             case "next_token":
                 return _tokens(self.last[rows], temperature, self._top_k[rows], self._top_p[rows], chances)
             case "quantiles":
-                return _values(self.last[rows], self._levels, temperature, chances)
+                values = _values(self.last[rows], self._levels, temperature, chances)
             case _:
-                return self.last[rows]
+                values = self.last[rows]
+        return values.clip(-self._largest, self._largest) if self._largest else values
 
     def _chances_of(self, rows: Ints, seqs: Ints) -> Floats:
         """Finds what Philox says of each row's step: [n] in [0, 1)."""

@@ -248,7 +248,7 @@ class Copies:
             acked=acked,
             epoch=0,
             idle_ttl=float(table.idle_ttl[session]),
-            states={name: values[0] for name, values in states.items()},
+            states={name: values.reshape(values.shape[1:]) for name, values in states.items()},
             held=held,
             outputs={output.name: values for output, values in zip(self._spec.outputs, kept, strict=True)},
         )
@@ -295,7 +295,7 @@ class Copies:
             raise CallerError(Reason.WINDOW_FULL, message, field="snapshot")
         if kept and self._books.cache_is_full:
             raise CallerError(Reason.QUEUE_FULL, "snapshot: the server has no room for its unacknowledged answers now")
-        expected = {f"state {each.name}": ((*each.shape,), "float32") for each in self._spec.states}
+        expected = {f"state {each.name}": ((*each.shape,), each.dtype) for each in self._spec.states}
         expected |= {f"outputs {each.name}": ((kept, *each.shape), each.dtype) for each in self._spec.outputs}
         actual = {f"state {name}": values for name, values in snapshot.states.items()}
         actual |= {f"outputs {name}": values for name, values in snapshot.outputs.items()}
@@ -307,6 +307,10 @@ class Copies:
                 raise corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 raise corrupt(f"{name}: expected finite numbers")
+        largest = self._spec.largest_state
+        for name, values in snapshot.states.items():
+            if values.dtype == np.float32 and (np.abs(values) > largest).any():
+                raise corrupt(f"state {name}: expected numbers from {-largest:g} to {largest:g}, got {np.abs(values).max():g}")
 
 
 def _not_next(admitted: int, at_seq: int) -> CallerError:

@@ -7,7 +7,7 @@ outcome, the row joins its session's list in the queue, so that each session hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from stepstream_server.engine.books.answer_cache import pages_used
 from stepstream_server.engine.books.records import NONE, ZERO, Arrays, Record, Records, opened
 from stepstream_server.engine.books.status import Event, Status, move
 from stepstream_server.engine.compiled import compiled
-from stepstream_server.engine.outbox import Outbox, explain, global_stream
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import NO_STREAM, ROW, Block, Call, Ints, Keep, Kind, Refuse, Reset, Tensor
 from stepstream_server.errors import Reason
 from stepstream_server.spec import ModelSpec, TensorSpec
@@ -29,6 +29,7 @@ _BY_ID: Final = 1  # a one-shot caller named it
 
 _LEAST_ARRIVALS = 256  # rows
 _SMALL = 8192  # numbers
+_LARGEST = float(np.finfo(np.float32).max)
 _RAW = np.dtype((np.void, ROW.itemsize))  # rows as they lie in memory, which numpy copies in 1 us; by fields it takes 16
 
 Mask = NDArray[np.bool_]
@@ -48,55 +49,54 @@ class Admission:
         """Admits rows that streams sent for sessions which they hold, in the order of blocks."""
         if len(blocks) == 1:
             (block,) = blocks
-            valid = self.valid(block.inputs, block.rows["length"])
-            self._admit(block.rows, block.inputs, valid, _BY_HANDLE, door, now)
+            unfit = self.unfit(block.inputs, block.rows["length"])
+            self._admit(block.rows, block.inputs, unfit, _BY_HANDLE, door, now)
             return
         rows = np.concatenate([block.rows.view(_RAW) for block in blocks]).view(ROW)
         inputs = tuple(np.concatenate(parts) for parts in zip(*(block.inputs for block in blocks), strict=True))
         ends = np.cumsum([len(block.rows) for block in blocks])
-        self._admit(rows, inputs, self.valid(inputs, rows["length"]), _BY_HANDLE, door, now, ends=ends)
+        self._admit(rows, inputs, self.unfit(inputs, rows["length"]), _BY_HANDLE, door, now, ends=ends)
 
     def one_shot(self, door: int, call: Call, sessions: Ints, now: float) -> None:
         """Admits a call's rows, whose sessions have been found."""
-        valid = self.valid(call.inputs, call.rows["length"])
+        unfit = self.unfit(call.inputs, call.rows["length"])
         each_alone = np.arange(1, len(sessions) + 1)
-        self._admit(call.rows, call.inputs, valid, _BY_ID, door, now, sessions=sessions, ends=each_alone)
+        self._admit(call.rows, call.inputs, unfit, _BY_ID, door, now, sessions=sessions, ends=each_alone)
 
     def reset(self, door: int, reset: Reset, now: float) -> None:
         """Admits resets: like steps without inputs and outputs."""
         rows = _rows(reset.stream, reset.sessions, reset.generations, reset.handles, reset.seqs)
         rows["length"], rows["kind"], rows["keep"], rows["arrival"] = 1, Kind.RESET, Keep.NONE, reset.arrival
-        self._admit(rows, (), self._all_valid(len(rows)), _BY_HANDLE, door, now)
+        self._admit(rows, (), self._all_fit(len(rows)), _BY_HANDLE, door, now)
 
     def refuse(self, door: int, refuse: Refuse, now: float) -> None:
         """Takes in rows that the door found unfit: they are refused when it is their turn."""
         rows = _rows(refuse.stream, refuse.sessions, refuse.generations, refuse.handles, refuse.first_seqs)
         rows["length"], rows["kind"], rows["keep"] = refuse.lengths, Kind.REFUSE, Keep.NONE
-        self._admit(rows, refuse.message, self._all_valid(len(rows)), _BY_HANDLE, door, now, int(refuse.reason))
+        self._admit(rows, refuse.message, self._all_fit(len(rows)), _BY_HANDLE, door, now, int(refuse.reason))
 
-    def valid(self, inputs: tuple[Tensor, ...], lengths: Ints) -> Mask:
-        """Mask [n]: True for rows that consist of numbers that the model takes."""
+    def unfit(self, inputs: tuple[Tensor, ...], lengths: Ints) -> Ints:
+        """Reasons, as numbers, for which the model does not take the inputs of rows: [n]; 0 where it does."""
         if all(map(_is_plain, self._inputs, inputs)):
-            return self._all_valid(len(lengths))
-        within = [_within(spec, values) for spec, values in zip(self._inputs, inputs, strict=True)]
-        steps = np.logical_and.reduce([each.reshape(len(each), -1).all(axis=1) for each in within])
-        rows: Mask = np.logical_and.reduceat(steps, np.cumsum(lengths) - lengths)
-        return rows
+            return self._all_fit(len(lengths))
+        within = _rows_all(map(TensorSpec.within, self._inputs, inputs), lengths)
+        finite = _rows_all(map(np.isfinite, inputs), lengths)
+        return np.where(finite, np.where(within, 0, Reason.INPUT_OUT_OF_RANGE), Reason.NON_FINITE_INPUT)
 
-    def why_not_first(self, rows: NDArray[Any], valid: Mask, beside: int, now: float) -> Ints:
+    def why_not_first(self, rows: NDArray[Any], unfit: Ints, beside: int, now: float) -> Ints:
         """Reasons, as numbers, why rows could not be the first of new sessions; 0 where they could: [n].
 
-        beside: steps of other rows that may be admitted before them.
+        unfit: as of `unfit`. beside: steps of other rows that may be admitted before them.
         """
         reasons = np.zeros(len(rows), np.int64)
-        why_not_first(self._books.records, rows, valid, beside, now, reasons)
+        why_not_first(self._books.records, rows, unfit, beside, now, reasons)
         return reasons
 
     def _admit(
         self,
         rows: NDArray[Any],
         content: tuple[Tensor, ...] | str,
-        valid: Mask,
+        unfit: Ints,
         found: int,
         door: int,
         now: float,
@@ -119,7 +119,7 @@ class Admission:
         if ends is None:
             ends = self._end
             ends[0] = count
-        strays = admit(self._books.arrays, self._arrivals, ends, valid, found, intake, reason, own, now)
+        strays = admit(self._books.arrays, self._arrivals, ends, unfit, found, intake, reason, own, now)
         if strays:
             self._refuse_strays(self._arrivals[:count][self._arrivals[:count]["session"] == NONE])
 
@@ -127,30 +127,37 @@ class Admission:
         """Answers rows of handles that have been detached: there is no session to keep them in order with."""
         columns = (rows[name].tolist() for name in ("stream", "handle", "first", "length"))
         for stream, handle, first, length in zip(*columns, strict=True):
-            message = explain(Reason.HANDLE_UNKNOWN, first, length, 0, handle)
+            message = self._outbox.explain(Reason.HANDLE_UNKNOWN, first, length, 0, handle)
             self._outbox.refuse(stream, handle, first, length, Reason.HANDLE_UNKNOWN, 0, message)
 
     def _make_room(self, rows: int) -> None:
         self._arrivals = np.zeros(rows, ROW)
         self._raw, self._sessions = self._arrivals.view(_RAW), self._arrivals["session"]
-        self._true = np.ones(rows, np.bool_)
+        self._fit = np.zeros(rows, np.int64)
 
-    def _all_valid(self, rows: int) -> Mask:
-        return self._true[:rows] if rows <= len(self._true) else np.ones(rows, np.bool_)
+    def _all_fit(self, rows: int) -> Ints:
+        return self._fit[:rows] if rows <= len(self._fit) else np.zeros(rows, np.int64)
 
 
 def _is_plain(spec: TensorSpec, values: Tensor) -> bool:
-    """Tells whether one input is valid as a whole. A product of floats with themselves that is finite says so in a sixth of
-    the time that a look at each of them takes; above `_SMALL` BLAS would do it by threads of its own."""
-    if spec.dtype == "float32" and values.size <= _SMALL and np.vdot(values, values) < np.inf:
+    """Tells whether one input is fit as a whole.
+
+    A product of floats with themselves that is below the square of what is valid says so in a sixth of the time that a look at
+    each of them takes; above `_SMALL` BLAS would do it by threads of its own.
+    """
+    if spec.dtype != "float32":
+        return not spec.limit or bool(spec.within(values).all())
+    if values.size <= _SMALL and np.vdot(values, values) < (spec.range or np.inf) ** 2:
         return True
-    return bool(_within(spec, values).all())
+    largest = spec.range or _LARGEST
+    return bool(-largest <= values.min() and values.max() <= largest)  # neither holds of NaN
 
 
-def _within(spec: TensorSpec, values: Tensor) -> Mask:
-    """Mask of the shape of one input: True for finite floats, and for ids below the limit."""
-    within: Mask = np.isfinite(values) if spec.dtype == "float32" else (values >= 0) & (values < spec.limit)
-    return within
+def _rows_all(masks: Iterable[Mask], lengths: Ints) -> Mask:
+    """Mask [n]: True for rows all of whose numbers are marked. masks: of the shape of each input."""
+    steps = np.logical_and.reduce([each.reshape(len(each), -1).all(axis=1) for each in masks])
+    rows: Mask = np.logical_and.reduceat(steps, np.cumsum(lengths) - lengths)
+    return rows
 
 
 def _rows(stream: int, sessions: Ints, generations: Ints, handles: NDArray[np.uint32], firsts: Ints) -> NDArray[Any]:
@@ -166,7 +173,7 @@ def admit(
     arrays: Arrays,
     arrivals: NDArray[Any],
     ends: Ints,
-    valid: Mask,
+    unfit: Ints,
     found: int,
     intake: int,
     reason: int,
@@ -188,12 +195,12 @@ def admit(
                 row["session"] = NONE
                 strays += 1
             else:
-                _acknowledge(records, row, valid[place], found, now)
+                _acknowledge(records, row, unfit[place], found, now)
         block = offset
         for place in range(begin, end):
             row = arrivals[place]
             if row["session"] != NONE:
-                _take(records, row, valid[place], found, intake, offset, block, reason, now)
+                _take(records, row, unfit[place], found, intake, offset, block, reason, now)
             offset += row["length"]
         begin = end
     queue.leave_intake(records, intake)
@@ -202,7 +209,7 @@ def admit(
 
 @compiled
 def _take(
-    records: Records, row: Record, valid: bool, found: int, intake: int, offset: int, block: int, reason: int, now: float
+    records: Records, row: Record, unfit: int, found: int, intake: int, offset: int, block: int, reason: int, now: float
 ) -> None:
     """Takes an arriving row in. offset: of its first step in its intake; block: of the first step of its block."""
     number = row["session"]
@@ -212,10 +219,10 @@ def _take(
         _turn_away(records, number, row, row["first"], intake, offset)["reason"] = Reason.INVALID_ARGUMENT
     else:
         if found == _BY_ID:
-            _acknowledge(records, row, valid, found, now)
+            _acknowledge(records, row, unfit, found, now)
             if row["unkept"]:
                 row["first"] = records.sessions[number]["admitted"]
-        _enter(records, number, row, valid, intake, offset)
+        _enter(records, number, row, unfit, intake, offset)
 
 
 @compiled
@@ -233,7 +240,7 @@ def _has_row_of(records: Records, number: int, intake: int, block: int) -> bool:
 
 
 @compiled
-def _acknowledge(records: Records, row: Record, valid: bool, found: int, now: float) -> None:
+def _acknowledge(records: Records, row: Record, unfit: int, found: int, now: float) -> None:
     """Acknowledges what a row says, or what nobody needs any more.
 
     A one-shot caller that numbers its step has every answer below it. Nobody would acknowledge what an unnumbered step leaves
@@ -245,14 +252,14 @@ def _acknowledge(records: Records, row: Record, valid: bool, found: int, now: fl
         if row["acked"] > 0:
             resolution.acknowledge(records, number, row["acked"], now)
     elif row["unkept"]:
-        if session["stream"] == NO_STREAM and session["status"] == Status.OPEN and valid:
+        if session["stream"] == NO_STREAM and session["status"] == Status.OPEN and not unfit:
             resolution.acknowledge(records, number, session["admitted"], now)
     elif session["acked"] < row["first"] <= session["admitted"]:
         resolution.acknowledge(records, number, row["first"], now)
 
 
 @compiled
-def _enter(records: Records, number: int, row: Record, valid: bool, intake: int, offset: int) -> None:
+def _enter(records: Records, number: int, row: Record, unfit: int, intake: int, offset: int) -> None:
     """Splits a row at the acknowledged count and at the admission point, and queues the parts."""
     session = records.sessions[number]
     first, end = row["first"], row["first"] + row["length"]
@@ -263,17 +270,17 @@ def _enter(records: Records, number: int, row: Record, valid: bool, intake: int,
     if first < admitted and end > acked:
         queue.append(records, number, row, max(first, acked), min(end, admitted), Kind.REPEAT, intake, offset)
     if end > admitted:
-        _enter_new(records, number, row, max(first, admitted), valid, intake, offset)
+        _enter_new(records, number, row, max(first, admitted), unfit, intake, offset)
 
 
 @compiled
-def _enter_new(records: Records, number: int, row: Record, first: int, valid: bool, intake: int, offset: int) -> None:
+def _enter_new(records: Records, number: int, row: Record, first: int, unfit: int, intake: int, offset: int) -> None:
     """Admits the steps of a row from `first` on, which is its session's admission point or above, or refuses them."""
     session = records.sessions[number]
     end = row["first"] + row["length"]
     kept = ledger.answers_of(row, end - first)
     reason = _why_not(
-        records, session["status"], session["admitted"], session["released"], session["kept"], row, first, kept, valid, 0
+        records, session["status"], session["admitted"], session["released"], session["kept"], row, first, kept, unfit, 0
     )
     if reason:
         _turn_away(records, number, row, first, intake, offset)["reason"] = reason
@@ -295,12 +302,13 @@ def _why_not(
     row: Record,
     first: int,
     kept: int,
-    valid: bool,
+    unfit: int,
     beside: int,
 ) -> int:
     """The Reason for which the steps of a row from `first` on are refused; 0: they are admitted.
 
-    status, admitted, released, kept_before: where their session stands. kept: answers that they will keep. beside: steps of other
+    status, admitted, released, kept_before: where their session stands. kept: answers that they will keep. unfit: the Reason for
+    which the model does not take their inputs, or 0. beside: steps of other
     rows that may be admitted before them.
     """
     counters = records.counters[0]
@@ -314,9 +322,8 @@ def _why_not(
         return Reason.SERVER_DRAINING
     if computes and status == Status.QUARANTINED:
         return Reason.SESSION_QUARANTINED
-    if not valid:
-        invalid: int = counters["invalid_input"]
-        return invalid
+    if unfit:
+        return unfit
     if first + steps - released > counters["window_steps"] or kept_before + kept > counters["window_kept"]:
         return Reason.WINDOW_FULL
     if computes and counters["pending"] + beside + steps > counters["most_pending"]:
@@ -327,12 +334,12 @@ def _why_not(
 
 
 @compiled
-def why_not_first(records: Records, rows: NDArray[Any], valid: Mask, beside: int, now: float, reasons: Ints) -> None:
+def why_not_first(records: Records, rows: NDArray[Any], unfit: Ints, beside: int, now: float, reasons: Ints) -> None:
     """The Reason for which each row cannot be the first of a new session; 0 where it can."""
     for place in range(len(rows)):
         row = rows[place]
         kept = ledger.answers_of(row, row["length"])
-        reason = _why_not(records, Status.OPEN, 0, 0, 0, row, row["first"], kept, valid[place], beside)
+        reason = _why_not(records, Status.OPEN, 0, 0, 0, row, row["first"], kept, unfit[place], beside)
         if reason == 0 and row["deadline"] <= now:
             reason = Reason.DEADLINE_EXCEEDED
         if reason == 0:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import NONE
 from stepstream_server.engine.compiled import compiled
-from stepstream_server.engine.outbox import Outbox, explain, global_stream
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import NO_STREAM, Call, Ending, Ints, Origin, TurnReport
 from stepstream_server.engine.sessions.idempotency import answer_repeat
 from stepstream_server.engine.sessions.lifecycle import Lifecycle, count_refused
-from stepstream_server.engine.steps.admission import Admission, Mask
+from stepstream_server.engine.steps.admission import Admission
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
 
@@ -79,11 +79,11 @@ class OneShot:
     def _start(self, door: int, call: Call, now: float, report: TurnReport) -> None:
         """Admits rows of different ids, and opens sessions for those that start."""
         found, starts = self._find(door, call, now, report), np.flatnonzero(call.starts)
-        valid = self._admission.valid(call.inputs, call.rows["length"])[starts]
+        unfit = self._admission.unfit(call.inputs, call.rows["length"])[starts]
         beside = int(call.rows["length"][~call.starts].sum())
         rows = call.rows[starts]
         rows["first"] = np.where(rows["unkept"], 0, rows["first"])
-        opened = self._open([call.ids[place] for place in starts.tolist()], rows, valid, beside, now, report)
+        opened = self._open([call.ids[place] for place in starts.tolist()], rows, unfit, beside, now, report)
         for place, row, session in zip(starts.tolist(), rows, opened, strict=True):
             found[place] = session if isinstance(session, int) else NONE
             if not isinstance(session, int):
@@ -91,17 +91,17 @@ class OneShot:
         self._admit(door, call, found, now)
 
     def _open(
-        self, ids: Sequence[str], rows: NDArray[Any], valid: Mask, beside: int, now: float, report: TurnReport
+        self, ids: Sequence[str], rows: NDArray[Any], unfit: Ints, beside: int, now: float, report: TurnReport
     ) -> list[int | StepStreamError]:
         """Opens a session per row, each by itself, of which the row is to be the first; or says why there is none.
 
-        beside: steps of other rows that may be admitted before them.
+        unfit: reasons why the model does not take their inputs. beside: steps of other rows that may be admitted before them.
         """
-        reasons = self._admission.why_not_first(rows, valid, beside, now)
+        reasons = self._admission.why_not_first(rows, unfit, beside, now)
         results: list[int | StepStreamError] = [0] * len(ids)
         for place in np.flatnonzero(reasons).tolist():
             reason, first, length = Reason(int(reasons[place])), int(rows["first"][place]), int(rows["length"][place])
-            results[place] = CallerError(reason, explain(reason, first, length, 0))
+            results[place] = CallerError(reason, self._outbox.explain(reason, first, length, 0))
             if reason is Reason.SERVER_DRAINING:
                 count_refused(reason, report)
         fit = np.flatnonzero(reasons == 0).tolist()
@@ -176,7 +176,7 @@ def _joined(calls: Sequence[Call]) -> Call:
     )
 
 
-def _part(call: Call, places: Ints | Mask) -> Call:
+def _part(call: Call, places: Ints | NDArray[np.bool_]) -> Call:
     """Some of a call's rows, in ascending order, by their places or by a mask."""
     chosen = np.zeros(len(call.ids), np.bool_)
     chosen[places] = True

@@ -14,7 +14,7 @@ from stepstream_server.engine.books.records import CANDIDATE
 from stepstream_server.engine.compiled import lies_on_disk
 from stepstream_server.engine.ports import ROW
 from stepstream_server.engine.steps import admission, one_shot, scheduler, settlement
-from stepstream_server.spec import CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, HeadSpec, ModelSpec, StateSpec, TensorSpec
 
 _SPEC = ModelSpec(
     name="rehearsal",
@@ -22,8 +22,7 @@ _SPEC = ModelSpec(
     inputs=(TensorSpec("x", "float32", (1,)),),
     outputs=(TensorSpec("y", "float32", (1,)),),
     states=(StateSpec("h", (1,)),),
-    cell=CellSpec("rnn", 1, 1, 1),
-    front=None,
+    computation=CellModel(CellSpec("rnn", 1, 1, 1)),
     heads=(HeadSpec("y", "regression", 1),),
     fingerprint="",
 )
@@ -64,12 +63,12 @@ def _rehearse_books(books: Books) -> None:
 
 def _rehearse_steps(books: Books) -> None:
     candidates, plan = np.zeros(1, CANDIDATE), scheduler.Scheduler(1, 1.0, 1.0).plan
-    rows, valid = np.zeros(0, ROW), np.zeros(0, np.bool_)
+    rows = np.zeros(0, ROW)
     intake = books.take_in(0, "")
-    admission.admit(books.arrays, rows, _NOBODY, valid, 0, intake, 0, 0, 0.0)
-    admission.why_not_first(books.records, rows, valid, 0, 0.0, _NOBODY)
+    admission.admit(books.arrays, rows, _NOBODY, _NOBODY, 0, intake, 0, 0, 0.0)
+    admission.why_not_first(books.records, rows, _NOBODY, 0, 0.0, _NOBODY)
     scheduler.cut(books.arrays, candidates, candidates[:0], plan, 0.0, _NOBODY, _NOBODY)
     one_shot.all_free(books.table.sessions, _NOBODY)
     columns, seconds, steps = np.zeros((5, 0), np.int64), np.zeros((2, 0)), np.zeros((3, 0), np.int64)
-    settlement.settle(books.arrays, _NOBODY, 1, valid, 0.0, 0.0, columns, seconds, steps)
+    settlement.settle(books.arrays, _NOBODY, 1, _NOBODY, 0.0, 0.0, columns, seconds, steps)
     settlement.kept_answers(books.records, _NOBODY, columns, _NOBODY)

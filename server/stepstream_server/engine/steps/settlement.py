@@ -12,13 +12,13 @@ from stepstream_server.engine.books.answer_cache import place_for, place_of
 from stepstream_server.engine.books.records import NONE, Arrays, Record, Records, opened
 from stepstream_server.engine.books.status import Event, move
 from stepstream_server.engine.compiled import compiled
-from stepstream_server.engine.outbox import Outbox, explain
+from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Backend, Computed, Floats, Ints, Keep, Kind, TurnReport
 from stepstream_server.engine.steps.scheduler import Batch
 from stepstream_server.errors import Reason
 
 _RESENT_AT_ONCE = 1 << 16  # steps: a few megabytes of scratch
-_ALL_FINITE = np.zeros(0, np.bool_)
+_NO_FAULTS = np.zeros(0, np.int64)
 
 # Columns of an answered row, as the outbox takes them.
 _STREAM, _HANDLE, _FIRST, _LENGTH, _KEPT = range(5)
@@ -40,10 +40,10 @@ class Settlement:
         """
         n, length = len(batch.rows), batch.length
         self._books.expect_answers(n, length)
-        finite = _ALL_FINITE if computed.finite is None else computed.finite
+        faults = _NO_FAULTS if computed.faults is None else computed.faults
         columns, seconds = np.empty((5, n), np.int64), np.empty((2, n))
         steps = np.empty((3, n * length), np.int64)
-        rows, shown, kept, grouped = settle(self._books.arrays, batch.rows, length, finite, begun, now, columns, seconds, steps)
+        rows, shown, kept, grouped = settle(self._books.arrays, batch.rows, length, faults, begun, now, columns, seconds, steps)
         flat = [values.reshape(-1, *values.shape[2:]) for values in computed.outputs]  # [n * length, *shape]
         whole = shown == n * length
         answered = flat if whole else [values[steps[_SHOWN, :shown]] for values in flat]
@@ -105,7 +105,7 @@ class Settlement:
         number: int,
     ) -> None:
         reason = Reason(number)
-        message = self._books.queue.text(intake) or explain(reason, first, length, expected)
+        message = self._books.queue.text(intake) or self._outbox.explain(reason, first, length, expected)
         self._outbox.refuse(stream, handle, first, length, reason, expected, message)
 
 
@@ -114,14 +114,15 @@ def settle(
     arrays: Arrays,
     numbers: Ints,
     length: int,
-    finite: NDArray[np.bool_],
+    faults: Ints,
     begun: float,
     now: float,
     columns: Ints,
     seconds: Floats,
     steps: Ints,
 ) -> tuple[int, int, int, bool]:
-    """Settles `length` steps of each row: what would not be finite is quarantined, the others are applied.
+    """Settles `length` steps of each row: sessions with a fault are quarantined, the others' steps are applied. faults: [n],
+    or empty where there are none.
 
     Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now, and
     steps [3, n * length]: which steps of the launch are shown, where in the cache steps are kept, and which these are.
@@ -133,9 +134,9 @@ def settle(
         row = records.rows[numbers[place]]
         number = row["session"]
         session = records.sessions[number]
-        if len(finite) > 0 and not finite[place]:
-            move(session, Event.STEP_NOT_FINITE)
-            ledger.fail(records, number, Reason.NON_FINITE_STATE)
+        if len(faults) > 0 and faults[place] > 0:
+            move(session, Event.STEP_FAILED)
+            ledger.fail(records, number, faults[place])
             queue.come_back(records, number)
             continue
         finishes = row["length"] == length

@@ -20,7 +20,12 @@ from stepstream_server.rpc.oip.tensors import DATATYPES, decode_version, dims
 from stepstream_server.spec import DType, ModelSpec, TensorSpec
 
 PLATFORM = "stepstream"  # what computes, where Triton would say onnxruntime_onnx or pytorch_libtorch
-_DATA_TYPES: dict[DType, oip_pb2.DataType] = {"float32": oip_pb2.TYPE_FP32, "int64": oip_pb2.TYPE_INT64}
+_DATA_TYPES: dict[DType, oip_pb2.DataType] = {
+    "float32": oip_pb2.TYPE_FP32,
+    "int32": oip_pb2.TYPE_INT32,
+    "int64": oip_pb2.TYPE_INT64,
+    "bool": oip_pb2.TYPE_BOOL,
+}
 _MOST = 2**31 - 1  # of an int32
 _LONGEST = 2**64 - 1  # microseconds
 
@@ -68,7 +73,7 @@ def _encode_sequences(spec: ModelSpec, limits: Limits) -> oip_pb2.ModelSequenceB
         ),
         state=[
             oip_pb2.ModelSequenceBatching.State(
-                input_name=each.name, output_name=each.name, data_type=oip_pb2.TYPE_FP32, dims=dims(each.shape)
+                input_name=each.name, output_name=each.name, data_type=_DATA_TYPES[each.dtype], dims=dims(each.shape)
             )
             for each in spec.states
         ],
@@ -85,14 +90,13 @@ def _properties(spec: ModelSpec) -> dict[str, str]:
     """What a bundle declares and the protocol has no field for. Names say the unit; what is not declared is left out."""
     time_step = "" if spec.time_step_seconds is None else repr(spec.time_step_seconds)
     properties = {
-        "cell": spec.cell.kind,
-        "hidden_size": str(spec.cell.hidden_size),
-        "layers": str(spec.cell.layers),
+        **spec.computation.facts,
         "fingerprint": spec.fingerprint,
         "description": spec.description,
         "licence": spec.licence,
         "time_step_seconds": time_step,
         **{f"{each.name}.limit": str(each.limit) for each in spec.inputs if each.limit},  # valid tokens are below it
+        **{f"{each.name}.range": str(each.range) for each in spec.inputs if each.range},  # valid magnitudes are up to it
     }
     return {name: value for name, value in properties.items() if value}
 

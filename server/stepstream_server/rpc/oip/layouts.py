@@ -13,7 +13,7 @@ from typing import NamedTuple
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.columns import check_rows, check_steps
+from stepstream_server.rpc.columns import WIRE_TYPES, check_rows, check_steps
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.tensors import DATATYPES, TAKEN, Expected, decode_version, expect, wrong
@@ -81,7 +81,7 @@ class Layouts:
             steps,
             count * steps * engine.step_credits,
             tuple(
-                expect(place, request.inputs[place].datatype, count * steps * each.elements)
+                expect(place, request.inputs[place].datatype, count * steps * each.elements, WIRE_TYPES[each.dtype])
                 for place, each in zip(inputs, spec.inputs, strict=True)
             ),
             columns,

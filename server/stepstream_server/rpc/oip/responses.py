@@ -15,7 +15,9 @@ from stepstream_server.rpc.oip.layouts import Layout
 from stepstream_server.rpc.oip.requests import Request
 from stepstream_server.rpc.oip.tensors import encode_strings
 from stepstream_server.rpc.one_shot import Outcome
-from stepstream_server.spec import TensorSpec
+from stepstream_server.spec import DType, TensorSpec
+
+_FILL: dict[DType, float] = {"float32": np.nan, "int32": -1, "int64": -1, "bool": False}
 
 
 def encode_response(request: Request, outcomes: Sequence[Outcome]) -> bytes:
@@ -76,6 +78,5 @@ def _columns(layout: Layout, outcomes: Sequence[Outcome]) -> list[bytes]:
 
 
 def _missing(output: TensorSpec, steps: int) -> bytes:
-    """NaN where there are floats, which nobody takes for an answer; -1 otherwise."""
-    fill = np.nan if output.dtype == "float32" else -1
-    return np.full((steps, *output.shape), fill, WIRE_TYPES[output.dtype]).tobytes()
+    """NaN where there are floats, which nobody takes for an answer; -1 of whole numbers, and false."""
+    return np.full((steps, *output.shape), _FILL[output.dtype], WIRE_TYPES[output.dtype]).tobytes()

@@ -9,32 +9,42 @@ import numpy as np
 
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.columns import I64, WIRE_TYPES
+from stepstream_server.rpc.columns import I64, WIRE_TYPES, check_bools
 from stepstream_server.spec import DType
 
-DATATYPES: dict[DType, str] = {"float32": "FP32", "int64": "INT64"}  # as requests and metadata name them
+DATATYPES: dict[DType, str] = {
+    "float32": "FP32",
+    "int32": "INT32",
+    "int64": "INT64",
+    "bool": "BOOL",
+}  # as requests and metadata name them
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _SHOWN = 32  # characters of a wrong version that its error repeats
-# Whole numbers of other sizes, in which clients may send tokens, and where they are if not raw.
-_OTHER_INTEGERS = {
+# Whole numbers of all sizes, in which clients may send those of any, and where they are if not raw.
+_INTEGERS = {
+    "INT64": (I64, "int64_contents"),
     **{f"INT{bits}": (np.dtype(f"<i{bits // 8}"), "int_contents") for bits in (8, 16, 32)},
     **{f"UINT{bits}": (np.dtype(f"<u{bits // 8}"), "uint_contents") for bits in (8, 16, 32)},
     "UINT64": (np.dtype("<u8"), "uint64_contents"),
 }
-TAKEN: dict[DType, tuple[str, ...]] = {"float32": ("FP32",), "int64": ("INT64", *_OTHER_INTEGERS)}  # from requests
+TAKEN: dict[DType, tuple[str, ...]] = {  # from requests
+    "float32": ("FP32",),
+    "int32": tuple(_INTEGERS),
+    "int64": tuple(_INTEGERS),
+    "bool": ("BOOL",),
+}
 DTYPES: dict[str, np.dtype[Any]] = {  # by datatype
     "FP32": WIRE_TYPES["float32"],
-    "INT64": I64,
-    "BOOL": np.dtype("?"),
-    **{datatype: dtype for datatype, (dtype, _) in _OTHER_INTEGERS.items()},
+    "BOOL": WIRE_TYPES["bool"],
+    **{datatype: dtype for datatype, (dtype, _) in _INTEGERS.items()},
 }
 _LISTED = {  # where elements are if not raw
     "FP32": "fp32_contents",
-    "INT64": "int64_contents",
     "BOOL": "bool_contents",
-    **{datatype: place for datatype, (_, place) in _OTHER_INTEGERS.items()},
+    **{datatype: place for datatype, (_, place) in _INTEGERS.items()},
 }
 _LENGTH_BYTES = 4  # stand before each element of BYTES
+_OF_ANY_SIZE = np.dtype("V0")
 _ELSEWHERE = "shared_memory_region"  # a parameter: the elements lie in memory that the server was to map
 
 
@@ -87,26 +97,38 @@ class Expected(NamedTuple):
     datatype: str
     elements: int
     bytes: int  # if they are raw, but for BYTES
+    wanted: np.dtype[Any]  # what they become, but for BYTES
 
 
-def expect(place: int, datatype: str, elements: int) -> Expected:
-    """BYTES have no size that is known before."""
-    return Expected(place, datatype, elements, elements * DTYPES[datatype].itemsize if datatype in DTYPES else 0)
+def expect(place: int, datatype: str, elements: int, wanted: np.dtype[Any] | None = None) -> Expected:
+    """wanted: what elements become; None: they stay what they are. BYTES have no size that is known before."""
+    came = DTYPES.get(datatype, _OF_ANY_SIZE)
+    return Expected(place, datatype, elements, elements * came.itemsize, wanted or came)
 
 
 def data(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> bytes:
-    """An input's elements, little-endian; whole numbers of any size as int64.
+    """An input's elements, little-endian, as `expected.wanted`.
 
-    Raises CallerError(INVALID_ARGUMENT) if there are not as many, or if one of them is not of the datatype.
+    Raises CallerError(INVALID_ARGUMENT) if there are not as many, or if one of them is not of the datatype,
+    CallerError(INPUT_OUT_OF_RANGE) for a whole number that the wanted dtype does not have.
     """
-    place, datatype, _, size = expected
+    place, datatype, _, size, wanted = expected
     if not raw:
         found = _listed(request, expected)
     elif len(found := request.raw_input_contents[place]) != size:
         raise _wrong_size(request, expected, size, len(found), "bytes")
-    if datatype in _OTHER_INTEGERS:  # of uint64, what int64 cannot hold comes out negative, which no token is
-        return np.frombuffer(found, DTYPES[datatype]).astype(I64).tobytes()
-    return found
+    if datatype == "BOOL":
+        check_bools(f"inputs[{request.inputs[place].name}]", found)
+    return found if DTYPES[datatype] == wanted else _resized(request.inputs[place].name, found, datatype, wanted)
+
+
+def _resized(name: str, data: bytes, datatype: str, wanted: np.dtype[Any]) -> bytes:
+    """Whole numbers as those of another size. Raises CallerError(INPUT_OUT_OF_RANGE)."""
+    numbers, limits = np.frombuffer(data, DTYPES[datatype]), np.iinfo(wanted)
+    if (beyond := (numbers < limits.min) | (numbers > limits.max)).any():
+        message = f"inputs[{name}]: expected numbers from {limits.min} to {limits.max}, got {numbers[beyond][0]}"
+        raise CallerError(Reason.INPUT_OUT_OF_RANGE, message, field=f"inputs[{name}]")
+    return numbers.astype(wanted).tobytes()
 
 
 def _listed(request: oip_pb2.ModelInferRequest, expected: Expected) -> bytes:
@@ -115,14 +137,14 @@ def _listed(request: oip_pb2.ModelInferRequest, expected: Expected) -> bytes:
     if len(listed) != expected.elements:
         raise _wrong_size(request, expected, expected.elements, len(listed), "elements")
     elements = np.array(listed, DTYPES[datatype])
-    if datatype in _OTHER_INTEGERS and (beyond := np.array(listed) != elements).any():
+    if datatype in _INTEGERS and (beyond := np.array(listed) != elements).any():
         raise wrong(tensor.name, f"expected numbers of datatype {datatype}, got {np.array(listed)[beyond][0]}")
     return elements.tobytes()
 
 
 def numbers(request: oip_pb2.ModelInferRequest, expected: Expected, raw: bool) -> list[Any]:
     """An input's elements as Python's numbers, or its booleans."""
-    values: list[Any] = np.frombuffer(data(request, expected, raw), DTYPES[expected.datatype]).tolist()
+    values: list[Any] = np.frombuffer(data(request, expected, raw), expected.wanted).tolist()
     return values
 
 
