@@ -8,11 +8,11 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2
-from stepstream_server.bundles.files import MANIFEST_FILE
 
 from benchmarks.process import HERE, ROOT, Checkout
 from benchmarks.report import Line, line
 from benchmarks.timing import Effort
+from stepstream_server.bundles.files import MANIFEST_FILE
 
 _SHIPPED = ROOT / "models"
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import inspect as reflection
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
@@ -203,18 +203,75 @@ def init_model(
 
 
 @app.command()
-def inspect(path: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="A bundle's folder.")]) -> None:
-    """Prints what a bundle is.
+def propose(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A step function in ONNX.")],
+    state: Annotated[list[str] | None, typer.Option(metavar="IN=OUT", help="A state: its input and output. Repeatable.")] = None,
+) -> None:
+    """Drafts the manifest of a graph in ONNX, on stdout.
 
-    Tensors, states, cell, heads, provenance. The bundle is checked as serving checks it.
+    States are found by names and shapes, batch axes and shapes of outputs by runs. What was guessed is told on stderr, a line per
+    field with what to check. Complete the draft, then `pack` it.
+    """
+    from stepstream_server import bundles
+
+    pairs = dict(_pair(each) for each in state or ())
+    try:
+        proposal = bundles.propose(file, pairs)
+    except (BundleError, OSError) as error:
+        _fail(str(error), FAILED)
+    _tell(proposal.notes)
+    typer.echo(proposal.text, nl=False)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """The two names of IN=OUT."""
+    read, found, written = text.partition("=")
+    if not (read and found and written):
+        _fail(f"--state: expected IN=OUT, the names of an input and an output, got {text!r}", WRONG_USAGE)
+    return read, written
+
+
+@app.command()
+def pack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A step function in ONNX.")],
+    manifest: Annotated[Path, typer.Argument(metavar="MODEL.JSON", help="Its manifest, as `propose` drafts it.")],
+    path: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="Folder to write; a bundle there is replaced.")],
+) -> None:
+    """Writes a graph in ONNX and its manifest as a bundle.
+
+    All is tried before: operators, ranges of inputs, the first step of a session, and batches up to the largest.
     """
     from stepstream_server import bundles
 
     try:
-        text = bundles.describe(bundles.load(path))
+        packed = bundles.pack(file, manifest.read_text(), path)
+    except (BundleError, OSError, UnicodeDecodeError) as error:
+        _fail(str(error), FAILED)
+    _tell(f"warning: {each}" for each in packed.warnings)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="A bundle's folder.")]) -> None:
+    """Prints what a bundle is.
+
+    Tensors, states, cell, heads, provenance. The bundle is checked as serving checks it; a program is tried in full, which takes
+    some seconds.
+    """
+    from stepstream_server import bundles
+
+    try:
+        inspected = bundles.inspect(path)
     except (BundleError, OSError) as error:
         _fail(str(error), FAILED)
-    typer.echo(text)
+    _tell(f"warning: {each}" for each in inspected.warnings)
+    typer.echo(inspected.text)
+
+
+def _tell(lines: Iterable[str]) -> None:
+    """On stderr, so that stdout can go into a file."""
+    for line in lines:
+        typer.echo(line, err=True)
 
 
 @app.command("compile")

@@ -24,7 +24,7 @@ SCHEMA = json.loads(importlib.resources.files("stepstream_server.bundles").joinp
 
 # (field to spoil, its new value, what the message says of it); refused by the schema too.
 BY_SCHEMA: list[tuple[str, Any, str]] = [
-    ("format_version", 2, "format_version: expected 1, got 2"),
+    ("format_version", 3, "format_version: expected 1 or 2, got 3"),
     ("format_version", REMOVED, "format_version: expected a value, got nothing"),
     ("name", "", "name: expected string to match pattern"),
     ("name", "../heart", "name: expected string to match pattern"),
@@ -46,7 +46,7 @@ BY_SCHEMA: list[tuple[str, Any, str]] = [
     ("cell.layers", 1000, "cell.layers: expected less than or equal to 64, got 1000"),
     ("cell.bidirectional", True, "cell.bidirectional: expected no field of this name, got true"),
     ("front.kind", "wavelet", "front.kind: expected 'features' or 'embedding', got \"wavelet\""),
-    ("front.kind", REMOVED, "front.kind: expected 'features' or 'embedding', got null"),
+    ("front.kind", REMOVED, "front.kind: expected a value, got nothing"),
     ("front", 5, "front: expected"),
     ("front", [], "front: expected"),
     ("front.mean", [], "front.mean: expected array to have at least 1 item"),

@@ -126,7 +126,10 @@ class Gated(nn.LSTM):  # type: ignore[misc,name-defined]  # torch does not expor
     ("module", "message"),
     [
         (nn.LSTM(2, 4, bidirectional=True), "module.bidirectional: expected False, since a stream has no future to read"),
-        (nn.RNN(2, 4, nonlinearity="relu"), "module.nonlinearity: expected tanh, got relu"),
+        (
+            nn.RNN(2, 4, nonlinearity="relu"),
+            "module.nonlinearity: expected tanh; save_program takes any other, within a module, got relu",
+        ),
         (nn.LSTMCell(2, 4), "module: expected a torch.nn.LSTM, GRU or RNN"),
         (Gated(2, 4), "module: expected a torch.nn.LSTM, GRU or RNN"),
     ],
@@ -138,6 +141,23 @@ def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path, module: Any, messa
         save(tmp_path / "m", module, nn.Linear(4, 1))
     assert str(refusal.value).startswith(f"save: {message}")
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "head", "front"),
+    [
+        (nn.LSTMCell(2, 4), nn.Linear(4, 1), None),
+        (nn.RNN(2, 4, nonlinearity="relu"), nn.Linear(4, 1), None),
+        (nn.GRU(2, 4), nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1)), None),
+        (nn.GRU(2, 4), nn.Linear(4, 1), nn.LayerNorm(2)),
+        (nn.GRU(2, 4), nn.Linear(4, 1), nn.Embedding(7, 2, max_norm=1.0)),
+    ],
+    ids=["cell", "relu", "head", "front", "max_norm"],
+)
+def test_what_a_cell_cannot_be_is_sent_to_save_program(tmp_path: Path, module: Any, head: Any, front: Any) -> None:
+    """Whoever has more than a cell with linear heads hears what takes it."""
+    with pytest.raises(BundleError, match="save_program"):
+        save(tmp_path / "m", module, head, front=front)
 
 
 def test_heads_and_fronts_that_do_not_fit_are_refused(tmp_path: Path) -> None:

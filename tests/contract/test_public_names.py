@@ -7,7 +7,10 @@ import inspect
 import stepstream
 from stepstream_server import bundles
 
-BUNDLES = "Bundle BundleError FeaturesFront Head Scaler describe init_model load load_all save write"
+BUNDLES = (
+    "Bundle BundleError FeaturesFront Head Input Output Packed Proposal Scaler "
+    "describe init_model inspect load load_all pack propose save save_program write write_program"
+)
 
 
 def test_bundles_names() -> None:

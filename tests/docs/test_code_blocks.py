@@ -14,7 +14,8 @@ PROGRAMS = [
     pytest.param(block, id=f"{name(page)}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page, "python"), 1)
-    if "\napp = " not in block  # an application, which a web server runs: test_web_page.py
+    # An application is run by a web server: test_web_page.py. Models are served: test_models_page.py.
+    if "\napp = " not in block and page.name != "models.md"
 ]
 
 

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
 from stepstream_server import backends
-from stepstream_server.bundles import write
 from stepstream_server.engine.ports import Backend, Computed
 from support.front_door import Gate, wait_for
-from support.models import random_model
+from support.promised import KINDS, write_model
 from support.server import serving
 from support.wire import StreamRequest, WireStream, block, steps_of
 
@@ -62,11 +61,10 @@ async def receive(stream: WireStream, steps: int) -> Outputs:
     return outputs
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", KINDS)
 async def test_a_cut_in_the_middle_of_a_launch_changes_nobodys_bits(cell: str, gate: Gate, tmp_path: Path) -> None:
     """What was computed for the broken stream waits in its sessions, bit by bit what an undisturbed one hears."""
-    spec, weights = random_model(cell, 2, 16, 2, 1, name="m")  # type: ignore[arg-type]
-    write(tmp_path / "m", spec, weights)
+    write_model(tmp_path / "m", cell, 2, 16, 2, 1)
     readings = np.random.default_rng(11).normal(size=(SESSIONS, STEPS, 2)).astype(np.float32)
     async with serving(tmp_path) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
         async with WireStream(channel) as quiet:

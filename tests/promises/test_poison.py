@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
 from stepstream_server import backends
-from stepstream_server.bundles import write
 from stepstream_server.engine.ports import Backend
-from support.models import random_model
+from support.promised import KINDS, write_model
 from support.server import serving
 from support.wire import StreamRequest, WireStream, block, u32, u64
 
 SESSIONS, STEPS, VICTIM = 9, 12, 4
 
 
-@pytest.fixture(params=["lstm", "gru", "rnn"])
+@pytest.fixture(params=KINDS)
 def cell(request: pytest.FixtureRequest) -> str:
-    """Every kind of cell."""
+    """Every kind of cell, and a program."""
     return str(request.param)
 
 
@@ -60,8 +59,7 @@ def by_handle(answers: inference_pb2.Answers) -> dict[int, bytes]:
 
 async def test_poison_in_input_and_state_stays_where_it_is(cell: str, built: list[Backend], tmp_path: Path) -> None:
     """A NaN reading is refused; a NaN in the state quarantines; reset heals; all neighbours are bitwise undisturbed."""
-    spec, weights = random_model(cell, 2, 16, 2, 1, name="m")  # type: ignore[arg-type]
-    write(tmp_path / "m", spec, weights)
+    write_model(tmp_path / "m", cell, 2, 16, 2, 1)
     readings = np.random.default_rng(5).normal(size=(STEPS, SESSIONS, 2)).astype(np.float32)
     async with serving(tmp_path) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
         async with WireStream(channel) as quiet:

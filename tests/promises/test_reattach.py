@@ -11,20 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
-from stepstream_server.bundles import write
-from support.models import random_model
+from support.promised import write_model
 from support.server import WAYS, serving
 from support.wire import WireStream, block, steps_of
 
 STEPS = 200
 
 
-@pytest.fixture(params=WAYS.values(), ids=list(WAYS))
+@pytest.fixture(params=[*(("lstm", way) for way in WAYS), ("program", "on the loop")], ids=" ".join)
 async def channel(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server of one small LSTM."""
-    spec, weights = random_model("lstm", 2, 16, 1, 1, name="m")
-    write(tmp_path / "m", spec, weights)
-    async with serving(tmp_path, **request.param) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
+    """A channel to a server of one small model."""
+    kind, way = request.param
+    write_model(tmp_path / "m", kind, 2, 16)
+    async with serving(tmp_path, **WAYS[way]) as bound, grpc.aio.insecure_channel(bound.listen) as channel:
         yield channel
 
 

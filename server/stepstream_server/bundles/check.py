@@ -1,23 +1,31 @@
-"""What a manifest's fields must be to each other, and the weights to the manifest. Pure; no files."""
+"""Checks a manifest's fields against each other, and the weights of a cell against the manifest. Pure; no files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
-from stepstream_server.bundles.manifest import shorten, wrong
-from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, TensorSpec, cell_model
+from stepstream_server.bundles.fields import shorten, wrong
+from stepstream_server.bundles.heads import check_distinct, check_meaning, check_one_predicts, check_text, numeric_input
+from stepstream_server.bundles.program.check import check_program
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, Program, cell_model
 
 Weights = dict[str, NDArray[np.float32]]
-BYTES = 256  # values of one
 
 
 def check_spec(spec: ModelSpec, file: str) -> None:
     """Raises BundleError naming `file` and the field where the declarations contradict each other."""
+    if isinstance(spec.computation, Program):
+        check_program(spec, spec.computation, file)
+    else:
+        _check_cell(spec, file)
+
+
+def _check_cell(spec: ModelSpec, file: str) -> None:
     model = cell_model(spec)
     if isinstance(model.front, FeaturesFront):
         _check_features(model.front, file)
@@ -25,9 +33,8 @@ def check_spec(spec: ModelSpec, file: str) -> None:
     _check_input(spec, file)
     for index, head in enumerate(spec.heads):
         _check_head(spec, head, f"heads[{index}]", file)
-    _check_one_predicts(spec, file)
-    if spec.text is not None:
-        _check_text(spec, file)
+    check_one_predicts(spec, file)
+    check_text(spec, file)
     outputs = declare.output_specs(spec.heads)
     _check_declared("outputs", [(o.name, o.shape) for o in spec.outputs], [(o.name, o.shape) for o in outputs], file)
     states = declare.state_specs(model.cell, model.front, spec.heads)
@@ -86,89 +93,11 @@ def _check_input(spec: ModelSpec, file: str) -> None:
 
 def _check_head(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
     _check_divisor(head.scale, f"{field}.scale", file)
-    _check_levels(head, field, file)
-    _check_labels(head, field, file)
     if head.residual_of:
-        _check_residual(spec, head, field, file)
-    if head.predicts:
-        _check_predicts(spec, head, field, file)
+        numeric_input(spec, head, head.residual_of, f"{field}.residual_of", file)
+    check_meaning(spec, head, field, file)
     if head.kind == "next_token":
         _check_tokens(spec, head, field, file)
-
-
-def _check_levels(head: HeadSpec, field: str, file: str) -> None:
-    if head.kind != "quantiles":
-        if head.levels:
-            raise wrong(file, f"{field}.levels", f"nothing, since the head's kind is {head.kind}", shorten(head.levels))
-        return
-    if len(head.levels) != head.width:
-        raise wrong(file, f"{field}.levels", f"{head.width} numbers, one per output", shorten(head.levels))
-    if any(low >= high for low, high in zip(head.levels, head.levels[1:], strict=False)):
-        raise wrong(file, f"{field}.levels", "ascending numbers in (0, 1)", shorten(head.levels))
-
-
-def _check_labels(head: HeadSpec, field: str, file: str) -> None:
-    if not head.labels:
-        return
-    if head.kind not in ("classes", "next_token"):
-        raise wrong(file, f"{field}.labels", f"nothing, since the head's kind is {head.kind}", shorten(head.labels))
-    if len(head.labels) != head.width:
-        raise wrong(file, f"{field}.labels", f"{head.width} names, one per output", f"{len(head.labels)}")
-    _check_distinct(head.labels, f"{field}.labels", file)
-
-
-def _check_residual(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
-    _numeric_input(spec, head, head.residual_of, f"{field}.residual_of", file)
-
-
-def _check_predicts(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
-    """A step on a prediction takes as many numbers as the head has outputs, or one drawn from its quantiles."""
-    tensor = _numeric_input(spec, head, head.predicts, f"{field}.predicts", file)
-    if head.kind == "quantiles" and tensor.elements != 1:
-        raise wrong(file, f"{field}.predicts", "an input of 1 number, since quantiles are of one", f"{tensor.elements}")
-    if head.kind == "regression" and tensor.elements != head.width:
-        raise wrong(
-            file, f"{field}.width", f"{tensor.elements}, the numbers of {tensor.name}, which it predicts", f"{head.width}"
-        )
-
-
-def _numeric_input(spec: ModelSpec, head: HeadSpec, name: str, field: str, file: str) -> TensorSpec:
-    """The float32 input `name`, to which a head of numbers refers in `field`."""
-    inputs = {tensor.name: tensor for tensor in spec.inputs if tensor.dtype == "float32"}
-    if head.kind not in ("regression", "quantiles"):
-        raise wrong(file, field, f"nothing, since the head's kind is {head.kind}", shorten(name))
-    if name not in inputs:
-        raise wrong(file, field, f"the name of a float32 input, of which there are {list(inputs)}", shorten(name))
-    return inputs[name]
-
-
-def _check_one_predicts(spec: ModelSpec, file: str) -> None:
-    predicting = [index for index, head in enumerate(spec.heads) if head.predicts]
-    if len(predicting) > 1:
-        first, second = predicting[:2]
-        raise wrong(
-            file, f"heads[{second}].predicts", f"nothing, since heads[{first}] has it", shorten(spec.heads[second].predicts)
-        )
-
-
-def _check_text(spec: ModelSpec, file: str) -> None:
-    """Text is read and written through the tokens of the one next_token head."""
-    heads = [(index, head) for index, head in enumerate(spec.heads) if head.kind == "next_token"]
-    if len(heads) != 1:
-        raise wrong(file, "text", f"nothing, since {len(heads)} heads, not one, are of kind next_token", shorten(spec.text))
-    index, head = heads[0]
-    if spec.text == "bytes" and head.width != BYTES:
-        raise wrong(file, "front.tokens", f"{BYTES}, one per byte, since text is bytes", f"{head.width}")
-    if spec.text == "words":
-        _check_words(head, f"heads[{index}].labels", file)
-
-
-def _check_words(head: HeadSpec, field: str, file: str) -> None:
-    if not head.labels:
-        raise wrong(file, field, f"{head.width} words, since text is words", "nothing")
-    for position, word in enumerate(head.labels):
-        if word.split() != [word]:
-            raise wrong(file, f"{field}[{position}]", "a word without whitespace, since text is words", shorten(word))
 
 
 def _check_tokens(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
@@ -199,14 +128,6 @@ def _tensor(name: str, shape: tuple[int, ...]) -> str:
 
 def _check_names(spec: ModelSpec, file: str) -> None:
     """Inputs, outputs and states share one set of names, as the tensors of one graph do."""
-    _check_distinct([head.name for head in spec.heads], "heads", file)
+    check_distinct([head.name for head in spec.heads], "heads", file)
     names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)] + [state.name for state in spec.states]
-    _check_distinct(names, "inputs, outputs and states", file)
-
-
-def _check_distinct(names: Iterable[str], field: str, file: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise wrong(file, field, "distinct names", f"{name} twice")
-        seen.add(name)
+    check_distinct(names, "inputs, outputs and states", file)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict, Unpack
 
+from stepstream_server.bundles.fields import wrong
 from stepstream_server.spec import (
     CellKind,
     CellModel,
@@ -30,6 +33,16 @@ class Told(TypedDict, total=False):
     time_step_seconds: float | None
     text: TextCodec | None
     extra: dict[str, object]
+
+
+def check_told(save: Callable[..., object], told: Mapping[str, object]) -> None:
+    """Raises BundleError for a keyword that neither `save`, a function that takes all of `Told`, nor `Told` knows."""
+    parameters = inspect.signature(save).parameters.values()
+    known = [*(each.name for each in parameters if each.kind is each.KEYWORD_ONLY), *Told.__annotations__]
+    for name in told:
+        if name not in known:
+            nearest = "".join(f"{each}, or another " for each in difflib.get_close_matches(name, known, 1))
+            raise wrong("save", name, f"{nearest or 'one '}of the keywords {', '.join(known)}", "an unknown one")
 
 
 GATES: dict[CellKind, int] = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of H rows in each weight, torch's layout

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.bundles.manifest import shorten, wrong
+from stepstream_server.bundles.fields import shorten, wrong
 from stepstream_server.bundles.plain import type_name
 from stepstream_server.spec import FeaturesFront
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.bundles.check import Weights
-from stepstream_server.bundles.manifest import wrong
+from stepstream_server.bundles.fields import wrong
 
 
 def fold(weights: Weights, layers: int) -> Weights:

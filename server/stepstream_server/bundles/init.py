@@ -9,7 +9,8 @@ import numpy as np
 
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.check import Weights
-from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
+from stepstream_server.bundles.files import MANIFEST_FILE
+from stepstream_server.bundles.load import Bundle
 from stepstream_server.bundles.write import validate, write
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import CellKind, CellSpec, HeadSpec, ModelSpec, cell_model

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 
 from stepstream_server.bundles.check import Weights, check_spec, check_weights
 from stepstream_server.bundles.declare import weight_shapes
+from stepstream_server.bundles.fields import shorten, wrong
+from stepstream_server.bundles.files import MANIFEST_FILE, read_file, read_manifest
 from stepstream_server.bundles.fingerprint import fingerprint
-from stepstream_server.bundles.manifest import parse, shorten, wrong
+from stepstream_server.bundles.manifest import WeightsEntry, parse
+from stepstream_server.bundles.program.manifest import ProgramManifest
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
 from stepstream_server.spec import ModelSpec, cell_model
 
-MANIFEST_FILE = "model.json"
-MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
 MAX_HEADER_BYTES = 1 << 20  # of a weights file: about 100 bytes per tensor, and what its writer noted about itself
 # Halves take half the disk; they are computed as float32 all the same.
 STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
@@ -34,8 +35,8 @@ class Bundle:
 
     path: Path
     spec: ModelSpec
-    weights: Weights  # by name, float32, C order: see `declare.weight_shapes`
-    graph: bytes = b""  # of a program: a file in ONNX
+    weights: Weights  # of a cell, by name, float32, C order: see `declare.weight_shapes`
+    graph: bytes = b""  # of a program: its file in ONNX, with the values that it keeps in other files brought in
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,35 @@ def load(path: Path) -> Bundle:
     """Reads the bundle in the folder `path`.
 
     Raises BundleError, naming file and field, for a manifest that is wrong or contradicts itself, for weights that are
-    missing, truncated, misshapen or not finite, and for a checksum that differs.
+    missing, truncated, misshapen or not finite, for a graph that cannot be served or does not have what the manifest says, and
+    for a checksum that differs.
     """
     path = Path(path)
     folder = path.resolve().name
     manifest_name = f"{folder}/{MANIFEST_FILE}"
-    manifest = parse(_read(path / MANIFEST_FILE, manifest_name, MAX_MANIFEST_BYTES), manifest_name)
+    manifest = parse(read_manifest(path, manifest_name), manifest_name)
     spec = to_spec(manifest, fingerprint="")
     check_spec(spec, manifest_name)
-    weights_name = f"{folder}/{manifest.weights.file}"
-    data = _read(path / manifest.weights.file, weights_name, _most_bytes(spec))
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != manifest.weights.sha256:
-        raise wrong(manifest_name, "weights.sha256", f"{digest}, that of {manifest.weights.file}", manifest.weights.sha256)
-    weights = decode(data, weights_name)
-    check_weights(spec, weights, weights_name)
+    if isinstance(manifest, ProgramManifest):
+        from stepstream_server.bundles.program.load import load_graph
+
+        graph, digest = load_graph(path, manifest.program, spec)
+        return Bundle(path, to_spec(manifest, fingerprint(spec, digest)), {}, graph)
+    weights, digest = _load_weights(path, manifest.weights, spec)
     return Bundle(path, to_spec(manifest, fingerprint(spec, digest)), weights)
+
+
+def _load_weights(path: Path, entry: WeightsEntry, spec: ModelSpec) -> tuple[Weights, str]:
+    """The weights in a bundle's folder and the sha256 of their file."""
+    folder = path.resolve().name
+    name = f"{folder}/{entry.file}"
+    data = read_file(path / entry.file, name, _most_bytes(spec))
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != entry.sha256:
+        raise wrong(f"{folder}/{MANIFEST_FILE}", "weights.sha256", f"{digest}, that of {entry.file}", entry.sha256)
+    weights = decode(data, name)
+    check_weights(spec, weights, name)
+    return weights, digest
 
 
 def load_all(directory: Path, *, strict: bool) -> Folder:
@@ -116,16 +130,6 @@ def _tensor(name: str, tensor: Mapping[str, Any], file: str) -> NDArray[np.float
 def _most_bytes(spec: ModelSpec) -> int:
     shapes = weight_shapes(cell_model(spec), spec.heads)
     return MAX_HEADER_BYTES + 4 * sum(math.prod(shape) for shape in shapes.values())
-
-
-def _read(path: Path, name: str, most_bytes: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > most_bytes:
-            raise BundleError(f"{name}: expected at most {most_bytes} bytes, got {size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error
 
 
 def _why_none(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Takes torch modules and tensors for their numbers, and refuses those that compute with more: a bundle holds numbers only.
 
-With `save` the only file here that imports torch, and only when it is called.
+Torch is imported only when something here is called.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.bundles.manifest import wrong
+from stepstream_server.bundles.fields import wrong
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ def check_plain(module: Any, types: Collection[type[torch.nn.Module]], field: st
     for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):  # torch has no public way to see them
         raise wrong("save", field, f"no hook around forward; {_remedy(hook)}", getattr(hook, "__qualname__", type_name(hook)))
     if "forward" in vars(module):
-        raise wrong("save", field, f"the forward of {type_name(module)}; give a module that has it", "one of the module's own")
+        raise wrong("save", field, f"the forward of {type_name(module)}; save_program takes any", "one of the module's own")
 
 
 def values(tensor: torch.Tensor, field: str) -> NDArray[np.float32]:
@@ -71,4 +71,4 @@ def _remedy(hook: Any) -> str:
         return f"call torch.nn.utils.remove_weight_norm(module, {hook.name!r})"
     if isinstance(hook, SpectralNorm):
         return f"call torch.nn.utils.remove_spectral_norm(module, {hook.name!r})"
-    return "call remove() of the handle that its registration returned"
+    return "call remove() of the handle that its registration returned; save_program takes any hook"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,9 @@ from stepstream_server.bundles import declare
 from stepstream_server.bundles.check import Weights
 from stepstream_server.bundles.declare import Told
 from stepstream_server.bundles.features import Scaler, plain_features, scaler_features
+from stepstream_server.bundles.fields import wrong
 from stepstream_server.bundles.fold import fold
 from stepstream_server.bundles.load import Bundle
-from stepstream_server.bundles.manifest import wrong
 from stepstream_server.bundles.plain import check_plain, values
 from stepstream_server.bundles.write import write
 from stepstream_server.spec import CellKind, CellSpec, EmbeddingFront, FeaturesFront, HeadKind, HeadSpec
@@ -75,7 +73,7 @@ def save(
     Returns what `load` would. Raises BundleError for a module that applies more than its weights or that a bundle cannot hold,
     for an unknown keyword, and for any field that `load` would refuse; then nothing is written.
     """
-    _check_keywords(told)
+    declare.check_told(save, told)
     kind, heads = _cell_kind(module), _heads(head)
     before, weights = _front(front)
     weights = fold(weights | _cell_weights(module) | _head_weights(heads), module.num_layers)
@@ -92,25 +90,17 @@ def save(
     return write(Path(directory), spec, weights, half=half)
 
 
-def _check_keywords(told: Mapping[str, object]) -> None:
-    parameters = inspect.signature(save).parameters.values()
-    known = [*(each.name for each in parameters if each.kind is each.KEYWORD_ONLY), *Told.__annotations__]
-    for name in told:
-        if name not in known:
-            nearest = "".join(f"{each}, or another " for each in difflib.get_close_matches(name, known, 1))
-            raise wrong("save", name, f"{nearest or 'one '}of the keywords {', '.join(known)}", "an unknown one")
-
-
 def _cell_kind(module: torch.nn.RNNBase) -> CellKind:
     import torch
 
     kinds: dict[type[torch.nn.Module], CellKind] = {torch.nn.LSTM: "lstm", torch.nn.GRU: "gru", torch.nn.RNN: "rnn"}
-    check_plain(module, kinds, "module", "a torch.nn.LSTM, GRU or RNN itself, since another class may compute something else")
+    expected = "a torch.nn.LSTM, GRU or RNN itself, since another class may compute something else; save_program takes any module"
+    check_plain(module, kinds, "module", expected)
     if module.bidirectional:
         raise wrong("save", "module.bidirectional", "False, since a stream has no future to read", "True")
     nonlinearity = getattr(module, "nonlinearity", "tanh")
     if nonlinearity != "tanh":
-        raise wrong("save", "module.nonlinearity", "tanh", nonlinearity)
+        raise wrong("save", "module.nonlinearity", "tanh; save_program takes any other, within a module", nonlinearity)
     return kinds[type(module)]
 
 
@@ -125,11 +115,12 @@ def _front(given: Any) -> tuple[declare.Front, Weights]:
     if hasattr(given, "scale_") and not isinstance(given, torch.nn.Module):
         return scaler_features(given), {}
     known = "a FeaturesFront, a fitted scaler (mean_ and scale_), a torch.nn.Linear itself or a torch.nn.Embedding itself"
-    check_plain(given, (torch.nn.Linear, torch.nn.Embedding), "front", f"{known}; compute anything else before inputs are sent")
+    check_plain(given, (torch.nn.Linear, torch.nn.Embedding), "front", f"{known}; save_program takes any layers")
     if isinstance(given, torch.nn.Linear):
         return None, _linear_weights(given, "front")
     if given.max_norm is not None:
-        raise wrong("save", "front.max_norm", "None, since it changes rows as they are read", str(given.max_norm))
+        expected = "None, since it changes rows as they are read; save_program takes it"
+        raise wrong("save", "front.max_norm", expected, str(given.max_norm))
     embedding = EmbeddingFront(given.num_embeddings, given.embedding_dim)
     return embedding, {"embedding.weight": values(given.weight, "front.weight")}
 
@@ -139,7 +130,7 @@ def _heads(head: torch.nn.Linear | Mapping[str, torch.nn.Linear | Head]) -> dict
 
     given = head if isinstance(head, Mapping) else {"output": head}
     heads = {name: each if isinstance(each, Head) else Head(each) for name, each in given.items()}
-    expected = "a torch.nn.Linear, or a Head with one; no subclass and no other layers, since a bundle holds a matrix and a bias"
+    expected = "a torch.nn.Linear, or a Head with one; no subclass and no other layers, which save_program takes"
     for name, each in heads.items():
         check_plain(each.linear, (torch.nn.Linear,), f"head {name}", expected)
     return heads

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
-from stepstream_server.bundles.manifest import EmbeddingEntry, FeaturesEntry, Manifest, parse
-from stepstream_server.errors import BundleError
+from stepstream_server.bundles.fields import layout, to_json
+from stepstream_server.bundles.manifest import CellManifest, EmbeddingEntry, FeaturesEntry, Manifest, parse
+from stepstream_server.bundles.program.manifest import ProgramManifest
+from stepstream_server.bundles.program.translate import program_spec, program_text
 from stepstream_server.spec import (
     CellModel,
     CellSpec,
@@ -15,16 +16,21 @@ from stepstream_server.spec import (
     FeaturesFront,
     HeadSpec,
     ModelSpec,
+    Program,
     StateSpec,
     TensorSpec,
     cell_model,
 )
 
-LINE_CHARACTERS = 100  # a manifest is read and edited by people
-
 
 def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
     """The plain record that everyone else sees."""
+    if isinstance(manifest, ProgramManifest):
+        return program_spec(manifest, fingerprint)
+    return _cell_spec(manifest, fingerprint)
+
+
+def _cell_spec(manifest: CellManifest, fingerprint: str) -> ModelSpec:
     front: FeaturesFront | EmbeddingFront | None = None
     if isinstance(manifest.front, FeaturesEntry):
         front = FeaturesFront(manifest.front.mean, manifest.front.scale, manifest.front.differences)
@@ -49,11 +55,17 @@ def to_spec(manifest: Manifest, fingerprint: str) -> ModelSpec:
     )
 
 
-def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
+def to_text(spec: ModelSpec, content_file: str, sha256: str, file: str) -> str:
     """The manifest of a spec, as JSON; fields that have their default are left out. The reverse of `parse` and `to_spec`.
 
-    Raises BundleError naming `file` for a field that the format cannot hold.
+    content_file, sha256: of the weights or the graph. Raises BundleError naming `file` for a field that the format cannot hold.
     """
+    if isinstance(spec.computation, Program):
+        return program_text(spec, spec.computation, content_file, sha256, file)
+    return _cell_text(spec, content_file, sha256, file)
+
+
+def _cell_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
     tree = {"format_version": 1, **dataclasses.asdict(spec), "weights": {"file": weights_file, "sha256": sha256}}
     del tree["fingerprint"]  # follows from the rest
     tree |= tree.pop("computation")
@@ -64,27 +76,10 @@ def to_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> str:
     tree["inputs"] = [_only(each, "name", "dtype", "shape", "description", "limit") for each in tree["inputs"]]
     tree["outputs"] = [_only(each, "name", "dtype", "shape") for each in tree["outputs"]]
     tree["states"] = [_only(each, "name", "shape") for each in tree["states"]]
-    try:
-        text = json.dumps(tree)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{file}: expected plain numbers and text, got: {error}") from error
-    fields = parse(text, file).model_dump(mode="json", exclude_defaults=True)
+    fields = parse(to_json(tree, file), file).model_dump(mode="json", exclude_defaults=True)
     first = {"format_version": 1, "name": spec.name, "version": spec.version}
-    return _layout(first | fields) + "\n"
+    return layout(first | fields) + "\n"
 
 
 def _only(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: record[name] for name in names}
-
-
-def _layout(value: object, indent: str = "") -> str:
-    """JSON in which whatever fits a line is on one: shapes and heads stay readable."""
-    line = json.dumps(value, ensure_ascii=False)
-    if len(indent) + len(line) <= LINE_CHARACTERS or not isinstance(value, (dict, list)):
-        return line
-    inner = indent + "  "
-    if isinstance(value, list):
-        items, brackets = [_layout(each, inner) for each in value], "[]"
-    else:
-        items, brackets = [f"{json.dumps(key)}: {_layout(each, inner)}" for key, each in value.items()], "{}"
-    return f"{brackets[0]}\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}{brackets[1]}"

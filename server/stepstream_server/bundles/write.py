@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as encode
 
 from stepstream_server.bundles.check import Weights, check_spec, check_weights
+from stepstream_server.bundles.fields import wrong
+from stepstream_server.bundles.files import MANIFEST_FILE, put_files
 from stepstream_server.bundles.fingerprint import fingerprint
-from stepstream_server.bundles.load import MANIFEST_FILE, Bundle
-from stepstream_server.bundles.manifest import parse, wrong
+from stepstream_server.bundles.load import Bundle
+from stepstream_server.bundles.manifest import parse
 from stepstream_server.bundles.translate import to_spec, to_text
-from stepstream_server.errors import BundleError
-from stepstream_server.spec import ModelSpec
+from stepstream_server.spec import ModelSpec, Program
 
 WEIGHTS_FILE = "model.safetensors"
+GRAPH_FILE = "model.onnx"
 
 
 def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], *, half: bool = False) -> Bundle:
@@ -41,19 +42,36 @@ def write(directory: Path, spec: ModelSpec, weights: Mapping[str, NDArray[np.flo
     data = encode(stored)
     digest = hashlib.sha256(data).hexdigest()
     text = to_text(spec, WEIGHTS_FILE, digest, f"{folder}/{MANIFEST_FILE}")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # Weights first: until the manifest follows, there is no bundle, or the old manifest's checksum does not fit.
-        _replace(directory / WEIGHTS_FILE, data)
-        _replace(directory / MANIFEST_FILE, text.encode())
-    except OSError as error:
-        raise BundleError(f"{directory}: expected a folder that can be written, got: {error}") from error
+    put_files(directory, {WEIGHTS_FILE: data, MANIFEST_FILE: text.encode()})
     return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), _widened(stored))
+
+
+def write_program(directory: Path, spec: ModelSpec, graph: bytes) -> Bundle:
+    """Writes a program (see `program.translate.spec_of`) into `directory`, made if needed; a bundle there is replaced.
+
+    graph: a file in ONNX that keeps no values in other files. Returns what `load(directory)` would. Raises BundleError, before
+    anything is written, for what `load` would refuse, and for a folder that cannot be written.
+    """
+    from stepstream_server.bundles.program.load import check_graph
+
+    directory = Path(directory)
+    folder = directory.resolve().name
+    spec = validate(spec, f"{folder}/{MANIFEST_FILE}")
+    return put_program(directory, spec, check_graph(graph, spec, f"{folder}/{GRAPH_FILE}"))
+
+
+def put_program(directory: Path, spec: ModelSpec, graph: bytes) -> Bundle:
+    """Writes a program whose spec and graph have been checked."""
+    digest = hashlib.sha256(graph).hexdigest()
+    text = to_text(spec, GRAPH_FILE, digest, f"{directory.resolve().name}/{MANIFEST_FILE}")
+    put_files(directory, {GRAPH_FILE: graph, MANIFEST_FILE: text.encode()})
+    return Bundle(directory, dataclasses.replace(spec, fingerprint=fingerprint(spec, digest)), {}, graph)
 
 
 def validate(spec: ModelSpec, file: str) -> ModelSpec:
     """The spec as it will be read back. Raises BundleError naming `file` and the field that `load` would refuse."""
-    text = to_text(spec, WEIGHTS_FILE, sha256="0" * 64, file=file)
+    content_file = GRAPH_FILE if isinstance(spec.computation, Program) else WEIGHTS_FILE
+    text = to_text(spec, content_file, sha256="0" * 64, file=file)
     read = to_spec(parse(text, file), fingerprint="")
     check_spec(read, file)
     return read
@@ -70,16 +88,3 @@ def _halved(name: str, tensor: NDArray[np.float32], file: str) -> NDArray[np.flo
 
 def _widened(stored: Mapping[str, NDArray[Any]]) -> Weights:
     return {name: tensor.astype(np.float32, copy=False) for name, tensor in stored.items()}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """The whole file or none of it, even if the power fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
