@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from benchmarks import against, chart, machine, soak
 from benchmarks.analyzed import ROWS as ANALYZED
 from benchmarks.analyzed import analyzed
+from benchmarks.brought import row_24
 from benchmarks.cpu import row_9
 from benchmarks.drive import SMALL, make_model, targets
 from benchmarks.fetch_perf_analyzer import missing
@@ -145,6 +146,8 @@ def _runs(
     runs: list[Callable[[], list[Line]]] = []
     if 1 in rows:
         runs.append(lambda: row_1(folder / "turns", effort, tell))
+    if 24 in rows:
+        runs.append(lambda: row_24(folder / "brought", effort, tell))
     if set(_ON_TARGETS) & set(rows):
         runs.append(on_targets)
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]

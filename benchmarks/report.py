@@ -37,6 +37,7 @@ TITLES = {
     21: "rollouts: tokens per second against the bare kernel at that batch; of one, kernel + draws",
     22: "a prompt: the bare kernel's time for it in one launch against the time to the first token",
     23: "p99 of single steps beside 64 endless rollouts",
+    24: "a turn of a cell that is brought as a program, against the same cell",
 }
 
 

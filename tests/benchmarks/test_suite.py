@@ -125,5 +125,7 @@ def test_documented_table_is_the_reference_result() -> None:
     """docs/performance.md shows the committed result as it is, row by row."""
     report = read(REFERENCE)
     assert report.effort == "full"
-    assert {line.row for line in report.lines} == set(TITLES)
-    assert markdown(report) in (ROOT / "docs" / "performance.md").read_text()
+    page = (ROOT / "docs" / "performance.md").read_text()
+    later = {row for row in TITLES if f"Row {row} came later" in page}
+    assert {line.row for line in report.lines} == set(TITLES) - later
+    assert markdown(report) in page
