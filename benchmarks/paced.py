@@ -1,5 +1,6 @@
 """The open-loop generator: a process of its own that sends steps when they are due, whether or not earlier ones were answered.
 
+How a stream sends is its lane's: `paced_lane` sends single steps at random moments, `frames` blocks at a steady beat.
 `python -m benchmarks.paced PLAN` with a PacedPlan as JSON prints a PacedResult as JSON.
 """
 
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from benchmarks.paced_lane import PacedLane, PacedPlan
 from benchmarks.process import cpu_seconds
@@ -20,7 +22,7 @@ from benchmarks.schedule import Figures, Log, Schedule, poisson
 from benchmarks.wire import Connection, WireError, connect
 
 _STALLED_SECONDS = 30.0  # without an outcome for this long, something is wrong
-_TAIL_SECONDS = 0.2  # how long load goes on behind the measured part, if steps have no deadline
+TAIL_SECONDS = 0.2  # how long load goes on behind the measured part, if steps have no deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +36,53 @@ class PacedResult(Figures):
     reasons: dict[str, int]  # of refusals, warm-up included
 
 
+class OpenLane(Protocol):
+    """One stream of an open loop."""
+
+    stream: int
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it is on."""
+
+    @property
+    def attached(self) -> bool:
+        """Tells whether its sessions are open."""
+
+    @property
+    def answered(self) -> int:
+        """Steps so far."""
+
+    @property
+    def next_late(self) -> float:
+        """When the next waiting step will be too late, in seconds from the start; inf if none waits."""
+
+    def open(self) -> None:
+        """Asks for its sessions."""
+
+    def close(self) -> None:
+        """Asks to close them."""
+
+    def offer(self, step: int, now: float) -> None:
+        """A step of the schedule is due."""
+
+    def pump(self, now: float) -> None:
+        """Sends what waits, as far as the server takes it."""
+
+    def take(self, message: bytes, now: float) -> None:
+        """Takes what the server said. Raises WireError."""
+
+
 class Paced:
     """All lanes of a plan, driven by one thread."""
 
-    def __init__(self, plan: PacedPlan, schedule: Schedule, connections: Sequence[Connection]) -> None:
-        self._streams: list[int] = schedule.streams.tolist()
-        self.log = Log(schedule, plan.deadline_seconds or math.inf)
+    def __init__(self, log: Log, lanes: Sequence[OpenLane], connections: Sequence[Connection]) -> None:
+        self._streams = log.streams
+        self.log = log
         self._connections = connections
-        owners = [connections[each % len(connections)] for each in range(plan.streams)]
-        self.lanes = [PacedLane(connection, plan, self.log, seed) for seed, connection in enumerate(owners)]
-        self._by_connection = {each: [lane for lane in self.lanes if lane.connection is each] for each in connections}
-        self._by_stream: dict[tuple[Connection, int], PacedLane] = {}
+        self.lanes = lanes
+        self._by_connection = {each: [lane for lane in lanes if lane.connection is each] for each in connections}
+        self._by_stream: dict[tuple[Connection, int], OpenLane] = {}
         self._selector = selectors.SelectSelector()  # epoll rounds times up to milliseconds, which steps would wait
         self._next = 0  # of the schedule
         self._epoch = math.inf  # on the performance counter: when the schedule began
@@ -126,25 +164,44 @@ class Paced:
             lane.pump(now)
 
 
-def measure(plan: PacedPlan) -> PacedResult:
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Steps that were answered in the measured part, and how long they took."""
+
+    answered: int
+    generator_cpu: float
+    server_cpu: float
+
+
+def run(load: Paced, schedule: Schedule, tail: float, pid: int) -> Spent:
     """Warms up, measures, goes on for a little, waits for what is under way and closes. Raises WireError."""
-    tail = plan.deadline_seconds or _TAIL_SECONDS
-    schedule = poisson(plan.rate, plan.streams, plan.warm_up_seconds, plan.seconds, tail, plan.seed)
-    connections = [connect(plan.address) for _ in range(min(plan.connections, plan.streams))]
-    load = Paced(plan, schedule, connections)
     load.open()
     load.start()
     load.follow(schedule.begin)
-    answered, own, servers = load.answered, time.process_time(), cpu_seconds(plan.pid)
+    answered, own, servers = load.answered, time.process_time(), cpu_seconds(pid)
     load.follow(schedule.end)
-    answered, own, servers = load.answered - answered, time.process_time() - own, cpu_seconds(plan.pid) - servers
+    spent = Spent(load.answered - answered, time.process_time() - own, cpu_seconds(pid) - servers)
     load.follow(schedule.end + tail)
     load.settle()
     load.close()
-    reasons = sum((lane.reasons for lane in load.lanes), Counter())
-    figures = asdict(load.log.figures())
+    return spent
+
+
+def measure(plan: PacedPlan) -> PacedResult:
+    """Offers what the plan says. Raises WireError."""
+    tail = plan.deadline_seconds or TAIL_SECONDS
+    schedule = poisson(plan.rate, plan.streams, plan.warm_up_seconds, plan.seconds, tail, plan.seed)
+    connections = [connect(plan.address) for _ in range(min(plan.connections, plan.streams))]
+    log = Log(schedule, plan.deadline_seconds or math.inf)
+    lanes = [PacedLane(connections[each % len(connections)], plan, log, each) for each in range(plan.streams)]
+    spent = run(Paced(log, lanes, connections), schedule, tail, plan.pid)
     return PacedResult(
-        **figures, seconds=plan.seconds, generator_cpu=own, server_cpu=servers, steps=answered, reasons=dict(reasons)
+        **asdict(log.figures()),
+        seconds=plan.seconds,
+        generator_cpu=spent.generator_cpu,
+        server_cpu=spent.server_cpu,
+        steps=spent.answered,
+        reasons=dict(sum((lane.reasons for lane in lanes), Counter())),
     )
 
 

@@ -45,6 +45,15 @@ def poisson(rate: float, streams: int, warm_up: float, seconds: float, tail: flo
     return Schedule(due, rng.integers(0, streams, count), warm_up, warm_up + seconds)
 
 
+def periodic(period: float, streams: int, warm_up: float, seconds: float, tail: float, seed: int) -> Schedule:
+    """Arrivals at a steady beat: one each `period` seconds on every stream, which have begun at moments of their own."""
+    begun = np.random.default_rng(seed).uniform(0.0, period, streams)
+    beats = np.arange(int((warm_up + seconds + tail) / period))
+    due = (begun + period * beats[:, None]).ravel()
+    order = np.argsort(due, kind="stable")
+    return Schedule(due[order], order % streams, warm_up, warm_up + seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What became of the measured steps. Times in seconds from when a step was due."""
@@ -74,6 +83,7 @@ class Log:
         self._schedule = schedule
         self._deadline = deadline  # seconds after due by which an answer counts; inf: whenever
         self.due: list[float] = schedule.due.tolist()
+        self.streams: list[int] = schedule.streams.tolist()  # beside it
         self._taken: list[float] = [np.inf] * len(self.due)
         self._ended: list[float] = [np.inf] * len(self.due)
         self._fate: list[int] = [WAITING] * len(self.due)

