@@ -75,7 +75,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BundleError, match="^model.onnx: expected a model in ONNX"):
             read(path)
-    with pytest.raises(BundleError, match="expected a file, got something else"):
+    with pytest.raises(BundleError, match="expected a readable file, got something else"):
         read(tmp_path)
     with pytest.raises(BundleError, match="^none.onnx: expected a readable file, got No such file"):
         read(tmp_path / "none.onnx")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from stepstream_server.errors import BundleError
+from stepstream_server.programs.files import read_file
 
 MANIFEST_FILE = "model.json"
 MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
@@ -16,19 +16,6 @@ MAX_MANIFEST_BYTES = 64 << 20  # labels of a million tokens take about 20 MB
 def read_manifest(folder: Path, file: str) -> bytes:
     """The text of the manifest in a folder. Raises BundleError naming `file` if there is none."""
     return read_file(folder / MANIFEST_FILE, file, MAX_MANIFEST_BYTES)
-
-
-def read_file(path: Path, name: str, most_bytes: int) -> bytes:
-    """The bytes of a file. Raises BundleError by its `name` for one that cannot be read or has more than `most_bytes`."""
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a device or a pipe may never end
-            raise BundleError(f"{name}: expected a readable file, got something else")
-        if found.st_size > most_bytes:
-            raise BundleError(f"{name}: expected at most {most_bytes} bytes, got {found.st_size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error
 
 
 def put_files(directory: Path, files: Mapping[str, bytes]) -> None:

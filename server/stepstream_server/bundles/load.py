@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from stepstream_server.bundles.check import Weights, check_spec, check_weights
 from stepstream_server.bundles.declare import weight_shapes
 from stepstream_server.bundles.fields import shorten, wrong
-from stepstream_server.bundles.files import MANIFEST_FILE, read_file, read_manifest
+from stepstream_server.bundles.files import MANIFEST_FILE, read_manifest
 from stepstream_server.bundles.fingerprint import fingerprint
 from stepstream_server.bundles.manifest import WeightsEntry, parse
 from stepstream_server.bundles.program.manifest import ProgramManifest
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
+from stepstream_server.programs.files import read_file
 from stepstream_server.spec import ModelSpec, cell_model
 
 MAX_HEADER_BYTES = 1 << 20  # of a weights file: about 100 bytes per tensor, and what its writer noted about itself

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import onnx
@@ -10,6 +9,7 @@ import onnx.inliner
 
 from stepstream_server.errors import BundleError
 from stepstream_server.programs import walk
+from stepstream_server.programs.files import read_file
 
 _LONGEST_NAME = 255  # bytes: as file systems take
 MOST_BYTES = (1 << 31) - 1  # of a file, and with what lies beside it: protobuf takes no larger message
@@ -20,7 +20,7 @@ def read(path: Path) -> onnx.ModelProto:
 
     Raises BundleError naming the file for what cannot be read, is no model, or points out of its folder.
     """
-    model = decode(_bytes(path, path.name), path.name)
+    model = decode(read_file(path, path.name, MOST_BYTES), path.name)
     bring_in(model, path.parent, path.name)
     return inlined(model, path.name)
 
@@ -50,7 +50,7 @@ def bring_in(model: onnx.ModelProto, folder: Path, file: str) -> None:
         if _is_external(tensor):
             location = _entry(tensor, "location")
             if location not in held:
-                held[location] = _bytes(_inside(folder, location, file), location)
+                held[location] = read_file(_inside(folder, location, file), location, MOST_BYTES)
             tensor.raw_data = _part(held[location], tensor, file)
             total += len(tensor.raw_data)
             if total > MOST_BYTES:
@@ -98,15 +98,3 @@ def _part(data: bytes, tensor: onnx.TensorProto, file: str) -> bytes:
         where = f"{_entry(tensor, 'length')[:30]} bytes from {_entry(tensor, 'offset')[:30]} on"
         raise BundleError(f"{file}: tensor {tensor.name[:100]!r}: expected bytes within the {len(data)} of its file, got {where}")
     return data[offset : offset + length]
-
-
-def _bytes(path: Path, name: str) -> bytes:
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise BundleError(f"{name}: expected a file, got something else")
-        if found.st_size > MOST_BYTES:
-            raise BundleError(f"{name}: expected at most {MOST_BYTES} bytes, got {found.st_size}")
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{name}: expected a readable file, got {error.strerror}") from error

@@ -9,10 +9,11 @@ from pathlib import Path
 import onnx
 
 from stepstream_server.bundles.fields import shorten, wrong
-from stepstream_server.bundles.files import MANIFEST_FILE, read_file
+from stepstream_server.bundles.files import MANIFEST_FILE
 from stepstream_server.bundles.program.manifest import DataEntry, GraphEntry
 from stepstream_server.errors import BundleError
 from stepstream_server.programs import read
+from stepstream_server.programs.files import read_file
 from stepstream_server.programs.screen import screen
 from stepstream_server.spec import ModelSpec
 
