@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.backends.limits import Limits, limits
 from stepstream_server.backends.onnx_graph import build_graph
-from stepstream_server.backends.threads import compute_threads
+from stepstream_server.backends.threads import compute_threads, is_small
 from stepstream_server.config import BackendSettings
 from stepstream_server.cores import WIDE_ROWS
 from stepstream_server.programs import normalise, runtime, trial
@@ -56,8 +56,10 @@ def program_kernel(spec: ModelSpec, graph: bytes, settings: BackendSettings, max
     """The kernel of a program, whose batches are tried first. graph: as its bundle has it. Raises BundleError for one that
     cannot be computed."""
     normalised = normalise.normalise(decode(graph, spec.name), spec)
-    # What a constant decides is folded away: half of a file that is made for two sampling rates.
-    sessions = _sessions(spec, normalised, settings, len(runtime.simplified(normalised)))
+    weight_bytes = len(normalised)
+    if not is_small(weight_bytes):  # what a constant decides is folded away: half of a file that is made for two sampling rates
+        weight_bytes = len(runtime.simplified(normalised))
+    sessions = _sessions(spec, normalised, settings, weight_bytes)
     operator = dependent_operator(normalised)
     found = trial.try_batches(sessions, spec, operator=operator, most=max_batch, seconds=settings.trial_seconds)
     _tell(spec, found)

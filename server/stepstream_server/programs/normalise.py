@@ -62,8 +62,8 @@ def _copy(graph: onnx.GraphProto) -> onnx.GraphProto:
 
 
 def _keep_apart(graph: onnx.GraphProto) -> None:
-    """Puts all names of a graph, and of those inside of it, behind a prefix, and forgets the shapes that it declares: some hold
-    for one session only."""
+    """Puts all names of a graph, and of those inside of it, behind a prefix, and forgets the shapes that it declares."""
+    walk.forget_shapes(graph)
     for each in walk.graphs(graph):
         for node in each.node:
             node.name = ""
@@ -75,9 +75,7 @@ def _keep_apart(graph: onnx.GraphProto) -> None:
             sparse.values.name = _BROUGHT + sparse.values.name
         for info in (*each.input, *each.output):
             info.name = _BROUGHT + info.name
-            if info.type.HasField("tensor_type"):
-                info.type.tensor_type.ClearField("shape")
-        del each.value_info[:], each.quantization_annotation[:]
+        del each.quantization_annotation[:]
 
 
 def _prefix_all(names: MutableSequence[str]) -> None:

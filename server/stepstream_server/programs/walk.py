@@ -22,6 +22,15 @@ def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield from each.node
 
 
+def forget_shapes(graph: onnx.GraphProto) -> None:
+    """Takes away the shapes that a graph and those inside of it declare: some hold for one session only."""
+    for each in graphs(graph):
+        for info in (*each.input, *each.output):
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.ClearField("shape")
+        del each.value_info[:]
+
+
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor whose values stand in the model, or beside it."""
     for graph in graphs(model.graph):

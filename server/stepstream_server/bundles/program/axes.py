@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from stepstream_server.bundles.program.pairs import Pair, Tensor
 from stepstream_server.errors import BundleError
-from stepstream_server.programs import walk
-from stepstream_server.programs.runtime import first_line
+from stepstream_server.programs import runtime, walk
 
 SIZES = (2, 3)  # of the batches that are compared: neither is 1, which also means a fixed size
 # Sizes to try where a file names none: one step, and frames and channels as people choose them. Those of weights come first.
@@ -53,18 +51,8 @@ class RawGraph:
         runtime refuses."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        for graph in walk.graphs(copy.graph):
-            del graph.value_info[:]
-            for info in (*graph.input, *graph.output):
-                if info.type.HasField("tensor_type"):
-                    info.type.tensor_type.ClearField("shape")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            self._session = ort.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions have no common type
-            raise BundleError(f"onnxruntime {ort.__version__} cannot compute the graph: {first_line(error)}") from None
+        walk.forget_shapes(copy.graph)
+        self._session = runtime.made(copy.SerializeToString(), runtime.quiet_options())
         self._constants = constants
         self._dtypes = dtypes
         self.widths = sorted(_widths_of_weights(model)) + [width for width in WIDTHS if width not in _widths_of_weights(model)]
@@ -76,7 +64,7 @@ class RawGraph:
         try:
             results = self._session.run(None, {**feeds, **self._constants})
         except Exception as error:  # the runtime's exceptions have no common type
-            self.why = first_line(error)
+            self.why = runtime.first_line(error)
             return None
         return {each.name: np.shape(value) for each, value in zip(self._session.get_outputs(), results, strict=True)}
 

@@ -276,10 +276,10 @@ def _try_out(draft: Draft, model: onnx.ModelProto, file: str) -> None:
     """Range and batching, as runs of the drafted model tell them; a draft that cannot be run yet stays one."""
     spec = _spec(draft, file)
     screen(model, spec, file)
-    _widen(draft, normalise(model, spec), spec)
-    spec = _spec(draft, file)
+    graph = normalise(model, spec)  # which knows no ranges
+    _widen(draft, graph, spec)
     try:
-        for name, value in trial.told(trial.tried(normalise(model, spec), spec)):
+        for name, value in trial.told(trial.tried(graph, _spec(draft, file))):
             draft.note(name, value, "by the trial, which packing and loading repeat")
     except BundleError as error:
         draft.note("trial", "failed", str(error))

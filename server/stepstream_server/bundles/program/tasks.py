@@ -28,8 +28,8 @@ def _pack(file: str, manifest: str, target: str) -> list[str]:
 
 def _inspect(folder: str) -> dict[str, Any]:
     bundle = load(Path(folder))
-    model = read.inlined(read.decode(bundle.graph, folder), folder)
-    trial_of_it = trial.tried(normalise(model, bundle.spec), bundle.spec)
+    graph = normalise(read.decode(bundle.graph, folder), bundle.spec)
+    trial_of_it = trial.tried(graph, bundle.spec)
     return {"text": describe(bundle, trial.told(trial_of_it)), "warnings": list(trial.warnings(trial_of_it))}
 
 
