@@ -26,7 +26,7 @@ from stepstream_server.cores import WIDE_ROWS
 from stepstream_server.engine.ports import Computed, Ints, Tensor
 from stepstream_server.errors import Reason, ServerFault
 from stepstream_server.programs.layout import feeds, results
-from stepstream_server.programs.runtime import first_line
+from stepstream_server.programs.runtime import LaunchFailed, launch
 from stepstream_server.spec import PLAIN, ModelSpec, Program
 
 _SMALL = 8192  # numbers up to which BLAS's product is the quickest look at them; beyond 10,000 it takes threads of its own
@@ -36,10 +36,6 @@ _TELL_SECONDS = 1.0  # between two lines of the log about failing steps
 log = structlog.get_logger(__name__)
 
 Mask = NDArray[np.bool_]
-
-
-class _ModelRaised(Exception):
-    """The graph raised an error instead of computing a batch."""
 
 
 class _Failures:
@@ -153,7 +149,7 @@ class OnnxBackend:
         run = self._step if length == 1 else self._chunk if self._kernel.takes_chunks else self._step_by_step
         try:
             return run(slots, inputs)
-        except _ModelRaised as error:
+        except LaunchFailed as error:
             if len(slots) == 1:
                 self._failures.tell(str(error))
                 outputs = tuple(np.zeros((1, length, *each.shape), each.dtype) for each in self._spec.outputs)
@@ -167,10 +163,7 @@ class OnnxBackend:
         batch = self._steps.of(len(slots))
         batch.load(inputs)
         self._gather(slots, batch.before)
-        try:
-            batch.run()
-        except Exception as error:  # the runtime's exceptions have no common type
-            raise _ModelRaised(first_line(error)) from None
+        batch.run()
         finite = None if _plain(batch.numbers) else self._finite_of(batch)
         return self._settled(slots, batch.after, tuple([output.copy() for output in batch.outputs]), finite)
 
@@ -182,10 +175,7 @@ class OnnxBackend:
         self._gather(slots, batch.before)
         for step in range(length):
             batch.load([value[:, step : step + 1] for value in inputs])
-            try:
-                batch.run()
-            except Exception as error:  # the runtime's exceptions have no common type
-                raise _ModelRaised(first_line(error)) from None
+            batch.run()
             if not _plain(batch.numbers):
                 finite = _both(finite, self._finite_of(batch))
             for whole, output in zip(outputs, batch.outputs, strict=True):
@@ -199,10 +189,7 @@ class OnnxBackend:
         feeds = dict(zip(self._feeds, (*inputs, *(rows[slots] for rows in self._pool.rows)), strict=True))
         if batch < seen:
             feeds = {name: value.repeat([1] * (batch - 1) + [seen - batch + 1], axis=0) for name, value in feeds.items()}
-        try:
-            found = [result[:batch] for result in self._kernel.sessions.of(seen).run(self._results, feeds)]
-        except Exception as error:  # the runtime's exceptions have no common type
-            raise _ModelRaised(first_line(error)) from None
+        found = [result[:batch] for result in launch(self._kernel.sessions.of(seen), self._results, feeds).values()]
         before = [value[:batch] for value in list(feeds.values())[len(inputs) :]]
         outputs, after = tuple(found[: len(self._spec.outputs)]), found[len(self._spec.outputs) :]
         floats = [value for value in (*before, *after, *outputs, *inputs) if value.dtype == np.float32]

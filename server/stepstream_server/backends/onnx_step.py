@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.ports import Tensor
 from stepstream_server.programs.layout import ALIGNMENT, Rows, state_rows, zeros
-from stepstream_server.programs.runtime import Sessions
+from stepstream_server.programs.runtime import LaunchFailed, Sessions, first_line
 from stepstream_server.spec import DType, ModelSpec, TensorSpec
 
 Floats = NDArray[np.float32]
@@ -56,8 +56,11 @@ class StepBatch:
             place[...] = value
 
     def run(self) -> None:
-        """Computes `after` and `outputs`. Raises whatever the runtime raises."""
-        self.session.run_with_iobinding(self._binding)
+        """Computes `after` and `outputs`. Raises LaunchFailed."""
+        try:
+            self.session.run_with_iobinding(self._binding)
+        except Exception as error:  # the runtime's exceptions have no common type
+            raise LaunchFailed(first_line(error)) from None
 
     def tidy(self) -> None:
         """Clears the gaps among `numbers`: batches of other numbers of rows had arrays there."""

@@ -15,7 +15,6 @@ from onnx import helper
 
 from stepstream_server.errors import BundleError
 from stepstream_server.programs import runtime, samples
-from stepstream_server.programs.runtime import first_line
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 POWERS = tuple(10.0**power for power in range(6, -4, -1))  # ranges that are proposed: no reading or sample needs a million
@@ -52,22 +51,18 @@ class Exposed:
         """Some chained steps of several sessions, or of one where several cannot be computed together."""
         try:
             return self._chained(spec, _ROWS, corners=corners)
-        except _Failed:
+        except runtime.LaunchFailed:
             pass
         try:
             return self._chained(spec, 1, corners=corners)
-        except _Failed as error:
+        except runtime.LaunchFailed as error:
             return str(error)
 
     def _chained(self, spec: ModelSpec, rows: int, *, corners: bool) -> str:
         inputs = samples.random_inputs(spec, rows, _STEPS, corners=corners)
         states = samples.initial_states(spec, rows)
         for step in range(_STEPS):
-            try:
-                results = self._session.run(self._names, {**samples.at_step(inputs, step), **states})
-            except Exception as error:  # the runtime's exceptions have no common type
-                raise _Failed(first_line(error)) from None
-            found = dict(zip(self._names, results, strict=True))
+            found = runtime.launch(self._session, self._names, {**samples.at_step(inputs, step), **states})
             for name, values in found.items():
                 if values.dtype.kind == "f" and not np.isfinite(values).all():
                     return f"{name!r}, which is not finite in step {step}"
@@ -77,10 +72,6 @@ class Exposed:
 
 def _within(tensor: TensorSpec, power: float) -> TensorSpec:
     return replace(tensor, range=min(power, tensor.range or power)) if tensor.dtype == "float32" else tensor
-
-
-class _Failed(Exception):
-    """A launch raised an error."""
 
 
 def _exposed(graph: bytes) -> ort.InferenceSession:

@@ -14,7 +14,7 @@ from stepstream_server.errors import BundleError
 from stepstream_server.programs import samples
 from stepstream_server.programs.layout import results as names_of_results
 from stepstream_server.programs.layout import zeros
-from stepstream_server.programs.runtime import Sessions, first_line
+from stepstream_server.programs.runtime import LaunchFailed, Sessions, launch
 from stepstream_server.programs.samples import Arrays
 from stepstream_server.spec import ModelSpec
 
@@ -107,11 +107,11 @@ class Launches:
 
     def _step(self, session: ort.InferenceSession, fed: Arrays) -> Arrays:
         """One launch. Raises Differs if it fails, or gives arrays of other shapes than were declared."""
+        placed = {name: _placed(values) for name, values in fed.items()}
         try:
-            placed = {name: _placed(values) for name, values in fed.items()}
-            found: Arrays = dict(zip(self._names, session.run(self._names, placed), strict=True))
-        except Exception as error:  # the runtime's exceptions have no common type
-            raise Differs(first_line(error)) from None
+            found = launch(session, self._names, placed)
+        except LaunchFailed as error:
+            raise Differs(str(error)) from None
         rows = len(next(iter(fed.values())))
         for output in self._spec.outputs:
             _check_shape(f"output {output.name}", found[f"output.{output.name}"], (rows, 1, *output.shape))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -19,7 +18,9 @@ _PREPACKING = "session.disable_prepacking"
 _NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Status Message: /.* was false\. ")
 _SPINNING = "session.intra_op.allow_spinning"
 
-Array = NDArray[np.generic]
+
+class LaunchFailed(Exception):
+    """The runtime raised an error instead of computing; the message is the first line of what it said."""
 
 
 class Sessions(NamedTuple):
@@ -79,6 +80,14 @@ def session(graph: bytes, feeds: Sequence[str], threads: int = 1, *, spinning: b
     if found.get_session_options().get_session_config_entry(_PREPACKING) != "0":
         raise ServerFault(Reason.ENGINE_FAILED, "onnxruntime does not pack weights: results would depend on the batch")
     return found
+
+
+def launch(session: ort.InferenceSession, names: Sequence[str], fed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The results of these names, in their order. Raises LaunchFailed."""
+    try:
+        return dict(zip(names, session.run(names, fed), strict=True))
+    except Exception as error:  # the runtime's exceptions have no common type
+        raise LaunchFailed(first_line(error)) from None
 
 
 def first_line(error: Exception) -> str:

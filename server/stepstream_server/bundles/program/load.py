@@ -50,11 +50,15 @@ def check_graph(data: bytes, spec: ModelSpec, file: str) -> bytes:
     return _checked(data, model, spec, file, changed=False)
 
 
-def self_contained(file: Path, model: onnx.ModelProto) -> bytes:
-    """The graph in `file`, which was read as `model`: its very bytes, where it keeps no values elsewhere and has no functions."""
+def read_graph(file: Path) -> tuple[bytes, onnx.ModelProto]:
+    """The graph in `file`, with the values of files beside it, and its functions written out. Its bytes are the very ones of the
+    file where it has neither. Raises BundleError as `read.read` does."""
     data = read_file(file, file.name, read.MOST_BYTES)
-    as_it_came = read.decode(data, file.name)
-    return _bytes(model, file.name) if as_it_came.functions or read.external_files(as_it_came) else data
+    model = read.decode(data, file.name)
+    as_it_came = not (model.functions or read.external_files(model))
+    read.bring_in(model, file.parent, file.name)
+    whole = read.inlined(model, file.name)
+    return data if as_it_came else _bytes(whole, file.name), whole
 
 
 def _bytes(model: onnx.ModelProto, file: str) -> bytes:

@@ -11,10 +11,10 @@ import onnx
 from stepstream_server.bundles.check import check_spec
 from stepstream_server.bundles.manifest import parse
 from stepstream_server.bundles.program import trial
-from stepstream_server.bundles.program.load import self_contained
+from stepstream_server.bundles.program.load import read_graph
 from stepstream_server.bundles.translate import to_spec
 from stepstream_server.errors import BundleError
-from stepstream_server.programs import read, runtime, samples
+from stepstream_server.programs import runtime, samples
 from stepstream_server.programs.exposure import Exposed
 from stepstream_server.programs.layout import feeds, results
 from stepstream_server.programs.normalise import normalise
@@ -31,8 +31,8 @@ def packed(file: Path, manifest: str) -> tuple[bytes, Trial]:
     """
     spec = to_spec(parse(manifest, "model.json"), fingerprint="")
     check_spec(spec, "model.json")
-    model = read.read(file)
-    return self_contained(file, model), check(model, spec, file.name)
+    graph, model = read_graph(file)
+    return graph, check(model, spec, file.name)
 
 
 def check(model: onnx.ModelProto, spec: ModelSpec, file: str) -> Trial:
@@ -52,9 +52,9 @@ def _check_begin(graph: bytes, spec: ModelSpec) -> None:
     session, names = runtime.session(graph, feeds(spec)), results(spec)
     fed = {f"input.{each.name}": np.zeros((1, 1, *each.shape), each.dtype) for each in spec.inputs}
     try:
-        found = dict(zip(names, session.run(names, {**fed, **samples.initial_states(spec, 1)}), strict=True))
-    except Exception as error:  # the runtime's exceptions have no common type
-        raise BundleError(f"model {spec.name}: the first step of a session fails: {runtime.first_line(error)}") from None
+        found = runtime.launch(session, names, {**fed, **samples.initial_states(spec, 1)})
+    except runtime.LaunchFailed as error:
+        raise BundleError(f"model {spec.name}: the first step of a session fails: {error}") from None
     for name in _not_finite(found):
         raise BundleError(f"model {spec.name}: {name}: expected finite numbers in a session's first step, got others")
 
