@@ -1,5 +1,5 @@
 """Files out of the packages that carry them: fetched with the registry's own client, checked against what was pinned, and put
-into a folder without anything being installed or run."""
+into a folder without anything being installed. Nothing of them is run, but the setup.py of a source distribution, by pip."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Package:
     registry: Literal["PyPI", "npm", "Debian"]
     name: str
     version: str
-    sha256: str  # of the archive: a wheel, a .tgz or a .deb
+    sha256: str  # of the archive: a wheel or a source distribution, a .tgz or a .deb
+    source: bool = False  # of PyPI, the source distribution instead of the wheel: pip runs its setup.py, once its sum is right
 
     def __str__(self) -> str:
         return f"{self.name}{'==' if self.registry == 'PyPI' else '@' if self.registry == 'npm' else '='}{self.version}"
@@ -86,9 +87,10 @@ def _download(package: Package, folder: Path) -> Path:
     if package.registry == "PyPI":
         wanted = folder / "requirements.txt"
         wanted.write_text(f"{package} --hash=sha256:{package.sha256}\n")  # pip refuses an archive with another sum
-        flags = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement", str(wanted)]
+        kind = "--no-binary" if package.source else "--only-binary"
+        flags = ["--no-deps", kind, package.name, "--require-hashes", "--requirement", str(wanted)]
         _run(package, [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", *flags], folder)
-        archive = next(folder.glob("*.whl"))
+        archive = next(folder.glob("*.tar.gz" if package.source else "*.whl"))
     elif package.registry == "npm":
         _run(package, ["npm", "pack", "--silent", str(package)], folder)
         archive = next(folder.glob("*.tgz"))

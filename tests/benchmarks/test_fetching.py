@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -20,12 +21,23 @@ PACKAGE = Package("PyPI", "tool", "1", "")
 PIECE = Piece(PACKAGE, MEMBER, hashlib.sha256(CONTENT).hexdigest(), mode=0o755)
 
 
+def _write_wheel(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(MEMBER, CONTENT)
+
+
+def _write_tar(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo(MEMBER)
+        entry.size = len(CONTENT)
+        archive.addfile(entry, io.BytesIO(CONTENT))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is not there yet, and a wheel at hand in the place of the registry's."""
     wheel = tmp_path / "tool.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(MEMBER, CONTENT)
+    _write_wheel(wheel)
     monkeypatch.setattr(fetching, "_download", lambda package, folder: wheel)
     return tmp_path / "fetched"
 
@@ -65,13 +77,32 @@ def test_altered_file_counts_as_missing(folder: Path) -> None:
 def test_file_of_an_archive_of_npm_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A .tgz is read too."""
     archive = folder.parent / "tool-1.tgz"
-    with tarfile.open(archive, "w:gz") as tar:
-        entry = tarfile.TarInfo(MEMBER)
-        entry.size = len(CONTENT)
-        tar.addfile(entry, io.BytesIO(CONTENT))
+    _write_tar(archive)
     monkeypatch.setattr(fetching, "_download", lambda package, folder: archive)
     fetch([dataclasses.replace(PIECE, package=Package("npm", "tool", "1", ""))], folder)
     assert (folder / "tool").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("source", "suffix", "flag"), [(False, ".whl", "--only-binary"), (True, ".tar.gz", "--no-binary")])
+def test_of_pypi_the_wheel_is_fetched_or_the_source_distribution(
+    source: bool, suffix: str, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip is asked for the kind that was pinned, with its sum, so that it refuses another archive before it looks inside."""
+    archive = tmp_path / f"tool-1{suffix}"
+    (_write_tar if source else _write_wheel)(archive)
+    asked: list[tuple[list[str], str]] = []
+
+    def run(package: Package, command: list[str], folder: Path) -> None:
+        asked.append((command, (folder / "requirements.txt").read_text()))
+        shutil.copy(archive, folder)
+
+    monkeypatch.setattr(fetching, "_run", run)
+    package = Package("PyPI", "tool", "1", hashlib.sha256(archive.read_bytes()).hexdigest(), source=source)
+    fetch([dataclasses.replace(PIECE, package=package)], tmp_path / "fetched")
+    ((command, requirement),) = asked
+    assert command[command.index(flag) + 1] == "tool"
+    assert requirement == f"tool==1 --hash=sha256:{package.sha256}\n"
+    assert (tmp_path / "fetched" / "tool").read_bytes() == CONTENT
 
 
 def test_client_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
