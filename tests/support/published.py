@@ -1,4 +1,4 @@
-"""Files that others published: skips a test where it was not fetched, but never in CI."""
+"""Files that others published: skips a test where they were not fetched, but never in CI."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from benchmarks.fetching import Package
 
 
 def require(*packages: Package) -> None:
-    """Skips the test that asks, and says what is missing, where files of a package are not there."""
-    why = missing(*packages)
+    """Skips the test that asks where files of a package of `examples/programs` are not there."""
+    demand(missing(*packages))
+
+
+def demand(why: str) -> None:
+    """Skips the test that asks if something is missing, and says what."""
     if why and os.environ.get("CI") != "true":
         pytest.skip(why)
     assert not why, why

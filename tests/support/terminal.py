@@ -1,4 +1,5 @@
-"""`stepstream` at a terminal of its own, as somebody sits before it: keys in, a screen out, Ctrl-C as the terminal has it."""
+"""`stepstream`, or another program, at a terminal of its own, as somebody sits before it: keys in, a screen out, Ctrl-C as the
+terminal has it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import re
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from support.command import SCRIPT, environment
@@ -90,14 +91,16 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(server: str, *arguments: str, columns: int = 120, **more: str) -> AsyncIterator[Terminal]:
+async def terminal(
+    server: str, *arguments: str, program: Sequence[str] = (str(SCRIPT),), columns: int = 120, **more: str
+) -> AsyncIterator[Terminal]:
     """Runs the command at a terminal; if it has not ended by then, it is killed in the end. more: environment variables."""
     keyboard, line = os.openpty()
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     # It does not report where its cursor is, which programs may ask.
     env = environment(server, **{"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **more})
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _SIT_DOWN, str(SCRIPT), *arguments, stdin=line, stdout=line, stderr=line, env=env
+        sys.executable, "-c", _SIT_DOWN, *program, *arguments, stdin=line, stdout=line, stderr=line, env=env
     )
     os.close(line)
     try:
