@@ -66,6 +66,7 @@ from stepstream._options import TLS, ClientOptions
 from stepstream._rollout import Rollout, Sampling
 from stepstream._session import Session, SessionGroup
 from stepstream._stream.calls import Outputs
+from stepstream._text import Text
 
 __all__ = [
     "TLS",
@@ -128,6 +129,7 @@ __all__ = [
     "StepStreamError",
     "StreamReplaced",
     "TensorInfo",
+    "Text",
     "Unavailable",
     "Unimplemented",
     "WindowFull",

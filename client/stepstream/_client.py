@@ -339,7 +339,7 @@ class Client:
         async def run(course: Course) -> AsyncGenerator[Piece, None]:
             info = await self._service.known_model(model, number)
             asked.address(info, prompt)
-            writer = info._codec.writer() if info._codec else None
+            writer = info.text.writer() if info.text else None
             async with aclosing(pieces(self._service.roll(asked.request, info), info, course, writer=writer)) as source:
                 async for piece in source:
                     yield piece

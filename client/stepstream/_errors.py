@@ -1,4 +1,5 @@
-"""Everything that can go wrong, as exceptions that mirror the contract's reasons; for many sessions at once, a group of them."""
+"""Everything that can go wrong, as exceptions that mirror the contract's reasons; for many sessions at once, a group of them;
+and how their messages show a value."""
 
 from __future__ import annotations
 
@@ -8,6 +9,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from grpc import StatusCode
 from numpy.typing import NDArray
+
+MAX_SHOWN = 80  # characters of a value in a message: enough for an id or a UUID, and no screenful
+
+
+def shown(value: object) -> str:
+    """A value in a message: of any type, and short."""
+    try:
+        text = repr(value)
+    except Exception:  # an integer of more than 4,300 digits has none, nor have objects that are not whole
+        return f"one of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 class StepStreamError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
-from stepstream._text import Codec, codec_of
+from stepstream._text import Text
 from stepstream_proto.v1 import common_pb2, model_pb2, session_pb2
 
 _DTYPES: dict[int, np.dtype[Any]] = {
@@ -35,6 +35,11 @@ class TensorInfo:
     """Inputs of whole numbers: valid values are 0 <= value < limit. 0: any of the dtype, and for all other tensors."""
     range: float = 0.0
     """float32 inputs: valid values are -range <= value <= range. 0: any finite value, and for all other tensors."""
+    text: Text | None = None
+    """Inputs of one token per step: how text becomes tokens, and back. Only `Client.model` and sessions bring its vocabulary."""
+    labels: tuple[str, ...] = ()
+    """Outputs that are classes or tokens: names of the numbers, where they have others than the vocabulary of the input. Only
+    `Client.model` and sessions bring them: there may be very many."""
 
     @cached_property
     def step_bytes(self) -> int:
@@ -68,20 +73,18 @@ class ModelInfo:
     """Bytes of outputs per session that may be unacknowledged at once."""
     description: str = ""
     licence: str = ""
-    text: str = ""
-    """How text becomes tokens and back: `bytes` (a token is a byte of UTF-8), `words`, or "" where the model has no text."""
-    words: tuple[str, ...] = ()
-    """Word by token, where `text` is `words`. Only `Client.model` and sessions bring them: there may be very many."""
     rollout_output: str = ""
     """The output that rollouts draw the next input from; "" where the model cannot be rolled out."""
+    rollout_temperature: float | None = None
+    """At which rollouts are drawn unless the caller says otherwise; None where the model does not say: 1."""
     batching: int | None = None
     """Steps of many sessions are computed together, in a multiple of so many rows. 0: one session after the other, since results
     would depend on who else is computed. None: the server does not tell."""
 
     @cached_property
-    def _codec(self) -> Codec | None:
-        """Made once, since it has a place for each word."""
-        return codec_of(self.text, self.words)
+    def text(self) -> Text | None:
+        """Of the first input that has text: how it becomes tokens, and back. None: the model has no text."""
+        return next((each.text for each in self.inputs if each.text), None)
 
     @cached_property
     def unknown(self) -> tuple[str, ...]:
@@ -105,7 +108,7 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         name=model.name,
         version=model.version,
         cell=model.cell,
-        inputs=tuple(map(_tensor_info, model.inputs)),
+        inputs=_with_text_of_model(model, tuple(map(_tensor_info, model.inputs))),
         outputs=tuple(map(_tensor_info, model.outputs)),
         states=tuple(map(_tensor_info, model.states)),
         fingerprint=model.fingerprint,
@@ -114,9 +117,8 @@ def model_info(model: model_pb2.Model) -> ModelInfo:
         window_bytes=model.window.bytes,
         description=model.description,
         licence=model.licence,
-        text=model.text,
-        words=tuple(model.words),
         rollout_output=model.rollout_output,
+        rollout_temperature=model.rollout_temperature if model.HasField("rollout_temperature") else None,
         batching=model.batching if model.HasField("batching") else None,
     )
 
@@ -128,7 +130,20 @@ def _seconds(duration: Duration) -> float:
 def _tensor_info(spec: common_pb2.TensorSpec) -> TensorInfo:
     dtype = _DTYPES.get(spec.data_type, _UNKNOWN)
     magnitude = float(str(np.float32(spec.range)))  # the shortest number that is this float32
-    return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit, magnitude)
+    text = _text(spec.text) if spec.HasField("text") else None
+    return TensorInfo(spec.name, dtype, tuple(spec.shape), spec.description, spec.limit, magnitude, text, tuple(spec.labels))
+
+
+def _text(text: common_pb2.Text) -> Text:
+    unknown = text.unknown if text.HasField("unknown") else None
+    return Text(text.codec, tuple(text.vocabulary), unknown, text.lower, text.space)
+
+
+def _with_text_of_model(model: model_pb2.Model, inputs: tuple[TensorInfo, ...]) -> tuple[TensorInfo, ...]:
+    """The inputs, where a server that knows no text of inputs tells that of the model."""
+    if not model.text or any(each.text for each in inputs):
+        return inputs
+    return (replace(inputs[0], text=Text(model.text, tuple(model.words))), *inputs[1:])
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,11 @@ from stepstream._errors import (
     ServerDraining,
     SessionInUse,
     StepStreamError,
+    shown,
 )
 from stepstream._models import ModelInfo
 from stepstream._options import Backoff
-from stepstream._tensors import MAX_COUNT, Values, at_least_one, is_real, pack, shown, step_count, whole
+from stepstream._tensors import MAX_COUNT, Values, at_least_one, is_real, pack, step_count, whole
 from stepstream._text import Writer
 from stepstream._translation import from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -56,8 +57,8 @@ class Sampling(TypedDict, total=False):
 
     max_steps: Required[int]
     """Draws at most."""
-    temperature: float
-    """0 is greedy, 1 (the default) as the model predicts, more is more at random."""
+    temperature: float | None
+    """0 is greedy, 1 as the model predicts, more is more at random. None, the default: what the model's author chose, or 1."""
     top_k: int
     """Models of tokens only: draw among so many of the likeliest. 0, the default: no limit."""
     top_p: float
@@ -66,8 +67,8 @@ class Sampling(TypedDict, total=False):
     greedy: bool
     """Take the likeliest token or the median, whatever the temperature. Default: False."""
     stop: Stop
-    """Models of tokens only: up to 16 sequences of up to 64 tokens, one of which ends it; text for models of text. Default:
-    none."""
+    """Models of tokens only: up to 16 sequences of up to 64 tokens, one of which ends it, as do those of the model's author; text
+    for models of text. Default: none."""
     seed: int | None
     """0 to 2**64 - 1. None, the default: at random; the rollout's `seed` tells."""
     commit: Commit
@@ -81,11 +82,14 @@ class Asked:
 
     request: pb.GenerateRequest
     stop: Stop = ()
+    drawn_as_model: bool = False  # at the temperature that the model's author chose
 
     def address(self, model: ModelInfo, prompt: Values | None) -> None:
         """Adds what depends on the model. Raises InvalidArgument or InvalidInput naming field, expected and actual."""
         request = self.request
         request.model, request.version = model.name, model.version
+        if self.drawn_as_model:
+            request.temperature = 1.0 if model.rollout_temperature is None else model.rollout_temperature
         if not model.rollout_output or len(model.inputs) != 1:
             raise InvalidArgument(
                 f"model: expected one with an output that predicts its input, got {model.name!r}, which has none"
@@ -100,7 +104,7 @@ class Asked:
 def ask(
     *,
     max_steps: int,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 0.0,
     greedy: bool = False,
@@ -109,7 +113,7 @@ def ask(
     commit: Commit = "end",
 ) -> Asked:
     """A rollout by the keywords of `Sampling`. Raises InvalidArgument naming field, expected and actual."""
-    if not (is_real(temperature) and math.isfinite(temperature) and temperature >= 0):
+    if temperature is not None and not (is_real(temperature) and math.isfinite(temperature) and temperature >= 0):
         raise InvalidArgument(f"temperature: expected 0 or a positive number, got {temperature!r}")
     if not (is_real(top_p) and 0 <= top_p <= 1):
         raise InvalidArgument(f"top_p: expected at least 0 and at most 1, got {top_p!r}")
@@ -117,13 +121,13 @@ def ask(
         raise InvalidArgument(f"commit: expected 'end', 'each' or 'none', got {commit!r}")
     request = pb.GenerateRequest(
         max_steps=at_least_one("max_steps", max_steps),
-        temperature=0.0 if greedy else temperature,
+        temperature=0.0 if greedy else temperature or 0.0,
         top_k=whole("top_k", top_k, 0, MAX_TOP_K),
         top_p=top_p,
         seed=secrets.randbelow(MAX_COUNT + 1) if seed is None else step_count("seed", seed),
         commit=_COMMITS[commit],
     )
-    return Asked(request, stop)
+    return Asked(request, stop, drawn_as_model=temperature is None and not greedy)
 
 
 def ask_forecast(horizon: int, *, paths: int, levels: Sequence[float], temperature: float, seed: int | None) -> Asked:
@@ -147,12 +151,11 @@ def is_of_tokens(model: ModelInfo) -> bool:
 
 
 def _prompt(model: ModelInfo, prompt: Values) -> Sequence[bytes]:
-    codec = model._codec
-    if codec is None:
+    if model.text is None:
         return pack(model, prompt, (None,))[1]
     if not isinstance(prompt, str):
         raise InvalidInput(f"prompt: expected text, since {model.name!r} is a model of text, got {type(prompt).__name__}")
-    tokens = codec.tokens(prompt)
+    tokens = model.text.tokens(prompt)
     return pack(model, tokens, (None,))[1] if len(tokens) else ()
 
 
@@ -169,11 +172,11 @@ def _stop(request: pb.GenerateRequest, model: ModelInfo, stop: Stop) -> None:
 
 
 def _stop_tokens(model: ModelInfo, sequence: Any) -> bytes:
-    codec = model._codec
-    if isinstance(sequence, str) is (codec is None):
-        expected = "tokens" if codec is None else "text"
+    text = model.text
+    if isinstance(sequence, str) is (text is None):
+        expected = "tokens" if text is None else "text"
         raise InvalidArgument(f"stop: expected sequences of {expected}, got {shown(sequence)}")
-    tokens = sequence if codec is None else codec.tokens(sequence)
+    tokens = sequence if text is None else text.tokens(sequence)
     count = _length(tokens)
     if not 0 < (count or 0) <= MAX_STOP_TOKENS:
         raise InvalidArgument(f"stop: expected 1 to {MAX_STOP_TOKENS} tokens, got {count} in {shown(sequence)}")

@@ -200,7 +200,8 @@ class Session(ClosesOnLeaving):
         return self._ledger.answered
 
     async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
-        """Applies one step. values: [*shape] for a model with one input, else arrays by name. Returns arrays [*shape] by name.
+        """Applies one step. values: [*shape] for a model with one input, else arrays by name; text of one token for an input of
+        text. Returns arrays [*shape] by name.
 
         timeout: seconds after which the call fails with DeadlineExceeded. The server drops a step that it has not begun to
         compute by then; one that was on its way may yet be applied, and `next_seq` counts it until the server has said.
@@ -217,8 +218,6 @@ class Session(ClosesOnLeaving):
         `outputs`, and `next_seq` is the number of the first that has not.
         """
         keep = keep_of(outputs)
-        if isinstance(values, str) and self.model._codec:
-            values = self.model._codec.tokens(values)
         (steps,), inputs = pack(self.model, values, (None,))
         rows = self._limits.cut(steps, keep)
         call = Call(self.model, len(rows), keep.of(steps), steps=keep.of(steps))
@@ -484,11 +483,11 @@ class Session(ClosesOnLeaving):
         place.give_way()
 
     def _writer(self, request: pb.GenerateRequest) -> Writer | None:
-        codec = self.model._codec
-        if codec is None:
+        text = self.model.text
+        if text is None:
             return None
         where, begun = self._begun
-        return codec.writer(begun if where == request.seq and not request.prompt else b"")
+        return text.writer(begun if where == request.seq and not request.prompt else b"")
 
     async def _settle(self, request: pb.GenerateRequest, course: Course, place: Place) -> None:
         """Lets the calls behind a rollout go on, from where it has left the session."""

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stepstream._errors import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError
+from stepstream._errors import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError, shown
 from stepstream._models import ModelInfo, TensorInfo
 
 MAX_COUNT = 2**64 - 1  # counts and numbers of steps are uint64 on the wire
 MAX_VERSION = 2**32 - 1
 MAX_SECONDS = 315_576_000_000  # 10,000 years: the longest that a protobuf Duration may be
-MAX_SHOWN = 80  # characters of a value in a message: enough for an id or a UUID, and no screenful
 
 
 def version_number(version: int | None) -> int:
@@ -95,17 +94,8 @@ def whole(name: str, value: int, lowest: int, highest: int) -> int:
     return number
 
 
-def shown(value: object) -> str:
-    """A value in a message: of any type, and short."""
-    try:
-        text = repr(value)
-    except Exception:  # an integer of more than 4,300 digits has none, nor have objects that are not whole
-        return f"one of type {type(value).__name__}"
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
 Values = ArrayLike | Mapping[str, ArrayLike]
-"""What a caller gives: an array for a model with one input, else arrays by name."""
+"""Inputs as a caller gives them: an array for a model with one input, else arrays by name; text for an input of text."""
 
 Array = NDArray[Any]
 
@@ -132,8 +122,10 @@ def pack(model: ModelInfo, values: Values, lead: tuple[int | None, ...]) -> tupl
         raise ProtocolError(f"model {model.name!r}: expected dtypes that this client knows, got others for {tensors}: update it")
     given = _by_name(model, values)
     packed: list[bytes] = []
+    of_one_session = lead in ((), (None,))
     for spec in model.inputs:
-        array = _checked(spec, given[spec.name], lead)
+        value = given[spec.name]
+        array = _checked(spec, _tokens(spec, value, lead) if of_one_session else value, lead)
         lead = array.shape[: len(lead)]  # inputs after the first must agree with it
         packed.append(array.tobytes())
     return tuple(size for size in lead if size is not None), packed
@@ -148,6 +140,18 @@ def _by_name(model: ModelInfo, values: Values) -> Mapping[str, ArrayLike]:
     if set(values) != set(names):
         raise InvalidInput(f"inputs: expected a mapping with {names}, got one with {list(values)}")
     return values
+
+
+def _tokens(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> ArrayLike:
+    """The tokens of text, if it is text for an input that has some: [T], or one token where no axis of steps is asked for."""
+    if spec.text is None or not isinstance(value, str):
+        return value
+    tokens = spec.text.tokens(value)
+    if lead:
+        return tokens
+    if len(tokens) != 1:
+        raise InvalidInput(f"input {spec.name!r}: expected text of one token, got {len(tokens)} in {shown(value)}")
+    return int(tokens[0])
 
 
 def _checked(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> Array:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor, nn
 
-from stepstream_server.bundles import Bundle, Head, save
+from stepstream_server.bundles import Bundle, Head, TextSpec, save
 
 BUNDLE = Path(__file__).parents[2] / "models" / "code"
 TOKENS = 256
@@ -151,7 +151,7 @@ def save_bundle(model: Writer, files: Files, directory: Path) -> Bundle:
             f"examples/code/train_code.py on {len(files)} files, {size} bytes, of the standard library of "
             f"Python {platform.python_version()}, without tests, IDLE and tables."
         ),
-        text="bytes",
+        text=TextSpec("bytes"),
         half=True,
     )
 

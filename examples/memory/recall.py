@@ -28,8 +28,9 @@ def held_out_stories(distance: int, count: int) -> tuple[NDArray[np.int64], NDAr
 
 def recall(bundle: Bundle, distances: Sequence[int], count: int) -> NDArray[np.float64]:
     """Share of `count` held-out stories, per distance [n], in which the right word has the highest score of the vocabulary."""
-    if bundle.spec.heads[0].labels != VOCABULARY:
-        raise ValueError(f"{bundle.path}: expected the words of the grammar as labels, in its order")
+    text = bundle.spec.inputs[0].text
+    if text is None or text.vocabulary != VOCABULARY:
+        raise ValueError(f"{bundle.path}: expected the words of the grammar as the vocabulary, in its order")
     backend = build(bundle.spec, bundle.weights, BackendSettings(), slots=count, max_batch=count)
     slots = backend.allocate(count)
     shares = []

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # its neighbours are `memory
 from memory.grammar import SHORTEST, TOKENS, VOCABULARY, Storyteller
 from memory.network import NAMES, Kind, Network
 
-from stepstream_server.bundles import Bundle, Head, save
+from stepstream_server.bundles import Bundle, Head, TextSpec, save
 
 MODELS = Path(__file__).parents[2] / "models"
 RIVALS = Path(__file__).parent / "rivals"
@@ -123,15 +123,15 @@ def save_bundle(network: Network, schedule: Schedule, directory: Path) -> Bundle
     return save(
         directory,
         network.cell,
-        {"next": Head(network.next, kind="next_token", labels=VOCABULARY, description="Score of each word as the next.")},
+        {"next": Head(network.next, kind="next_token", description="Score of each word as the next.")},
         version=1,
         front=network.embedding,
         input_name="word",
-        input_description="A word or punctuation mark, as its place in the labels of `next`.",
+        input_description="A word or punctuation mark, as its place in the vocabulary.",
         description=f"A story's next word, by a word-level {NAMES[network.kind]}: remembers the country and names its language.",
         licence=LICENCE,
         provenance=f"{PROVENANCE} {recipe}",
-        text="words",
+        text=TextSpec("words", VOCABULARY),
         half=True,
         extra={"longest_filler_trained_on": LONGEST},
     )

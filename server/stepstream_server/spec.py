@@ -17,10 +17,28 @@ from numpy.typing import NDArray
 CellKind = Literal["lstm", "gru", "rnn"]
 HeadKind = Literal["regression", "quantiles", "classes", "next_token"]
 DType = Literal["float32", "int32", "int64", "bool"]
-TextCodec = Literal["bytes", "words"]
+TextCodec = Literal["bytes", "words", "pieces"]
 
 PLAIN = 1e15  # no reading or state of a real model comes near; squares of what is smaller can be summed without an overflow
+MAX_STOPS = 16  # of a model, and as many of a caller: each is looked for after every draw
+MAX_STOP_TOKENS = 64  # held back until it is clear what they are: a line of text
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """How text becomes the tokens of an input, and back.
+
+    bytes: a token is a byte of UTF-8. words: a token is a word or a punctuation mark, and white space only separates them.
+    pieces: each word between white space, with the sign `space` in front of it, is cut from left to right into the longest
+    entries of the vocabulary; pieces are joined as they are, and the sign becomes a space.
+    """
+
+    codec: TextCodec
+    vocabulary: tuple[str, ...] = ()  # words and pieces: entry by token
+    unknown: str = ""  # the entry that stands for what the vocabulary lacks; "": text with such is refused
+    lower: bool = False  # text is put into lower case first
+    space: str = ""  # pieces only, such as SentencePiece's "\u2581"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,7 @@ class TensorSpec:
     description: str = ""
     limit: int = 0  # inputs of whole numbers: valid values are 0 <= value < limit; 0: any value of the dtype
     range: float = 0.0  # float32 inputs: valid values are -range <= value <= range; 0: any finite value
+    text: TextSpec | None = None  # inputs of one token per step: how text becomes its tokens, and back
 
     @property
     def elements(self) -> int:
@@ -181,6 +200,9 @@ class HeadSpec:
 
     `predicts` names the float32 input whose next value the head predicts: what a rollout feeds back (regression as wide as the
     input, quantiles of an input of one number).
+
+    Of rollouts on a next_token head, `stop` says which sequences of tokens end each of them, beside those that its caller names,
+    and `temperature` how they are drawn where the caller does not say.
     """
 
     name: str
@@ -193,6 +215,8 @@ class HeadSpec:
     labels: tuple[str, ...] = ()
     predicts: str = ""  # at most one head of a model says it
     description: str = ""
+    stop: tuple[tuple[int, ...], ...] = ()
+    temperature: float | None = None  # None: that of callers, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +235,6 @@ class ModelSpec:
     licence: str = ""
     provenance: str = ""
     time_step_seconds: float | None = None
-    text: TextCodec | None = None  # how text becomes tokens and back; words are the labels of the next_token head
     extra: dict[str, object] = field(default_factory=dict)  # manifest fields of the author's own
 
     @property

@@ -24,6 +24,7 @@ from stepstream_server.spec import (
     Program,
     StateSpec,
     TensorSpec,
+    TextSpec,
 )
 from support.graphs import graph
 from support.spoil import random_weights
@@ -88,7 +89,7 @@ def text(tmp_path: Path) -> Bundle:
         [HeadSpec("next", "next_token", 5, labels=("a", "b", "c", "d", "e"))],
         front=EmbeddingFront(5, 3),
         input_name="token",
-        text="words",
+        text=TextSpec("words", ("a", "b", "c", "d", "e")),
     )
     return write(tmp_path / "text", spec, random_weights(spec))
 
@@ -137,13 +138,12 @@ def speaker(tmp_path: Path) -> Bundle:
     program = Program((GraphTensor("token"),), (0,), (GraphState("before", "before_out"),), (GraphTensor("logits"),))
     spec = spec_of(
         program,
-        inputs=(TensorSpec("token", "int64", (), limit=5),),
+        inputs=(TensorSpec("token", "int64", (), limit=5, text=TextSpec("words", ("a", "b", "c", "d", "e"))),),
         outputs=(TensorSpec("next", "float32", (5,)),),
         states=[StateSpec("before", (), "int32", (4,))],
         heads=[HeadSpec("next", "next_token", 5, labels=("a", "b", "c", "d", "e"))],
         name="speaker",
         version=1,
-        text="words",
     )
     table = np.arange(25, dtype=np.float32).reshape(5, 5)
     return write_program(tmp_path / "speaker", spec, graph(SPEAKER, table=table).SerializeToString())

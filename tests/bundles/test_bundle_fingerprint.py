@@ -43,7 +43,7 @@ def test_what_people_are_told_does_not_count(heart: Bundle, field: str, value: o
 
 def test_how_text_becomes_tokens_does_not_count(text: Bundle) -> None:
     """The server of a text model steps tokens, whatever they stand for."""
-    edit(text.path, "text", None)
+    edit(text.path, "inputs.0.text", None)
     assert load(text.path).spec.fingerprint == text.spec.fingerprint
 
 

@@ -15,9 +15,9 @@ from stepstream_server.bundles import Bundle, load
 from stepstream_server.bundles.check import check_spec
 from stepstream_server.bundles.declare import declare
 from stepstream_server.bundles.manifest import parse, schema_text
-from stepstream_server.bundles.translate import to_spec
+from stepstream_server.bundles.translate import to_spec, to_text
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import CellSpec, EmbeddingFront, HeadKind, HeadSpec
+from stepstream_server.spec import CellSpec, EmbeddingFront, HeadKind, HeadSpec, TextSpec
 from support.spoil import REMOVED, edit
 
 SCHEMA = json.loads(importlib.resources.files("stepstream_server.bundles").joinpath("manifest.schema.json").read_text())
@@ -118,7 +118,7 @@ BY_CHECK: list[tuple[str, Any, str]] = [
     ),
     ("heads.1.predicts", "mv", 'heads[1].predicts: expected nothing, since heads[0] has it, got "mv"'),
     ("heads.2.predicts", "mv", 'heads[2].predicts: expected nothing, since the head\'s kind is classes, got "mv"'),
-    ("text", "bytes", 'text: expected nothing, since 0 heads, not one, are of kind next_token, got "bytes"'),
+    ("text", "bytes", "inputs[0].text: expected nothing, since tokens are of dtype int32 or int64 and of shape [], got text"),
     ("heads.1.kind", "next_token", "heads[1].kind: expected a front of kind embedding, since the next token is stepped on"),
     ("heads.1.name", "next", "outputs[1]: expected next [1], got"),
     ("outputs.0.shape", [4], "outputs[0]: expected next [3], got"),
@@ -186,10 +186,17 @@ def test_a_contradiction_is_named(heart: Bundle, field: str, value: Any, message
         ("inputs.0.shape", [1], "inputs[0].shape: expected [], got [1]"),
         ("heads.0.width", 4, "heads[0].labels: expected 4 names, one per output, got"),
         ("front.mean", [0.0], "front.mean: expected no field of this name, got [0.0]"),
-        ("text", "bytes", "front.tokens: expected 256, one per byte, since text is bytes, got 5"),
-        ("heads.0.labels", REMOVED, "heads[0].labels: expected 5 words, since text is words, got nothing"),
-        ("heads.0.labels.1", "", 'heads[0].labels[1]: expected a word without whitespace, since text is words, got ""'),
-        ("heads.0.labels.1", "b c", 'heads[0].labels[1]: expected a word without whitespace, since text is words, got "b c"'),
+        ("text", "bytes", 'text: expected nothing, since inputs[0].text says it, got "bytes"'),
+        ("inputs.0.text", {"codec": "bytes"}, "inputs[0].limit: expected 256, one per byte, since text is bytes, got 5"),
+        ("inputs.0.text.codec", "bytes", "inputs[0].text.vocabulary: expected nothing, since text is bytes, got"),
+        ("inputs.0.text.vocabulary", ["a"], "inputs[0].text.vocabulary: expected 5 words, one per token, got 1"),
+        ("inputs.0.text.vocabulary.1", "", "inputs[0].text.vocabulary[1]: expected one or more characters, none of them white"),
+        ("inputs.0.text.vocabulary.1", "b c", "inputs[0].text.vocabulary[1]: expected one or more characters, none of them"),
+        ("inputs.0.text.vocabulary.1", "a", "inputs[0].text.vocabulary: expected distinct names, got a twice"),
+        ("inputs.0.text.unknown", "<unk>", 'inputs[0].text.unknown: expected an entry of the vocabulary, got "<unk>"'),
+        ("inputs.0.text.space", "_", 'inputs[0].text.space: expected nothing, since text is words, got "_"'),
+        ("inputs.0.text.codec", "pieces", "inputs[0].text.space: expected one character that is no white space, such as"),
+        ("heads.0.stop", [[1], [2, 5]], "heads[0].stop[1]: expected tokens below 5, got 5"),
         ("heads.0.predicts", "token", "heads[0].predicts: expected nothing, since the head's kind is next_token, got"),
     ],
 )
@@ -203,19 +210,45 @@ def test_an_embedding_must_fit_its_tokens(text: Bundle, field: str, value: Any, 
 
 def test_a_next_token_head_is_as_wide_as_the_vocabulary(text: Bundle) -> None:
     """A next-token head of another width could not be stepped on."""
-    edit(text.path, "text", REMOVED)
+    edit(text.path, "inputs.0.text", REMOVED)
     edit(text.path, "heads.0.labels", REMOVED)
     edit(text.path, "heads.0.width", 4)
     with pytest.raises(BundleError, match=r"heads\[0\].width: expected 5, the tokens of the embedding, got 4"):
         load(text.path)
 
 
-def test_text_has_one_next_token_head(text: Bundle) -> None:
-    """Of two there would be no telling which one writes."""
-    for field, value in (("heads.1", {"name": "other", "kind": "next_token", "width": 5}), ("text", "words")):
-        edit(text.path, field, value)
-    with pytest.raises(BundleError, match=r"text: expected nothing, since 2 heads, not one, are of kind next_token"):
+def test_earlier_bundles_mean_what_they_meant(text: Bundle) -> None:
+    """Their text stood beside the inputs, its words were the labels of what is drawn, and the fingerprint is that of before."""
+    edit(text.path, "inputs.0.text", REMOVED)
+    edit(text.path, "text", "words")
+    assert load(text.path).spec == text.spec
+    edit(text.path, "heads.0.labels", REMOVED)
+    with pytest.raises(BundleError, match=r"inputs\[0\].text.vocabulary: expected 5 words, one per token, got 0"):
         load(text.path)
+
+
+@pytest.mark.parametrize("head", [HeadSpec("score", "regression", 1), HeadSpec("mood", "classes", 2, labels=("good", "bad"))])
+def test_text_goes_with_any_head(head: HeadSpec) -> None:
+    """A model that reads need not write."""
+    words = TextSpec("words", ("a", "b", "<unk>"), unknown="<unk>", lower=True)
+    spec = declare("m", CellSpec("gru", 3, 2, 1), [head], front=EmbeddingFront(3, 3), text=words)
+    check_spec(spec, "m")
+    assert to_spec(parse(to_text(spec, "m.safetensors", "0" * 64, "m"), "m"), "") == spec
+
+
+def test_numbers_have_no_text() -> None:
+    """Nobody could say which."""
+    spec = declare("m", CellSpec("gru", 3, 2, 1), [HeadSpec("y", "regression", 1)], text=TextSpec("bytes"))
+    with pytest.raises(BundleError, match=r"inputs\[0\].text: expected nothing, since tokens are of dtype int32 or int64"):
+        check_spec(spec, "m")
+
+
+@pytest.mark.parametrize(("field", "value"), [("stop", [[1]]), ("temperature", 0.0)])
+def test_only_tokens_are_drawn_as_the_author_chose(heart: Bundle, field: str, value: Any) -> None:
+    """A head of numbers has neither stops nor a temperature."""
+    edit(heart.path, f"heads.0.{field}", value)
+    with pytest.raises(BundleError, match=rf"heads\[0\].{field}: expected nothing, since the head's kind is "):
+        load(heart.path)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +277,7 @@ def test_a_prediction_can_be_stepped_on(
 def test_bytes_have_256_tokens() -> None:
     """A model of bytes needs no labels."""
     head = HeadSpec("next", "next_token", 256)
-    check_spec(declare("m", CellSpec("gru", 3, 2, 1), [head], front=EmbeddingFront(256, 3), text="bytes"), "m")
+    check_spec(declare("m", CellSpec("gru", 3, 2, 1), [head], front=EmbeddingFront(256, 3), text=TextSpec("bytes")), "m")
 
 
 @pytest.mark.parametrize("taken", ["rate", "h", "mv"])

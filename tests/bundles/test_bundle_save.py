@@ -10,7 +10,7 @@ import pytest
 
 from stepstream_server.bundles import Head, load, save
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import EmbeddingFront, FeaturesFront, cell_model
+from stepstream_server.spec import EmbeddingFront, FeaturesFront, TextSpec, cell_model
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -85,11 +85,11 @@ def test_an_embedding_makes_tokens_the_input(tmp_path: Path) -> None:
 def test_text_and_halves_are_written(tmp_path: Path) -> None:
     """A model of text says how its tokens are read; the embedding and the module are rounded alike."""
     embedding, cell = nn.Embedding(3, 2), nn.GRU(2, 4)
-    head = Head(nn.Linear(4, 3), "next_token", labels=("a", "b", "c"))
-    bundle = save(tmp_path / "m", cell, {"next": head}, front=embedding, text="words", half=True)
+    head = Head(nn.Linear(4, 3), "next_token")
+    bundle = save(tmp_path / "m", cell, {"next": head}, front=embedding, text=TextSpec("words", ("a", "b", "c")), half=True)
     read = load(bundle.path)
     assert read.spec == bundle.spec
-    assert read.spec.text == "words"
+    assert read.spec.inputs[0].text == TextSpec("words", ("a", "b", "c"))
     np.testing.assert_array_equal(read.weights["embedding.weight"], embedding.weight.detach().half().float().numpy())
     np.testing.assert_array_equal(read.weights["cell.weight_hh_l0"], cell.weight_hh_l0.detach().half().float().numpy())
 
@@ -180,9 +180,9 @@ def test_heads_and_fronts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keyword", "message"),
     [
-        ("license", "save: license: expected licence, or another of the keywords name, version, front, "),
-        ("colour", "save: colour: expected one of the keywords name, version, front, "),
-        ("fingerprint", "save: fingerprint: expected one of the keywords name, version, front, "),
+        ("license", "save: license: expected licence, or another of the keywords name, version, front, text, "),
+        ("colour", "save: colour: expected one of the keywords name, version, front, text, "),
+        ("fingerprint", "save: fingerprint: expected one of the keywords name, version, front, text, "),
     ],
 )
 def test_an_unknown_keyword_is_refused_with_those_there_are(tmp_path: Path, keyword: str, message: str) -> None:
@@ -190,7 +190,7 @@ def test_an_unknown_keyword_is_refused_with_those_there_are(tmp_path: Path, keyw
     with pytest.raises(BundleError) as refusal:
         save(tmp_path / "m", nn.LSTM(2, 4), nn.Linear(4, 1), **{keyword: "MIT"})  # type: ignore[arg-type]
     assert str(refusal.value).startswith(message)
-    assert str(refusal.value).endswith("time_step_seconds, text, extra, got an unknown one")
+    assert str(refusal.value).endswith("time_step_seconds, extra, got an unknown one")
     assert not (tmp_path / "m").exists()
 
 

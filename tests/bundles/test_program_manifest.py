@@ -92,7 +92,7 @@ BY_CHECK: list[tuple[str, Any, str]] = [
         "outputs[1].predicts: expected an input of 1",
     ),
     ("outputs.1", SECOND | {"kind": "next_token"}, "outputs[1].kind: expected an input of dtype int32 or int64 and of shape []"),
-    ("text", "bytes", 'text: expected nothing, since 0 outputs, not one, are of kind next_token, got "bytes"'),
+    ("text", "bytes", "inputs[0].text: expected nothing, since tokens are of dtype int32 or int64 and of shape [], got text for"),
 ]
 
 
@@ -152,8 +152,9 @@ def test_a_contradiction_is_named(voice: Bundle, field: str, value: Any, message
             {"name": "b", "tensor": "logits", "shape": [5], "kind": "next_token"},
             "outputs[1].kind: expected regression",
         ),
-        ("text", "bytes", "inputs[0].limit: expected 256, one per byte, since text is bytes, got 5"),
-        ("outputs.0.labels", REMOVED, "outputs[0].labels: expected 5 words, since text is words, got nothing"),
+        ("inputs.0.text", {"codec": "bytes"}, "inputs[0].limit: expected 256, one per byte, since text is bytes, got 5"),
+        ("inputs.0.text.vocabulary", ["a"], "inputs[0].text.vocabulary: expected 5 words, one per token, got 1"),
+        ("outputs.0.stop", [[5]], "outputs[0].stop[0]: expected tokens below 5, got 5"),
         ("states.0.initial", 1 << 31, "states[0].initial: expected numbers of dtype int32, got 2147483648"),
     ],
 )

@@ -84,7 +84,7 @@ async def test_a_forecast_is_drawn(server: str, tmp_path: Path, paths: str) -> N
 def model_of(numbers: int, period: float | None) -> ModelInfo:
     """One that knows how long a step takes, or does not."""
     x = TensorInfo("x", np.dtype(np.float32), (numbers,))
-    return ModelInfo("tide", 1, "lstm", (x,), (x,), (), "", period, 1, 1, "", "", "", (), "x")
+    return ModelInfo("tide", 1, "lstm", (x,), (x,), (), "", period, 1, 1, rollout_output="x")
 
 
 def drawn(levels: list[float], period: float | None = 60.0, numbers: int = 1) -> Figure:

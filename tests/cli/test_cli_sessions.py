@@ -15,7 +15,7 @@ from support.command import SCRIPT, Done, environment, shell, stepstream
 
 MODEL_FIELDS = {
     "name", "version", "cell", "inputs", "outputs", "states", "fingerprint", "time_step_seconds", "window_steps", "window_bytes",
-    "description", "licence", "text", "words", "rollout_output", "batching",
+    "description", "licence", "rollout_output", "rollout_temperature", "batching",
 }  # fmt: skip
 SESSION_FIELDS = {
     "model", "version", "id", "quarantined", "next_seq", "acked", "epoch", "pending_steps", "age", "idle", "idle_ttl", "attached",
@@ -36,7 +36,7 @@ async def test_models_are_listed(server: str) -> None:
     records = (await stepstream(server, "models", "--json")).document
     assert all(set(record) == MODEL_FIELDS for record in records)
     assert records[1]["inputs"] == [
-        {"name": "x", "dtype": "float32", "shape": [2], "limit": None, "range": None, "description": ""}
+        {"name": "x", "dtype": "float32", "shape": [2], "limit": None, "range": None, "text": None, "description": ""}
     ]
     assert records[2]["inputs"][0]["limit"] == 5
 

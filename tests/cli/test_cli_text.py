@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from stepstream import Client
-from stepstream_server.bundles import write
+from stepstream_server.bundles import TextSpec, write
 from support.command import shell, stepstream
-from support.models import random_model
+from support.models import random_model, with_text
 
 PROMPT = "def für(x):"
 
@@ -21,7 +20,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`letters`: a byte of text x -> y[256]."""
     folder = tmp_path_factory.mktemp("models")
     spec, weights = random_model("lstm", inputs=8, outputs=256, tokens=256, name="letters")
-    write(folder / "letters", dataclasses.replace(spec, text="bytes"), weights)
+    write(folder / "letters", with_text(spec, TextSpec("bytes")), weights)
     return folder
 
 

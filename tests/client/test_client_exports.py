@@ -69,6 +69,7 @@ PUBLIC = {
     "StepStreamError",
     "StreamReplaced",
     "TensorInfo",
+    "Text",
     "Unavailable",
     "Unimplemented",
     "WindowFull",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from stepstream import Client, ClientOptions, InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput
 from stepstream._models import model_info
 from stepstream._rollout import ask
-from support.servicer import FakeServicer, rolling_models
+from support.servicer import FakeServicer, rolling_models, told_model
 
 PAIR = r"input 'x': expected float32 \[2\], "
 
@@ -81,6 +82,46 @@ async def test_numbers_of_every_kind_are_taken(client: Client, value: Any) -> No
         assert (await session.step(value))["total"].tolist() == [3, -3]
 
 
+async def test_text_is_taken_for_its_tokens(client: Client, servicer: FakeServicer) -> None:
+    """One for a step, as many as there are for a chunk, also by name; the model has a token for what it does not know."""
+    servicer.models["told"] = told_model()
+    async with client.open_session("told") as session:
+        assert (await session.step("cat"))["total"][0] == 1
+        assert (await session.step({"word": "xylophone"}))["total"][0] == 1 + 7
+        assert (await session.chunk("The mat, the cat.", "last"))["total"][0, 0] == 8 + (0 + 4 + 6 + 0 + 1 + 5)
+        assert [each["total"][0] async for each in session.stream(["cat", "sat"])] == [25, 27]
+        assert (await session.step(2))["total"][0] == 29
+
+
+@pytest.mark.parametrize("text", ["", " ", "the cat", "cat."])
+async def test_a_step_takes_text_of_one_token(client: Client, servicer: FakeServicer, text: str) -> None:
+    """It has no place for more, and nothing is a step of nothing."""
+    servicer.models["told"] = told_model()
+    async with client.open_session("told") as session:
+        with pytest.raises(InvalidInput, match=r"input 'word': expected text of one token, got (0|2) in "):
+            await session.step(text)
+        if not text.strip():
+            with pytest.raises(InvalidInput, match=r"expected int64 \[steps\], got int64 \[0\]"):
+                await session.chunk(text)
+
+
+@pytest.mark.parametrize("text", ["the cat", ["the", "cat"]])
+async def test_sessions_of_a_group_share_no_text(client: Client, servicer: FakeServicer, text: Any) -> None:
+    """Its words are steps of one session, not one for each of several."""
+    servicer.models["told"] = told_model()
+    async with client.open_sessions("told", 2) as group:
+        with pytest.raises(InvalidInput, match=r"input 'word': expected int64 \[2\], got "):
+            await group.step(text)
+        assert (await group.step(np.array([0, 1])))["total"][:, 0].tolist() == [0, 1]
+
+
+async def test_text_for_numbers_is_refused(client: Client) -> None:
+    """Text of a number is refused, too."""
+    async with client.open_session("level") as session:
+        with pytest.raises(InvalidInput, match="input 'x'"):
+            await session.step("1.5")
+
+
 async def test_inputs_may_be_changed_once_the_call_has_begun(client: Client) -> None:
     """What is sent is what was given."""
     async with client.open_session("level") as session:
@@ -106,6 +147,25 @@ def asked(model: str, prompt: Any, stop: Any) -> list[list[int]]:
     rollout = ask(max_steps=1, stop=stop)
     rollout.address(model_info(rolling_models()[model]), prompt)
     return [np.frombuffer(each, "<i8").tolist() for each in rollout.request.stop]
+
+
+@pytest.mark.parametrize(
+    ("own", "sampling", "expected"),
+    [
+        (None, {}, 1.0),
+        (0.0, {}, 0.0),
+        (0.3, {}, 0.3),
+        (0.3, {"temperature": None}, 0.3),
+        (0.0, {"temperature": 0.7}, 0.7),
+        (0.3, {"temperature": 0}, 0.0),
+        (0.3, {"greedy": True}, 0.0),
+    ],
+)
+def test_the_caller_draws_as_the_model_unless_told(own: float | None, sampling: Any, expected: float) -> None:
+    """At the temperature that the model's author chose, else at 1."""
+    rollout = ask(max_steps=1, **sampling)
+    rollout.address(dataclasses.replace(model_info(rolling_models()["letters"]), rollout_temperature=own), "a")
+    assert rollout.request.temperature == expected
 
 
 @pytest.mark.parametrize(
@@ -206,7 +266,7 @@ async def test_ids_models_and_secrets_of_a_wrong_type_are_refused_unsent(client:
 
 @pytest.mark.parametrize(
     "sampling",
-    [{"temperature": "1"}, {"temperature": None}, {"top_k": 1.5}, {"top_p": "x"}, {"commit": ["end"]}, {"seed": "1"}],
+    [{"temperature": "1"}, {"top_k": 1.5}, {"top_p": "x"}, {"commit": ["end"]}, {"seed": "1"}],
     ids=lambda sampling: next(iter(sampling)),
 )
 async def test_keywords_of_a_wrong_type_are_named(client: Client, sampling: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from stepstream import (
     SessionInUse,
     SessionNotFound,
     StepStreamError,
+    Text,
     sync,
 )
 from stepstream_proto.v1 import inference_pb2 as pb
@@ -129,7 +130,7 @@ async def test_words_are_written_as_words(client: Client, servicer: FakeServicer
     """Spaces between them and none before a mark."""
     servicer.rollouts.text = [WORDS.index(word) for word in ("the", "cat", "sat", ",", "it's", "on", ".")]
     async with client.open_session("words") as session:
-        assert session.model.words == WORDS
+        assert session.model.text == Text("words", WORDS)
         pieces = [piece async for piece in session.generate("the", max_steps=9, stop=".")]
         assert pieces == [" cat", " sat", ",", " it's", " on"]
         with pytest.raises(InvalidInput, match="'dog'"):

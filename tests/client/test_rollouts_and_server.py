@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stepstream import Client, ClientOptions, ConnectionLost, InvalidArgument, Session, StepStreamError, sync
+from stepstream import Client, ClientOptions, ConnectionLost, InvalidArgument, Session, StepStreamError, Text, sync
 from stepstream_server.app import Bound
 from stepstream_server.bundles import write
-from stepstream_server.spec import HeadSpec
+from stepstream_server.spec import HeadSpec, TextSpec
 from support.background import in_background
-from support.models import random_model
+from support.models import random_model, with_text
 from support.proxy import Mischief, proxied
 from support.server import close_sessions, serving
 
@@ -32,10 +31,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`letters` and `words` are of text, `tokens` of ids below 11; `walk` predicts its one number as quantiles."""
     folder = tmp_path_factory.mktemp("models")
     spec, weights = random_model("lstm", 8, 16, 1, 256, seed=3, tokens=256, name="letters")
-    write(folder / "letters", dataclasses.replace(spec, text="bytes"), weights)
-    heads = [HeadSpec("next", "next_token", len(WORDS), labels=WORDS)]
+    write(folder / "letters", with_text(spec, TextSpec("bytes")), weights)
+    heads = [HeadSpec("next", "next_token", len(WORDS))]
     spec, weights = random_model("gru", 4, 16, seed=4, tokens=len(WORDS), heads=heads, name="words")
-    write(folder / "words", dataclasses.replace(spec, text="words"), weights)
+    write(folder / "words", with_text(spec, TextSpec("words", WORDS)), weights)
     write(folder / "tokens", *random_model("lstm", 3, 16, 1, 11, seed=5, tokens=11, name="tokens"))
     quantiles = [HeadSpec("next", "quantiles", 3, levels=(0.1, 0.5, 0.9), predicts="x")]
     write(folder / "walk", *random_model("lstm", 1, 16, seed=6, heads=quantiles, name="walk"))
@@ -79,7 +78,7 @@ async def applied(client: Client, session: Session) -> int:
 async def test_every_way_gives_the_same_text(client: Client, text: str) -> None:
     """In one rollout or in several, committed or not, with or without a session, fed first or as a prompt."""
     async with client.open_session("letters", id="a") as session:
-        assert session.model.text == "bytes"
+        assert session.model.text == Text("bytes")
         assert await session.generate("def ", **DRAWS, commit="none").whole() == text
         assert await client.generate("letters", "def ", **DRAWS, id="a", secret=session.secret, commit="none").whole() == text
         assert session.next_seq == 0

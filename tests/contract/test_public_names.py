@@ -8,7 +8,7 @@ import stepstream
 from stepstream_server import bundles
 
 BUNDLES = (
-    "Bundle BundleError FeaturesFront Head Input Output Packed Proposal Scaler "
+    "Bundle BundleError FeaturesFront Head Input Output Packed Proposal Scaler TextSpec "
     "describe init_model inspect load load_all pack propose save save_program write write_program"
 )
 

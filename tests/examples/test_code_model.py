@@ -12,7 +12,7 @@ from evaluate_code import BUNDLE, bits, per_byte, surprise, table, write
 
 from stepstream_server.bundles import Bundle
 from stepstream_server.bundles import load as load_bundle
-from stepstream_server.spec import EmbeddingFront, cell_model
+from stepstream_server.spec import EmbeddingFront, TextSpec, cell_model
 
 README = (Path(evaluate_code.__file__).parent / "README.md").read_text()
 
@@ -32,7 +32,7 @@ def shipped() -> Files:
 def test_the_bundle_is_what_the_contract_says(bundle: Bundle) -> None:
     """A byte in per step, the logits of the next one out; text is bytes, and its origin is told."""
     spec = bundle.spec
-    assert (spec.name, spec.version, spec.text) == ("code", 1, "bytes")
+    assert (spec.name, spec.version, spec.inputs[0].text) == ("code", 1, TextSpec("bytes"))
     assert [(tensor.name, tensor.dtype, tensor.shape, tensor.limit) for tensor in spec.inputs] == [("byte", "int64", (), 256)]
     assert [(head.name, head.kind, head.width) for head in spec.heads] == [("next", "next_token", 256)]
     assert isinstance(cell_model(spec).front, EmbeddingFront)

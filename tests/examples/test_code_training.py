@@ -15,7 +15,7 @@ from evaluate_code import bits  # noqa: E402
 from train_code import PADDING, Schedule, Writer, cut, learning_rate, save_bundle, train, windows  # noqa: E402
 
 from stepstream_server.bundles import load as load_bundle  # noqa: E402
-from stepstream_server.spec import cell_model  # noqa: E402
+from stepstream_server.spec import TextSpec, cell_model  # noqa: E402
 
 BFLOAT16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")  # where the processor has it, and as models are trained
 SHORT = Schedule(iterations=30, batch=4, steps=32, hidden=16, learning_rate=1e-2, warming=5, float32=True, seed=7)
@@ -44,7 +44,7 @@ def test_the_same_seed_writes_the_same_bundle(files: Files, tmp_path: Path) -> N
         written.append([(tmp_path / folder / name).read_bytes() for name in ("model.json", "model.safetensors")])
     assert written[0] == written[1] != written[2]
     spec = load_bundle(tmp_path / "a").spec
-    assert (spec.name, spec.text, cell_model(spec).cell.hidden_size) == ("code", "bytes", 16)
+    assert (spec.name, spec.inputs[0].text, cell_model(spec).cell.hidden_size) == ("code", TextSpec("bytes"), 16)
     assert f"{len(files)} files, {sum(map(len, files.values()))} bytes" in spec.provenance
 
 

@@ -10,7 +10,7 @@ from memory.grammar import SHORTEST, VOCABULARY
 from memory.recall import held_out_stories, recall
 
 from stepstream_server.bundles import Bundle, load
-from stepstream_server.spec import EmbeddingFront, cell_model
+from stepstream_server.spec import EmbeddingFront, TextSpec, cell_model
 
 BUNDLE = Path(__file__).parents[2] / "models" / "memory"
 
@@ -24,11 +24,12 @@ def bundle() -> Bundle:
 def test_the_bundle_is_what_the_contract_says(bundle: Bundle) -> None:
     """A word in per step, a score for each word out, and text is words."""
     spec = bundle.spec
-    assert (spec.name, spec.version, spec.text, cell_model(spec).cell.kind) == ("memory", 1, "words", "lstm")
+    assert (spec.name, spec.version, cell_model(spec).cell.kind) == ("memory", 1, "lstm")
     assert [(tensor.name, tensor.dtype, tensor.shape, tensor.limit) for tensor in spec.inputs] == [
         ("word", "int64", (), len(VOCABULARY))
     ]
-    assert [(head.name, head.kind, head.labels) for head in spec.heads] == [("next", "next_token", VOCABULARY)]
+    assert [(head.name, head.kind, head.width) for head in spec.heads] == [("next", "next_token", len(VOCABULARY))]
+    assert spec.inputs[0].text == TextSpec("words", VOCABULARY)
     assert isinstance(cell_model(spec).front, EmbeddingFront)
     assert spec.licence.startswith("Apache-2.0")
     assert sum(file.stat().st_size for file in BUNDLE.iterdir()) < 300_000

@@ -30,7 +30,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.rollouts.sampling import chances
 from stepstream_server.rpc import EngineClient
 from stepstream_server.rpc.generate import RolloutCaller
-from support.echo import TOKENS, ring, ring_backend, ring_spec, walk_backend, walk_spec
+from support.echo import TOKENS, ended_spec, ring, ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CollectingDoor, CountingStream, FrontDoor, front_door
 from support.generating import check_nothing_rolls, floats, refusal, request, tokens, whole
 
@@ -75,6 +75,17 @@ async def test_a_stop_sequence_is_fed_and_not_told(ring_door: FrontDoor) -> None
     assert (told.tokens, told.first_seq, told.next_seq, told.ending) == ([], 1, 2, STOPPED)
     told = await whole(ring_door.inference.Generate(request(max_steps=4, stop=[tokens(3, 4, 5)])))
     assert (told.tokens, told.next_seq, told.ending) == ([1, 2, 3, 4], 5, FULL)
+
+
+async def test_a_model_ends_its_rollouts_itself() -> None:
+    """By its own stops, beside those of the caller, of which it may have as many as ever."""
+    async with front_door("ring", spec=ended_spec, backend=ring_backend) as front:
+        told = await whole(front.inference.Generate(request(prompt=[tokens(3)], max_steps=20)))
+        assert (told.tokens, told.next_seq, told.ending) == ([4], 3, STOPPED)
+        told = await whole(front.inference.Generate(request(prompt=[tokens(0)], max_steps=20)))
+        assert (told.tokens, told.next_seq, told.ending) == ([1], 4, STOPPED)
+        told = await whole(front.inference.Generate(request(prompt=[tokens(5)], max_steps=20, stop=[tokens(7)] * 16)))
+        assert (told.tokens, told.next_seq, told.ending) == ([6], 3, STOPPED)
 
 
 async def test_outputs_follow_their_steps(ring_door: FrontDoor) -> None:
@@ -166,12 +177,22 @@ async def test_a_model_tells_how_it_is_rolled_out(ring_door: FrontDoor) -> None:
     """The codec of its text, the output that is fed back, and the words, which a list of models leaves out."""
     (listed,) = (await ring_door.catalogue.ListModels(model_pb2.ListModelsRequest())).models
     got = (await ring_door.catalogue.GetModel(model_pb2.GetModelRequest(name="ring"))).model
-    assert (got.text, got.rollout_output, list(got.words)) == ("words", "next", [f"word {number}" for number in range(TOKENS)])
-    got.ClearField("words")
+    words = [f"word {number}" for number in range(TOKENS)]
+    assert (got.rollout_output, got.inputs[0].text.codec, got.inputs[0].text.vocabulary) == ("next", "words", words)
+    assert (got.text, got.words) == ("words", words)  # for clients that look there
+    assert not got.outputs[0].labels  # the vocabulary says them
+    assert not (got.inputs[0].text.HasField("unknown") or got.HasField("rollout_temperature"))
+    for lists in (got.words, got.inputs[0].text.vocabulary):
+        del lists[:]
     assert listed == got
     async with front_door("walk", spec=walk_spec, backend=walk_backend) as front:
         walk = (await front.catalogue.GetModel(model_pb2.GetModelRequest(name="walk"))).model
-        assert (walk.text, walk.rollout_output, list(walk.words)) == ("", "next", [])
+        assert (walk.text, walk.rollout_output, walk.inputs[0].HasField("text")) == ("", "next", False)
+    async with front_door("ring", spec=ended_spec, backend=ring_backend) as front:
+        ended = (await front.catalogue.GetModel(model_pb2.GetModelRequest(name="ring"))).model
+        assert (ended.inputs[0].text.unknown, ended.inputs[0].text.lower, ended.rollout_temperature) == (0, True, 0.0)
+        assert (ended.HasField("rollout_temperature"), ended.text, list(ended.words)) == (True, "", [])
+        assert list(ended.outputs[0].labels) == [f"{number}" for number in range(TOKENS)]
 
 
 # Messages ------------------------------------------------------------------------------------------------------------

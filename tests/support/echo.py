@@ -6,6 +6,7 @@ one that is less or more by up to 1.25.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stepstream_server.engine.ports import Computed, Ints, Tensor
-from stepstream_server.spec import CellModel, CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec
+from stepstream_server.spec import CellModel, CellSpec, EmbeddingFront, HeadSpec, ModelSpec, StateSpec, TensorSpec, TextSpec
 from support.backend import FakeBackend, faults_of
 
 TOKENS = 8
@@ -22,16 +23,26 @@ LEVELS = (0.1, 0.5, 0.9)
 STEPS_OF_WALK = np.array([-1.0, 0.0, 1.0], np.float32)  # at LEVELS
 
 
+WORDS_OF_RING = TextSpec("words", tuple(f"word {number}" for number in range(TOKENS)))
+
+
 def ring_spec(name: str) -> ModelSpec:
     """Tokens below TOKENS, each a word."""
-    words = tuple(f"word {number}" for number in range(TOKENS))
     return _spec(
         name,
-        TensorSpec("token", "int64", (), limit=TOKENS),
-        HeadSpec("next", "next_token", TOKENS, labels=words),
+        TensorSpec("token", "int64", (), limit=TOKENS, text=WORDS_OF_RING),
+        HeadSpec("next", "next_token", TOKENS, labels=WORDS_OF_RING.vocabulary),
         computation=CellModel(CellSpec("rnn", 1, 1, 1), EmbeddingFront(TOKENS, 1)),
-        text="words",
     )
+
+
+def ended_spec(name: str) -> ModelSpec:
+    """`ring_spec`, drawn greedily unless the caller says otherwise and ended by token 5 or by 2 and 3 in a row; all words that it
+    does not know are token 0, and its tokens are labelled by their numbers."""
+    spec = ring_spec(name)
+    text = dataclasses.replace(WORDS_OF_RING, unknown="word 0", lower=True)
+    heads = (dataclasses.replace(spec.heads[0], labels=tuple(map(str, range(TOKENS))), stop=((5,), (2, 3)), temperature=0.0),)
+    return dataclasses.replace(spec, heads=heads, inputs=(dataclasses.replace(spec.inputs[0], text=text),))
 
 
 def walk_spec(name: str) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from stepstream_server.spec import (
     ModelSpec,
     StateSpec,
     TensorSpec,
+    TextSpec,
 )
 
 GATES: dict[CellKind, int] = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -68,6 +70,11 @@ def random_model(
         fingerprint=hashlib.sha256(b"".join(weights[key].tobytes() for key in sorted(weights))).hexdigest(),
     )
     return spec, weights
+
+
+def with_text(spec: ModelSpec, text: TextSpec) -> ModelSpec:
+    """The model with text on its one input."""
+    return dataclasses.replace(spec, inputs=(dataclasses.replace(spec.inputs[0], text=text),))
 
 
 def state_specs(

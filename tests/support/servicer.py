@@ -40,6 +40,8 @@ FLOAT, INT = common_pb2.DATA_TYPE_FLOAT32, common_pb2.DATA_TYPE_INT64
 
 WORDS = ("the", "cat", "sat", "on", "mat", ".", ",", "it's")
 
+TEXT = common_pb2.Text(codec="words", vocabulary=WORDS, unknown=WORDS.index("it's"), lower=True)
+
 Outcome = NDArray[np.float32]  # [3]: running sum, its negative, steps since the start or the last reset
 
 
@@ -85,6 +87,11 @@ def default_models() -> list[model_pb2.Model]:
             common_pb2.TensorSpec(name="token", data_type=INT, shape=[], limit=10),
         ),
     ]
+
+
+def told_model() -> model_pb2.Model:
+    """A model, `told`, that adds up words: tokens, or text."""
+    return adder("told", common_pb2.TensorSpec(name="word", data_type=INT, limit=len(WORDS), text=TEXT))
 
 
 def rolling_models() -> dict[str, model_pb2.Model]:

@@ -137,6 +137,7 @@ def _tensor_record(tensor: TensorInfo) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "limit": tensor.limit or None,
         "range": tensor.range or None,
+        "text": tensor.text.codec if tensor.text else None,
         "description": tensor.description,
     }
 

@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -32,20 +32,38 @@ OUTPUTS_LAST: Outputs
 OUTPUTS_NONE: Outputs
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "data_type", "shape", "description", "limit", "range")
+    __slots__ = ("name", "data_type", "shape", "description", "limit", "range", "text", "labels")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     RANGE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     data_type: DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     description: str
     limit: int
     range: float
-    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., description: _Optional[str] = ..., limit: _Optional[int] = ..., range: _Optional[float] = ...) -> None: ...
+    text: Text
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., description: _Optional[str] = ..., limit: _Optional[int] = ..., range: _Optional[float] = ..., text: _Optional[_Union[Text, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Text(_message.Message):
+    __slots__ = ("codec", "vocabulary", "unknown", "lower", "space")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    vocabulary: _containers.RepeatedScalarFieldContainer[str]
+    unknown: int
+    lower: bool
+    space: str
+    def __init__(self, codec: _Optional[str] = ..., vocabulary: _Optional[_Iterable[str]] = ..., unknown: _Optional[int] = ..., lower: _Optional[bool] = ..., space: _Optional[str] = ...) -> None: ...
 
 class Window(_message.Message):
     __slots__ = ("steps", "bytes")

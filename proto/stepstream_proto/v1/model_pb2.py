@@ -26,23 +26,27 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from stepstream_proto.v1 import common_pb2 as stepstream__proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepstream_proto/v1/model.proto\x12\rstepstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a stepstream_proto/v1/common.proto\"\x9f\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12)\n\x06inputs\x18\x05 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12*\n\x07outputs\x18\x06 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12)\n\x06states\x18\x07 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12,\n\ttime_step\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\t \x01(\t\x12%\n\x06window\x18\n \x01(\x0b\x32\x15.stepstream.v1.Window\x12\x0f\n\x07licence\x18\x0b \x01(\t\x12\x0c\n\x04text\x18\x0c \x01(\t\x12\r\n\x05words\x18\r \x03(\t\x12\x16\n\x0erollout_output\x18\x0e \x01(\t\x12\x15\n\x08\x62\x61tching\x18\x0f \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_batching\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.stepstream.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.stepstream.v1.Model2\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .stepstream.v1.ListModelsRequest\x1a!.stepstream.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.stepstream.v1.GetModelRequest\x1a\x1f.stepstream.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstepstream_proto/v1/model.proto\x12\rstepstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a stepstream_proto/v1/common.proto\"\xe1\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12)\n\x06inputs\x18\x05 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12*\n\x07outputs\x18\x06 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12)\n\x06states\x18\x07 \x03(\x0b\x32\x19.stepstream.v1.TensorSpec\x12,\n\ttime_step\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\t \x01(\t\x12%\n\x06window\x18\n \x01(\x0b\x32\x15.stepstream.v1.Window\x12\x0f\n\x07licence\x18\x0b \x01(\t\x12\x10\n\x04text\x18\x0c \x01(\tB\x02\x18\x01\x12\x11\n\x05words\x18\r \x03(\tB\x02\x18\x01\x12\x16\n\x0erollout_output\x18\x0e \x01(\t\x12\x15\n\x08\x62\x61tching\x18\x0f \x01(\rH\x00\x88\x01\x01\x12 \n\x13rollout_temperature\x18\x10 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_batchingB\x16\n\x14_rollout_temperature\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.stepstream.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.stepstream.v1.Model2\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .stepstream.v1.ListModelsRequest\x1a!.stepstream.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.stepstream.v1.GetModelRequest\x1a\x1f.stepstream.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepstream_proto.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODEL'].fields_by_name['text']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['text']._serialized_options = b'\030\001'
+  _globals['_MODEL'].fields_by_name['words']._loaded_options = None
+  _globals['_MODEL'].fields_by_name['words']._serialized_options = b'\030\001'
   _globals['_MODEL']._serialized_start=117
-  _globals['_MODEL']._serialized_end=532
-  _globals['_LISTMODELSREQUEST']._serialized_start=534
-  _globals['_LISTMODELSREQUEST']._serialized_end=553
-  _globals['_LISTMODELSRESPONSE']._serialized_start=555
-  _globals['_LISTMODELSRESPONSE']._serialized_end=613
-  _globals['_GETMODELREQUEST']._serialized_start=615
-  _globals['_GETMODELREQUEST']._serialized_end=663
-  _globals['_GETMODELRESPONSE']._serialized_start=665
-  _globals['_GETMODELRESPONSE']._serialized_end=720
-  _globals['_MODELSERVICE']._serialized_start=723
-  _globals['_MODELSERVICE']._serialized_end=897
+  _globals['_MODEL']._serialized_end=598
+  _globals['_LISTMODELSREQUEST']._serialized_start=600
+  _globals['_LISTMODELSREQUEST']._serialized_end=619
+  _globals['_LISTMODELSRESPONSE']._serialized_start=621
+  _globals['_LISTMODELSRESPONSE']._serialized_end=679
+  _globals['_GETMODELREQUEST']._serialized_start=681
+  _globals['_GETMODELREQUEST']._serialized_end=729
+  _globals['_GETMODELRESPONSE']._serialized_start=731
+  _globals['_GETMODELRESPONSE']._serialized_end=786
+  _globals['_MODELSERVICE']._serialized_start=789
+  _globals['_MODELSERVICE']._serialized_end=963
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence", "text", "words", "rollout_output", "batching")
+    __slots__ = ("name", "version", "description", "cell", "inputs", "outputs", "states", "time_step", "fingerprint", "window", "licence", "text", "words", "rollout_output", "batching", "rollout_temperature")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class Model(_message.Message):
     WORDS_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     BATCHING_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     description: str
@@ -42,7 +43,8 @@ class Model(_message.Message):
     words: _containers.RepeatedScalarFieldContainer[str]
     rollout_output: str
     batching: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ..., text: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., rollout_output: _Optional[str] = ..., batching: _Optional[int] = ...) -> None: ...
+    rollout_temperature: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., description: _Optional[str] = ..., cell: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TensorSpec, _Mapping]]] = ..., time_step: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., fingerprint: _Optional[str] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ..., licence: _Optional[str] = ..., text: _Optional[str] = ..., words: _Optional[_Iterable[str]] = ..., rollout_output: _Optional[str] = ..., batching: _Optional[int] = ..., rollout_temperature: _Optional[float] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

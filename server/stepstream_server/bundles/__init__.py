@@ -13,7 +13,7 @@ from stepstream_server.bundles.save import Head, save
 from stepstream_server.bundles.save_program import Input, Output, save_program
 from stepstream_server.bundles.write import write, write_program
 from stepstream_server.errors import BundleError
-from stepstream_server.spec import FeaturesFront
+from stepstream_server.spec import FeaturesFront, TextSpec
 
 __all__ = [
     "Bundle",
@@ -25,6 +25,7 @@ __all__ = [
     "Packed",
     "Proposal",
     "Scaler",
+    "TextSpec",
     "describe",
     "init_model",
     "inspect",

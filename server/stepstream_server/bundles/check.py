@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from stepstream_server.bundles import declare
 from stepstream_server.bundles.fields import shorten, wrong
-from stepstream_server.bundles.heads import check_distinct, check_meaning, check_one_predicts, check_text, numeric_input
+from stepstream_server.bundles.heads import check_distinct, check_meaning, check_one_predicts, numeric_input
 from stepstream_server.bundles.program.check import check_program
+from stepstream_server.bundles.text import check_text
 from stepstream_server.spec import EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, Program, cell_model
 
 Weights = dict[str, NDArray[np.float32]]

@@ -18,7 +18,7 @@ from stepstream_server.spec import (
     ModelSpec,
     StateSpec,
     TensorSpec,
-    TextCodec,
+    TextSpec,
 )
 
 Front = FeaturesFront | EmbeddingFront | None
@@ -31,7 +31,6 @@ class Told(TypedDict, total=False):
     licence: str
     provenance: str
     time_step_seconds: float | None
-    text: TextCodec | None
     extra: dict[str, object]
 
 
@@ -55,13 +54,13 @@ def front_width(front: Front, width: int) -> int:
     return front.width if isinstance(front, EmbeddingFront) else width
 
 
-def input_spec(name: str, cell: CellSpec, front: Front, description: str = "") -> TensorSpec:
+def input_spec(name: str, cell: CellSpec, front: Front, description: str = "", text: TextSpec | None = None) -> TensorSpec:
     """The one input: int64 [] before an embedding, float32 [F] otherwise."""
     if isinstance(front, EmbeddingFront):
-        return TensorSpec(name, "int64", (), description, limit=front.tokens)
+        return TensorSpec(name, "int64", (), description, limit=front.tokens, text=text)
     if isinstance(front, FeaturesFront):
-        return TensorSpec(name, "float32", (len(front.mean) // (2 if front.differences else 1),), description)
-    return TensorSpec(name, "float32", (cell.input_size,), description)
+        return TensorSpec(name, "float32", (len(front.mean) // (2 if front.differences else 1),), description, text=text)
+    return TensorSpec(name, "float32", (cell.input_size,), description, text=text)
 
 
 def output_specs(heads: Sequence[HeadSpec]) -> tuple[TensorSpec, ...]:
@@ -107,6 +106,7 @@ def declare(
     front: Front = None,
     input_name: str = "input",
     input_description: str = "",
+    text: TextSpec | None = None,
     version: int = 1,
     **told: Unpack[Told],
 ) -> ModelSpec:
@@ -114,7 +114,7 @@ def declare(
     return ModelSpec(
         name=name,
         version=version,
-        inputs=(input_spec(input_name, cell, front, input_description),),
+        inputs=(input_spec(input_name, cell, front, input_description, text),),
         outputs=output_specs(heads),
         states=state_specs(cell, front, heads),
         computation=CellModel(cell, front),

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from stepstream_server.bundles.fields import printable
 from stepstream_server.bundles.load import Bundle
-from stepstream_server.spec import CellModel, EmbeddingFront, FeaturesFront, HeadSpec, ModelSpec, Program, StateSpec, TensorSpec
+from stepstream_server.spec import (
+    CellModel,
+    EmbeddingFront,
+    FeaturesFront,
+    HeadSpec,
+    ModelSpec,
+    Program,
+    StateSpec,
+    TensorSpec,
+    TextSpec,
+)
 
 SHOWN_VALUES = 4  # of a state or constant: a line of a terminal
 
@@ -31,8 +41,6 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield from _sizes(bundle)
     if spec.time_step_seconds is not None:
         yield "time step", f"{spec.time_step_seconds:g} s ({1 / spec.time_step_seconds:g} per second)"
-    if spec.text is not None:
-        yield "text", f"tokens are {spec.text}"
     yield "fingerprint", spec.fingerprint
     yield "licence", spec.licence or "not stated"
     yield "provenance", spec.provenance or "not stated"
@@ -47,6 +55,8 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, str]]:
         limit += f", -{tensor.range:g} to {tensor.range:g}" if tensor.range else ""
         limit += f", behind the last {carried} of the step before" if carried else ""
         yield "input", _tensor(tensor, limit)
+        if tensor.text:
+            yield "text", _text(tensor.text)
     for tensor in spec.outputs:
         yield "output", _tensor(tensor)
     for state in spec.states:
@@ -56,6 +66,12 @@ def _tensors(spec: ModelSpec) -> Iterator[tuple[str, str]]:
 def _tensor(tensor: TensorSpec, limit: str = "") -> str:
     note = f"  {tensor.description}" if tensor.description else ""
     return f"{tensor.name}: {tensor.dtype} {list(tensor.shape)}{limit}{note}"
+
+
+def _text(text: TextSpec) -> str:
+    lower = ", in lower case" if text.lower else ""
+    unknown = f", {text.unknown} for others" if text.unknown else ""
+    return f"tokens are {text.codec}{lower}{unknown}"
 
 
 def _initial(state: StateSpec) -> str:
@@ -99,7 +115,8 @@ def _head(head: HeadSpec) -> str:
     levels = " at " + ", ".join(f"{level:g}" for level in head.levels) if head.levels else ""
     change = f", as a change of {head.residual_of}" if head.residual_of else ""
     fed_back = f", fed back as {head.predicts} by a rollout" if head.predicts else ""
-    return f"{head.name}: {head.kind} of width {head.width}{levels}{change}{fed_back}"
+    ends = f", ended by {', '.join(str(list(each)) for each in head.stop)}" if head.stop else ""
+    return f"{head.name}: {head.kind} of width {head.width}{levels}{change}{fed_back}{ends}"
 
 
 def _sizes(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stepstream_server.errors import BundleError
+from stepstream_server.spec import MAX_STOP_TOKENS, MAX_STOPS, TextSpec
 
 MAX_SHOWN_ERRORS = 5  # a person mends a few at a time
 MAX_SHOWN_CHARACTERS = 80  # of an offending value: one line of a terminal
@@ -30,6 +31,11 @@ Shape = Annotated[tuple[Width, ...], Field(max_length=8)]  # of one step of one 
 HeadKind = Literal["regression", "quantiles", "classes", "next_token"]
 Levels = Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(max_length=MAX_WIDTH)]
 Labels = Annotated[tuple[str, ...], Field(max_length=MAX_WIDTH)]
+Stop = Annotated[
+    tuple[Annotated[tuple[Annotated[int, Field(ge=0, lt=MAX_WIDTH)], ...], Field(min_length=1, max_length=MAX_STOP_TOKENS)], ...],
+    Field(max_length=MAX_STOPS, description="next_token only: sequences of tokens each of which ends a rollout."),
+]
+Temperature = Annotated[float, Field(ge=0, le=FLOAT32_MAX, allow_inf_nan=False)]
 
 
 Parsed = TypeVar("Parsed")
@@ -39,6 +45,23 @@ class Entry(BaseModel):
     """A group of fields: exact types, and no key that is not known."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class TextEntry(Entry):
+    """How text becomes the tokens of an input, and back."""
+
+    codec: Literal["bytes", "words", "pieces"] = Field(
+        description="bytes: of UTF-8. words: words and punctuation marks. pieces: the longest entries that a word is made of."
+    )
+    vocabulary: Labels = Field(default=(), description="words and pieces: entry by token.")
+    unknown: str = Field(default="", description="The entry for what the vocabulary lacks; without one, such text is refused.")
+    lower: bool = Field(default=False, description="Text is put into lower case first.")
+    space: str = Field(default="", description="pieces only: the sign in the vocabulary that stands in front of each word.")
+
+
+def text_spec(entry: TextEntry | None) -> TextSpec | None:
+    """The plain record of an entry."""
+    return None if entry is None else TextSpec(**dict(entry))
 
 
 class About(Entry):
@@ -53,7 +76,9 @@ class About(Entry):
         default=None, description="Time between two steps as trained."
     )
     text: Literal["bytes", "words"] | None = Field(
-        default=None, description="How text becomes tokens and back; words are the labels of the next_token head."
+        default=None,
+        description="Of earlier bundles: text of the first input. words: its vocabulary are the next_token head's labels.",
+        json_schema_extra={"deprecated": True},
     )
     extra: dict[str, Any] = Field(default={}, description="The author's own fields; never read by the server.")
 

@@ -10,8 +10,8 @@ from typing import Any
 from stepstream_server.spec import CellModel, ModelSpec, Program, StateSpec, TensorSpec
 
 # Fields that say who the model is or what its numbers mean to people, and change none of them.
-TOLD = {"name", "version", "fingerprint", "description", "licence", "provenance", "time_step_seconds", "text", "extra"}
-TOLD_OF_PARTS = {"description", "labels", "predicts"}
+TOLD = {"name", "version", "fingerprint", "description", "licence", "provenance", "time_step_seconds", "extra"}
+TOLD_OF_PARTS = {"description", "labels", "predicts", "text", "stop", "temperature"}
 # Fields that records got after bundles had been written: left out where they say what was the case before.
 _LATER: dict[type[Any], tuple[str, ...]] = {TensorSpec: ("range",), StateSpec: ("dtype", "initial")}
 

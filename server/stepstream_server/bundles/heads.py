@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from stepstream_server.bundles.fields import shorten, wrong
 from stepstream_server.spec import HeadSpec, ModelSpec, Program, TensorSpec
 
-BYTES = 256  # values of one
-
 
 def heads_field(spec: ModelSpec) -> str:
     """The place in a manifest that says what its outputs' numbers mean."""
@@ -19,6 +17,7 @@ def check_meaning(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> Non
     """Raises BundleError naming `file` and the field where what the head says does not fit its kind or the inputs."""
     _check_levels(head, field, file)
     _check_labels(head, field, file)
+    _check_drawing(head, field, file)
     if head.predicts:
         _check_predicts(spec, head, field, file)
 
@@ -42,6 +41,16 @@ def _check_labels(head: HeadSpec, field: str, file: str) -> None:
     if len(head.labels) != head.width:
         raise wrong(file, f"{field}.labels", f"{head.width} names, one per output", f"{len(head.labels)}")
     check_distinct(head.labels, f"{field}.labels", file)
+
+
+def _check_drawing(head: HeadSpec, field: str, file: str) -> None:
+    """How rollouts of tokens are drawn and ended."""
+    for name, value in (("stop", head.stop or None), ("temperature", head.temperature)):
+        if value is not None and head.kind != "next_token":
+            raise wrong(file, f"{field}.{name}", f"nothing, since the head's kind is {head.kind}", shorten(value))
+    for position, token in ((index, each) for index, sequence in enumerate(head.stop) for each in sequence):
+        if token >= head.width:
+            raise wrong(file, f"{field}.stop[{position}]", f"tokens below {head.width}", f"{token}")
 
 
 def _check_predicts(spec: ModelSpec, head: HeadSpec, field: str, file: str) -> None:
@@ -71,29 +80,6 @@ def check_one_predicts(spec: ModelSpec, file: str) -> None:
         first, second = predicting[:2]
         heads, name = heads_field(spec), spec.heads[second].predicts
         raise wrong(file, f"{heads}[{second}].predicts", f"nothing, since {heads}[{first}] has it", shorten(name))
-
-
-def check_text(spec: ModelSpec, file: str) -> None:
-    """Text is read and written through the tokens of the one next_token head; raises BundleError where that cannot be."""
-    if spec.text is None:
-        return
-    group, heads = heads_field(spec), [(index, head) for index, head in enumerate(spec.heads) if head.kind == "next_token"]
-    if len(heads) != 1:
-        raise wrong(file, "text", f"nothing, since {len(heads)} {group}, not one, are of kind next_token", shorten(spec.text))
-    index, head = heads[0]
-    if spec.text == "bytes" and head.width != BYTES:
-        tokens = "inputs[0].limit" if isinstance(spec.computation, Program) else "front.tokens"
-        raise wrong(file, tokens, f"{BYTES}, one per byte, since text is bytes", f"{head.width}")
-    if spec.text == "words":
-        _check_words(head, f"{group}[{index}].labels", file)
-
-
-def _check_words(head: HeadSpec, field: str, file: str) -> None:
-    if not head.labels:
-        raise wrong(file, field, f"{head.width} words, since text is words", "nothing")
-    for position, word in enumerate(head.labels):
-        if word.split() != [word]:
-            raise wrong(file, f"{field}[{position}]", "a word without whitespace, since text is words", shorten(word))
 
 
 def check_distinct(names: Iterable[str], field: str, file: str) -> None:

@@ -25,9 +25,14 @@ from stepstream_server.bundles.fields import (
     Number,
     Shape,
     StateName,
+    Stop,
+    Temperature,
     TensorName,
+    TextEntry,
     Width,
     parse_as,
+    shorten,
+    wrong,
 )
 from stepstream_server.bundles.program.manifest import ProgramManifest, check_sizes
 
@@ -49,6 +54,7 @@ class InputEntry(Entry):
     shape: Shape = Field(description="Of one step of one session: no batch axis, no time axis.")
     description: str = ""
     limit: int = Field(default=0, ge=0, le=MAX_WIDTH, description="int64 only: valid values are 0 <= value < limit.")
+    text: TextEntry | None = Field(default=None, description="Of tokens: how text becomes them, and back.")
 
 
 class OutputEntry(Entry):
@@ -106,6 +112,8 @@ class HeadEntry(Entry):
     predicts: str = Field(
         default="", description="Name of the float32 input whose next value this head predicts: what a rollout feeds back."
     )
+    stop: Stop = ()
+    temperature: Temperature | None = Field(default=None, description="next_token only: of rollouts whose caller does not say.")
     description: str = Field(default="", description="What the numbers are and in which unit.")
 
 
@@ -137,10 +145,24 @@ _MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Annotated[Manifest, Field(discrim
 
 def parse(text: str | bytes, file: str) -> Manifest:
     """Reads a manifest. Raises BundleError naming `file` and each field that is not what it must be."""
-    manifest = parse_as(_MANIFEST, text, file)
+    manifest = _with_text_of_input(parse_as(_MANIFEST, text, file), file)
     if isinstance(manifest, ProgramManifest):
         check_sizes(manifest, file)
     return manifest
+
+
+def _with_text_of_input(manifest: Manifest, file: str) -> Manifest:
+    """Text of bundles that were written before it belonged to an input is that of the first one; their words were the labels of
+    the tokens that rollouts draw."""
+    if manifest.text is None:
+        return manifest
+    first, *others = manifest.inputs
+    if getattr(first, "text", None) is not None:
+        raise wrong(file, "text", "nothing, since inputs[0].text says it", shorten(manifest.text))
+    heads = manifest.outputs if isinstance(manifest, ProgramManifest) else manifest.heads
+    drawn: Labels = next((head.labels for head in heads if head.kind == "next_token"), ())
+    text = TextEntry(codec=manifest.text, vocabulary=drawn if manifest.text == "words" else ())
+    return manifest.model_copy(update={"text": None, "inputs": (first.model_copy(update={"text": text}), *others)})
 
 
 def schema_text() -> str:

@@ -19,7 +19,7 @@ from stepstream_server.bundles.fold import fold
 from stepstream_server.bundles.load import Bundle
 from stepstream_server.bundles.plain import check_plain, values
 from stepstream_server.bundles.write import write
-from stepstream_server.spec import CellKind, CellSpec, EmbeddingFront, FeaturesFront, HeadKind, HeadSpec
+from stepstream_server.spec import CellKind, CellSpec, EmbeddingFront, FeaturesFront, HeadKind, HeadSpec, TextSpec
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,8 @@ class Head:
     labels: tuple[str, ...] = ()
     predicts: str = ""
     description: str = ""
+    stop: tuple[tuple[int, ...], ...] = ()
+    temperature: float | None = None
 
 
 def save(
@@ -48,6 +50,7 @@ def save(
     name: str = "",
     version: int = 1,
     front: FeaturesFront | Scaler | torch.nn.Linear | torch.nn.Embedding | None = None,
+    text: TextSpec | None = None,
     input_name: str = "input",
     input_description: str = "",
     half: bool = False,
@@ -65,10 +68,11 @@ def save(
     order: a Linear, or a `Head` that says its kind, levels, labels and scale.
     front: what stands before the module: a normaliser, whose numbers may be arrays or tensors; a fitted scaler, see `Scaler`; a
     Linear, which is folded into the module's first weights; or an Embedding whose tokens are the input.
+    text: how text becomes the tokens of an Embedding, and back.
     name: the folder's name if empty.
 
-    half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as `text`,
-    is as in `spec.ModelSpec`.
+    half: store weights as float16, half the size, rounded to 11 bits; float32 otherwise. What is told besides, such as
+    `licence`, is as in `spec.ModelSpec`.
 
     Returns what `load` would. Raises BundleError for a module that applies more than its weights or that a bundle cannot hold,
     for an unknown keyword, and for any field that `load` would refuse; then nothing is written.
@@ -84,6 +88,7 @@ def save(
         front=before,
         input_name=input_name,
         input_description=input_description,
+        text=text,
         version=version,
         **told,
     )

@@ -31,7 +31,18 @@ from stepstream_server.bundles.torch_step import (
     quietly,
 )
 from stepstream_server.bundles.write import put_program, validate
-from stepstream_server.spec import DType, GraphState, GraphTensor, HeadKind, HeadSpec, ModelSpec, Program, StateSpec, TensorSpec
+from stepstream_server.spec import (
+    DType,
+    GraphState,
+    GraphTensor,
+    HeadKind,
+    HeadSpec,
+    ModelSpec,
+    Program,
+    StateSpec,
+    TensorSpec,
+    TextSpec,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +59,7 @@ class Input:
     limit: int = 0  # whole numbers only
     carry: int = 0  # the module gets the last so many values along axis 0 in front of the next ones; the shape is without them
     description: str = ""
+    text: TextSpec | None = None  # of an input of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,8 @@ class Output:
     labels: tuple[str, ...] = ()
     predicts: str = ""
     description: str = ""
+    stop: tuple[tuple[int, ...], ...] = ()
+    temperature: float | None = None
 
 
 def save_program(
@@ -83,7 +97,7 @@ def save_program(
     `Input`, which also says a range, a limit, or what is carried.
     states: by name, the shape of one session's, float32 and zero at first; or an array, which is its value at first.
     outputs: the names, or by name an `Output` that says what its numbers are.
-    name: the folder's name if empty. What is told besides, such as `text`, is as in `spec.ModelSpec`.
+    name: the folder's name if empty. What is told besides, such as `licence`, is as in `spec.ModelSpec`.
 
     Returns what `load` would. Raises BundleError, and writes nothing, for a module that cannot be called so, that is not a
     function of its inputs and states, that torch cannot export, or whose graph differs from it by more than 1e-5 over random
@@ -229,7 +243,7 @@ def _program(declared: _Declared, step: Step) -> Program:
 
 def _input_spec(name: str, given: Input, window: NDArray[Any]) -> TensorSpec:
     shape = window[given.carry :].shape if given.carry else window.shape
-    return TensorSpec(name, _dtype(window), shape, given.description, given.limit, given.range)
+    return TensorSpec(name, _dtype(window), shape, given.description, given.limit, given.range, given.text)
 
 
 def _state_spec(name: str, initial: NDArray[Any]) -> StateSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from stepstream_server.bundles.fields import layout, to_json
+from stepstream_server.bundles.fields import layout, text_spec, to_json
 from stepstream_server.bundles.manifest import CellManifest, EmbeddingEntry, FeaturesEntry, Manifest, parse
 from stepstream_server.bundles.program.manifest import ProgramManifest
 from stepstream_server.bundles.program.translate import program_spec, program_text
@@ -40,7 +40,7 @@ def _cell_spec(manifest: CellManifest, fingerprint: str) -> ModelSpec:
     return ModelSpec(
         name=manifest.name,
         version=manifest.version,
-        inputs=tuple(TensorSpec(**entry.model_dump()) for entry in manifest.inputs),
+        inputs=tuple(TensorSpec(**dict(entry) | {"text": text_spec(entry.text)}) for entry in manifest.inputs),
         outputs=tuple(TensorSpec(**each.model_dump(), description=descriptions.get(each.name, "")) for each in manifest.outputs),
         states=tuple(StateSpec(**entry.model_dump()) for entry in manifest.states),
         computation=CellModel(CellSpec(**manifest.cell.model_dump()), front),
@@ -50,7 +50,6 @@ def _cell_spec(manifest: CellManifest, fingerprint: str) -> ModelSpec:
         licence=manifest.licence,
         provenance=manifest.provenance,
         time_step_seconds=manifest.time_step_seconds,
-        text=manifest.text,
         extra=manifest.extra,
     )
 
@@ -73,7 +72,7 @@ def _cell_text(spec: ModelSpec, weights_file: str, sha256: str, file: str) -> st
     if front is not None:
         tree["front"] = {"kind": "embedding" if isinstance(front, EmbeddingFront) else "features", **tree["front"]}
     # The format has no fields for what cells do without; an output is described by its head.
-    tree["inputs"] = [_only(each, "name", "dtype", "shape", "description", "limit") for each in tree["inputs"]]
+    tree["inputs"] = [_only(each, "name", "dtype", "shape", "description", "limit", "text") for each in tree["inputs"]]
     tree["outputs"] = [_only(each, "name", "dtype", "shape") for each in tree["outputs"]]
     tree["states"] = [_only(each, "name", "shape") for each in tree["states"]]
     fields = parse(to_json(tree, file), file).model_dump(mode="json", exclude_defaults=True)

@@ -33,8 +33,8 @@ _RESULTS = (
     ports.Forked, ports.Imported, ports.Begun, ports.Rolled, ports.InferenceTotals, ports.Limits, Snapshot,
 )  # fmt: skip
 _SPECS = (
-    spec.ModelSpec, spec.TensorSpec, spec.StateSpec, spec.HeadSpec, spec.CellModel, spec.CellSpec, spec.FeaturesFront,
-    spec.EmbeddingFront, spec.Program, spec.GraphTensor, spec.GraphState, spec.Constant,
+    spec.ModelSpec, spec.TensorSpec, spec.TextSpec, spec.StateSpec, spec.HeadSpec, spec.CellModel, spec.CellSpec,
+    spec.FeaturesFront, spec.EmbeddingFront, spec.Program, spec.GraphTensor, spec.GraphState, spec.Constant,
 )  # fmt: skip
 _RECORDS: tuple[type[Any], ...] = (*_COMMANDS, *_RESULTS, *_SPECS, *control.MESSAGES)
 _ERRORS: tuple[type[StepStreamError], ...] = (CallerError, ServerFault)

@@ -34,10 +34,8 @@ from stepstream_server.rpc import columns
 from stepstream_server.rpc.deliveries import Drawn
 from stepstream_server.rpc.engine_client import EngineClient, decode_row_error
 from stepstream_server.rpc.fields import check_id
-from stepstream_server.spec import HeadSpec, ModelSpec
+from stepstream_server.spec import MAX_STOP_TOKENS, MAX_STOPS, HeadSpec, ModelSpec
 
-MAX_STOPS = 16  # each is looked for after every draw
-MAX_STOP_TOKENS = 64  # held back until it is clear what they are: a line of text
 MAX_PATHS = 1024  # quantiles at 0.01 and 0.99 have ten paths beyond them
 MAX_LEVELS = 99  # every percent
 MAX_OUTPUT_BYTES = 4 << 10  # of one step, where outputs are wanted: what all rollouts have unread stays within 2 GiB
@@ -102,7 +100,7 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
         top_k=request.top_k,
         top_p=request.top_p,
         seed=request.seed,
-        stop=_decode_stops(request.stop, spec, head),
+        stop=(*_decode_stops(request.stop, spec, head), *head.stop),
         paths=paths,
         levels=_decode_levels(request.levels) if paths > 1 else (),
         outputs=request.outputs and _check_outputs(paths, spec, settings.max_message_bytes),

@@ -14,9 +14,10 @@ from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.rpc.boundary import Context
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import encode_duration
-from stepstream_server.spec import DType, ModelSpec, TensorSpec
+from stepstream_server.spec import DType, HeadSpec, ModelSpec, TensorSpec, TextSpec
 
 _SHOWN = 128  # characters of a wrong name that its error repeats
+_MOST_REPEATED = 1 << 20  # characters of a vocabulary that is told twice: both lists fit a client's 4 MiB
 _DATA_TYPES: dict[DType, common_pb2.DataType] = {
     "float32": common_pb2.DATA_TYPE_FLOAT32,
     "int32": common_pb2.DATA_TYPE_INT32,
@@ -86,28 +87,62 @@ def encode_window(engine: EngineClient) -> common_pb2.Window:
     return common_pb2.Window(steps=engine.limits.window_steps, bytes=engine.limits.window_bytes)
 
 
-def encode_model(engine: EngineClient, *, words: bool) -> model_pb2.Model:
-    """What a bundle declares. words: also the list of them, which may be long."""
+def encode_model(engine: EngineClient, *, lists: bool) -> model_pb2.Model:
+    """Encodes what a bundle declares. lists: also vocabularies and labels, which may be long."""
     spec, head = engine.spec, engine.spec.rollout_head
     model = model_pb2.Model(
         name=spec.name,
         version=spec.version,
         description=spec.description,
         cell=spec.computation.facts["cell"],
-        inputs=[_encode_tensor(each) for each in spec.inputs],
-        outputs=[_encode_tensor(each) for each in spec.outputs],
+        inputs=[_encode_input(each, lists=lists) for each in spec.inputs],
+        outputs=[_encode_output(spec, *each, lists=lists) for each in zip(spec.outputs, spec.heads, strict=True)],
         states=[_encode_tensor(TensorSpec(each.name, each.dtype, each.shape)) for each in spec.states],
         fingerprint=spec.fingerprint,
         window=encode_window(engine),
         licence=spec.licence,
-        text=spec.text or "",
-        words=head.labels if words and head and spec.text == "words" else (),
         rollout_output=head.name if head else "",
         batching=engine.limits.batching,
     )
+    if head is not None:
+        _encode_rollouts(model, head, spec.inputs[0].text, lists=lists)
     if spec.time_step_seconds is not None:
         model.time_step.CopyFrom(encode_duration(spec.time_step_seconds))
     return model
+
+
+def _encode_rollouts(model: model_pb2.Model, head: HeadSpec, text: TextSpec | None, *, lists: bool) -> None:
+    """Adds how rollouts are drawn, and their text as clients know it that read no text of inputs, where they read it rightly."""
+    if head.temperature is not None:
+        model.rollout_temperature = head.temperature
+    if text and head.kind == "next_token" and not (text.lower or text.unknown or text.codec == "pieces"):
+        model.text = text.codec
+        model.words.extend(text.vocabulary if lists and sum(map(len, text.vocabulary)) <= _MOST_REPEATED else ())
+
+
+def _encode_input(spec: TensorSpec, *, lists: bool) -> common_pb2.TensorSpec:
+    tensor = _encode_tensor(spec)
+    if spec.text is not None:
+        tensor.text.CopyFrom(_encode_text(spec.text, lists=lists))
+    return tensor
+
+
+def _encode_text(text: TextSpec, *, lists: bool) -> common_pb2.Text:
+    return common_pb2.Text(
+        codec=text.codec,
+        vocabulary=text.vocabulary if lists else (),
+        unknown=text.vocabulary.index(text.unknown) if text.unknown else None,
+        lower=text.lower,
+        space=text.space,
+    )
+
+
+def _encode_output(model: ModelSpec, spec: TensorSpec, head: HeadSpec, *, lists: bool) -> common_pb2.TensorSpec:
+    """Labels that are the vocabulary of an input are not sent again: both lists may fill half a message."""
+    tensor = _encode_tensor(spec)
+    told_already = any(each.text and each.text.vocabulary == head.labels for each in model.inputs)
+    tensor.labels.extend(head.labels if lists and not told_already else ())
+    return tensor
 
 
 def _encode_tensor(spec: TensorSpec) -> common_pb2.TensorSpec:
@@ -128,7 +163,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self._models = models
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        return model_pb2.ListModelsResponse(models=[encode_model(engine, words=False) for engine in self._models.all()])
+        return model_pb2.ListModelsResponse(models=[encode_model(engine, lists=False) for engine in self._models.all()])
 
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
-        return model_pb2.GetModelResponse(model=encode_model(self._models.find(request.name, request.version), words=True))
+        return model_pb2.GetModelResponse(model=encode_model(self._models.find(request.name, request.version), lists=True))

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from stepstream_server.bundles.fields import FLOAT32_MAX, shorten, wrong
-from stepstream_server.bundles.heads import check_distinct, check_meaning, check_one_predicts, check_text
+from stepstream_server.bundles.heads import check_distinct, check_meaning, check_one_predicts
+from stepstream_server.bundles.text import check_text
 from stepstream_server.spec import DType, HeadSpec, ModelSpec, Program, TensorSpec
 
 

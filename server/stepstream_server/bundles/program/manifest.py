@@ -19,7 +19,10 @@ from stepstream_server.bundles.fields import (
     Levels,
     Shape,
     StateName,
+    Stop,
+    Temperature,
     TensorName,
+    TextEntry,
     shorten,
     wrong,
 )
@@ -67,6 +70,7 @@ class WholeInput(ProgramInput):
 
     dtype: Literal["int32", "int64"]
     limit: int = Field(default=0, ge=0, le=MAX_LIMIT, description="Valid values are 0 <= value < limit; without one, any.")
+    text: TextEntry | None = Field(default=None, description="Of tokens: how text becomes them, and back.")
 
 
 class BoolInput(ProgramInput):
@@ -110,6 +114,8 @@ class ProgramOutput(Entry):
     predicts: str = Field(
         default="", description="Name of the float32 input whose next value this output predicts: what a rollout feeds back."
     )
+    stop: Stop = ()
+    temperature: Temperature | None = Field(default=None, description="next_token only: of rollouts whose caller does not say.")
     description: str = Field(default="", description="What the numbers are and in which unit.")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from stepstream_server.bundles.fields import layout, parse_as, to_json
+from stepstream_server.bundles.fields import layout, parse_as, text_spec, to_json
 from stepstream_server.bundles.program.manifest import ProgramManifest
 from stepstream_server.spec import (
     Constant,
@@ -23,6 +24,7 @@ from stepstream_server.spec import (
 )
 
 FORMAT = {"format_version": 2, "kind": "program"}
+_MEANING = "kind levels labels predicts stop temperature"  # fields of an output that its head has
 _MANIFEST: TypeAdapter[ProgramManifest] = TypeAdapter(ProgramManifest)
 
 
@@ -31,15 +33,15 @@ def program_spec(manifest: ProgramManifest, fingerprint: str) -> ModelSpec:
     outputs = tuple(TensorSpec(each.name, each.dtype, each.shape, each.description) for each in manifest.outputs)
     return spec_of(
         _program(manifest),
-        inputs=tuple(TensorSpec(**_some(each, "name dtype shape description limit range")) for each in manifest.inputs),
+        inputs=tuple(map(_input_spec, manifest.inputs)),
         outputs=outputs,
         states=[StateSpec(each.name, each.shape, each.dtype, _initial(each)) for each in manifest.states],
         heads=[
-            HeadSpec(width=output.elements, **_some(each, "name kind levels labels predicts description"))
+            HeadSpec(width=output.elements, **_some(each, f"name {_MEANING} description"))
             for each, output in zip(manifest.outputs, outputs, strict=True)
         ],
         fingerprint=fingerprint,
-        **_some(manifest, "name version description licence provenance time_step_seconds text extra"),
+        **_some(manifest, "name version description licence provenance time_step_seconds extra"),
     )
 
 
@@ -69,7 +71,7 @@ def program_text(spec: ModelSpec, program: Program, graph_file: str, sha256: str
     `program_spec`. Raises BundleError naming `file` for a field that the format cannot hold."""
     tree = {
         **FORMAT,
-        **_some(spec, "name version description licence provenance time_step_seconds text extra"),
+        **_some(spec, "name version description licence provenance time_step_seconds extra"),
         "inputs": [_input(*each) for each in zip(spec.inputs, program.inputs, program.carry, strict=True)],
         "constants": [_some(each, "tensor dtype shape") | {"value": _short(each.value)} for each in program.constants],
         "states": [_state(*each) for each in zip(spec.states, program.states, strict=False)],
@@ -118,13 +120,19 @@ def _values(value: Any, dtype: DType, shape: tuple[int, ...]) -> tuple[float, ..
     return tuple(int(each) if each == int(each) else each for each in given)
 
 
+def _input_spec(entry: Any) -> TensorSpec:
+    text = text_spec(getattr(entry, "text", None))
+    return TensorSpec(**_some(entry, "name dtype shape description limit range"), text=text)
+
+
 def _short(values: Sequence[float]) -> float | list[float]:
     return values[0] if len(set(values)) == 1 else list(values)
 
 
 def _input(tensor: TensorSpec, graph: GraphTensor, carry: int) -> dict[str, Any]:
     own = {"float32": "range", "int32": "limit", "int64": "limit"}.get(tensor.dtype, "")
-    return _some(tensor, f"name dtype shape description {own}") | _some(graph, "tensor batch_axis") | {"carry": carry}
+    text = {"text": dataclasses.asdict(tensor.text)} if tensor.text else {}
+    return _some(tensor, f"name dtype shape description {own}") | _some(graph, "tensor batch_axis") | {"carry": carry} | text
 
 
 def _state(state: StateSpec, graph: GraphState) -> dict[str, Any]:
@@ -133,11 +141,7 @@ def _state(state: StateSpec, graph: GraphState) -> dict[str, Any]:
 
 
 def _output(tensor: TensorSpec, graph: GraphTensor, head: HeadSpec) -> dict[str, Any]:
-    return (
-        _some(tensor, "name dtype shape description")
-        | _some(graph, "tensor batch_axis")
-        | _some(head, "kind levels labels predicts")
-    )
+    return _some(tensor, "name dtype shape description") | _some(graph, "tensor batch_axis") | _some(head, _MEANING)
 
 
 def _some(record: object, names: str) -> dict[str, Any]:
