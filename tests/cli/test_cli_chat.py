@@ -179,6 +179,22 @@ async def test_draws_can_be_set(fake: str, servicer: FakeServicer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "own", "drawn"), [("chat", None, 0.8), ("chat", 0.0, 0.0), ("complete", 0.25, 0.25), ("complete", None, 1.0)]
+)
+async def test_a_model_is_drawn_at_its_own_temperature(
+    fake: str, servicer: FakeServicer, command: str, own: float | None, drawn: float
+) -> None:
+    """The command has one for a model that does not say, and its help tells which."""
+    if own is not None:
+        servicer.models["letters"].rollout_temperature = own
+    assert (await stepstream(fake, command, "letters", "--max-steps", "1", stdin="a\n")).code == 0
+    assert [call.temperature for call in servicer.rollouts.calls] == [drawn]
+    if own is None:
+        told = " ".join((await stepstream(fake, command, "--help")).stdout.split())
+        assert f"[default: as the model's author chose, or {drawn:g}]" in told
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("/sing", "line 2: expected one of /fork, /back, /reset, /save, /load, /seed, /temperature, /help, /quit, got /sing"),

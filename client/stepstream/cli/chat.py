@@ -14,13 +14,15 @@ import typer
 
 from stepstream import Client, ConnectionLost, Session, SessionEnded, StepStreamError, Unavailable
 from stepstream.cli import show
-from stepstream.cli.generating import RECONNECT_SECONDS, Draws, Seed, Stops, Temperature, TopK, TopP, misuse, model_of_text
+from stepstream.cli.generating import RECONNECT_SECONDS, Draws, Seed, Stops, TopK, TopP, misuse, model_of_text, own_temperature
 from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, real, told, told_plainly, whole
 from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines
 from stepstream.cli.sessions import Replacing, read_snapshot
 from stepstream.cli.streaming import in_the_end
 
 PIECE_STEPS = 32  # drawn by one call: what Ctrl-C may have to wait for, a few ms; a call of its own costs as much as a few steps
+
+TEMPERATURE = 0.8  # of a model that does not say: people would rather read what is likely than all that is possible
 
 HELP = """\
 A line is fed with its line end, one that ends with \\ without it; an empty line lets the model go on.
@@ -42,7 +44,7 @@ async def chat(
     model: Model,
     *,
     max_steps: Annotated[int, typer.Option(min=1, max=2**32 - 1, metavar="N", help="Draws at most after each line.")] = 400,
-    temperature: Temperature = 0.8,
+    temperature: Annotated[float | None, own_temperature(TEMPERATURE)] = None,
     top_k: TopK = 0,
     top_p: TopP = 0.0,
     stop: Stops = None,
@@ -67,6 +69,8 @@ async def chat(
     """
     async with options.client() as client:
         served = await model_of_text(client, model, model_version)
+    if temperature is None:
+        temperature = TEMPERATURE if served.rollout_temperature is None else served.rollout_temperature
     draws = Draws(temperature, top_k, top_p, seed, stop or [])
     async with options.client(RECONNECT_SECONDS) as client, AsyncExitStack() as sessions:
         first = await client.open_session(served.name, version=served.version, idle_ttl=idle_ttl)

@@ -10,7 +10,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, count, product, repeat
 from math import prod
 from typing import Any, Literal
 
@@ -298,31 +298,40 @@ def _flatten(value: Any, shape: tuple[int, ...], name: str, numbers: list[object
 
 
 class Lines:
-    """A line is a template that the step's number and its outputs' numbers fill."""
+    """A line is a template that the step's number and its outputs' numbers fill. tokens: the name of the step's token, too."""
 
-    def __init__(self, outputs: Sequence[Chosen], *, as_json: bool) -> None:
+    def __init__(self, outputs: Sequence[Chosen], *, as_json: bool, tokens: bool = False) -> None:
         self._outputs = outputs
-        self._template = _json_template(outputs) if as_json else _csv_template(outputs)
+        self._quoted = json.dumps if as_json else _cell
+        self._first = ["seq", "token"] if tokens else ["seq"]
+        self._template = _json_template(outputs, self._first) if as_json else _csv_template(outputs, self._first)
 
     @property
     def header(self) -> str:
         """The first line of CSV."""
-        return ",".join(["seq", *(column for output in self._outputs for column in output.columns)]) + "\n"
+        return ",".join([*self._first, *(column for output in self._outputs for column in output.columns)]) + "\n"
 
-    def text(self, first_seq: int, outputs: Mapping[str, NDArray[Any]]) -> str:
-        """Lines for the steps from `first_seq` on. outputs: [T, *shape] by name."""
+    def text(self, first_seq: int, outputs: Mapping[str, NDArray[Any]], tokens: Sequence[str] | None = None) -> str:
+        """Lines for the steps from `first_seq` on. outputs: [T, *shape] by name. tokens: names of those of T or more steps."""
         blocks = [each.numbers(outputs[each.tensor.name]) for each in self._outputs]  # [T, columns]
-        steps = enumerate(zip(*blocks, strict=True), first_seq)
-        return "".join(self._template % (seq, *map(str, chain.from_iterable(rows))) for seq, rows in steps)
+        names = [(self._quoted(token),) for token in tokens] if tokens is not None else repeat(())
+        steps = zip(count(first_seq), names, zip(*blocks, strict=True), strict=False)
+        return "".join(self._template % (seq, *name, *map(str, chain.from_iterable(rows))) for seq, name, rows in steps)
 
 
-def _csv_template(outputs: Sequence[Chosen]) -> str:
-    return ",".join(["%d"] + ["%s"] * sum(len(each.columns) for each in outputs)) + "\n"
+def _cell(text: str) -> str:
+    """A cell of CSV."""
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
-def _json_template(outputs: Sequence[Chosen]) -> str:
+def _csv_template(outputs: Sequence[Chosen], first: Sequence[str]) -> str:
+    return ",".join(["%s"] * (len(first) + sum(len(each.columns) for each in outputs))) + "\n"
+
+
+def _json_template(outputs: Sequence[Chosen], first: Sequence[str]) -> str:
     fields = (f"{json.dumps(each.name).replace('%', '%%')}: {_nested(each.shape)}" for each in outputs)
-    return f'{{"seq": %d, "outputs": {{{", ".join(fields)}}}}}\n'
+    before = "".join(f'"{name}": %s, ' for name in first)
+    return f'{{{before}"outputs": {{{", ".join(fields)}}}}}\n'
 
 
 def _nested(shape: tuple[int, ...]) -> str:

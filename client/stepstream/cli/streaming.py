@@ -1,7 +1,7 @@
-"""`stepstream stream`: readings on stdin, predictions on stdout: a session fed as far ahead as its window reaches, and answered.
+"""`stepstream stream`: readings or text on stdin, predictions on stdout: a session fed as far ahead as its window reaches.
 
-Lines that have come together travel together, so a file goes in large pieces and a sensor's readings one by one, and no answer
-waits for a reading that has not come. Memory is bounded by PIECES; when nobody reads the answers, nothing more is read.
+What has come together travels together, so a file goes in large blocks and a sensor's readings one by one, and no answer waits
+for a reading that has not come. Memory is bounded by BLOCKS; when nobody reads the answers, nothing more is read.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Annotated
 
 import typer
 
-from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepStreamError
+from stepstream import Client, ClientOptions, ModelInfo, Outputs, Session, StepStreamError, Text
 from stepstream.cli import show
-from stepstream.cli.columns import Format, Lines, Reader, Row, arrays, chosen, input_columns, numbered_row
+from stepstream.cli.blocks import Block, of_lines, of_text, text_of
+from stepstream.cli.columns import Format, Lines, Reader, chosen, input_columns
 from stepstream.cli.options import (
     AtLine,
     IdleTtl,
@@ -30,10 +31,9 @@ from stepstream.cli.options import (
     secret_of,
     secret_option,
 )
-from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines, write
+from stepstream.cli.pipes import STDERR, STDIN, Worker, pieces, read_lines, write
 
-PIECE_STEPS = 256  # a quarter of the default window, so that pieces overlap; a call of its own costs less than one of its steps
-PIECES = 8  # under way at once: twice the default window
+BLOCKS = 8  # under way at once: twice the default window
 LEAVE_SECONDS = 5.0  # after Ctrl-C or an error: a server that is away is not waited for, and ends the session as idle
 
 
@@ -47,6 +47,9 @@ async def stream(
     ] = None,
     format: Annotated[Format, typer.Option(help="What the lines are. auto: JSON if the first one begins with { or [.")] = "auto",
     no_header: Annotated[bool, typer.Option("--no-header", help="Print no names above the columns.")] = False,
+    text: Annotated[
+        bool, typer.Option("--text", help="Stdin is a text: a step for each token of it, not for each line.")
+    ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Report a line that is no reading, and go on.")] = False,
     session: Annotated[str | None, typer.Option(metavar="ID", help="Go on in this open session, and leave it open.")] = None,
     secret: Annotated[
@@ -59,33 +62,41 @@ async def stream(
     ] = ClientOptions().reconnect_seconds,
     model_version: ModelVersion = None,
 ) -> None:
-    """Streams lines of text through a session.
+    """Streams readings, or a text, through a session.
 
     Each line of stdin, CSV or JSON, is a step, and what the model answers is printed as soon as it is there: as CSV, with
     --json as one JSON object a line. Columns are found by the names of the model's inputs in the first line; without such a
-    line, they are the inputs in order. Other columns are passed over. The session is closed in the end, also by Ctrl-C, unless
-    --keep or --session asks otherwise.
+    line, they are the inputs in order. Other columns are passed over. With --text, each word of stdin is a step, or whatever
+    else the model's tokens are, and is printed beside what the model answers. The session is closed in the end, also by Ctrl-C,
+    unless --keep or --session asks otherwise.
 
     Examples:
         stepstream stream ecg < examples/ecg/held_out.csv | head
         stepstream stream ecg --outputs 'ahead_9[10]' < readings.csv > predicted.csv
         tail -f sensor.log | stepstream stream ecg --json | jq .outputs.next
+        echo 'I wanted to love it, but it is a waste of time.' | stepstream stream sentiment --text
     """
     if keep and session:
         raise Misuse("--keep: a session that --session names is left open anyway")
+    if text and (columns or skip_bad or format != "auto"):
+        raise Misuse("--text: expected neither --columns nor --format nor --skip-bad with it, which are of lines of readings")
     key = _key(session, secret)
     async with options.client() as client:
         served = await client.model(model, model_version)
-    reader = Reader(served, format, list_of(columns))
-    lines = Lines(chosen(served, list_of(outputs)), as_json=options.json)
+    lines = Lines(chosen(served, list_of(outputs)), as_json=options.json, tokens=text)
     header = "" if options.json or no_header else lines.header
+    source = text_of(served) if text else Reader(served, format, list_of(columns))
     async with options.client(reconnect) as client, _session(client, served, key, idle_ttl, keep=keep) as held:
         if keep:
             typer.echo(show.owned(held, as_json=options.json), err=True)
         if os.isatty(STDIN) and os.isatty(STDERR):
-            names = ",".join(column.name for column in input_columns(served))
-            typer.echo(f"One reading a line ({names}), then Enter; Ctrl-D ends.", err=True)
-        await Flow(held, reader, lines, header, _report if skip_bad else None).run()
+            typer.echo(f"{_invitation(served, text=text)}; Ctrl-D ends.", err=True)
+        with Worker() as reading:
+            if isinstance(source, Text):
+                blocks = of_text(pieces(reading), source)
+            else:
+                blocks = of_lines(read_lines(reading), served, source, _report if skip_bad else None)
+            await Flow(held, blocks, lines, header).run()
 
 
 def _key(session: str | None, secret: str | None) -> tuple[str, bytes] | None:
@@ -124,6 +135,12 @@ async def in_the_end(leave: Callable[[], Awaitable[None]]) -> AsyncIterator[None
     await leave()
 
 
+def _invitation(model: ModelInfo, *, text: bool) -> str:
+    if text:
+        return "A text, line by line"
+    return f"One reading a line ({','.join(column.name for column in input_columns(model))}), then Enter"
+
+
 def _report(fault: Misuse) -> None:
     typer.echo(f"stepstream: {fault}; skipped", err=True)
 
@@ -132,101 +149,67 @@ def _report(fault: Misuse) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Steps sent together: the lines they came from, and their answer."""
+class Sent:
+    """A block under way."""
 
-    lines: list[int]
+    block: Block
     answer: asyncio.Task[Outputs]
 
 
 class Flow:
     """One run of `stream`."""
 
-    def __init__(
-        self, session: Session, reader: Reader, lines: Lines, header: str, on_bad_line: Callable[[Misuse], None] | None
-    ) -> None:
+    def __init__(self, session: Session, blocks: AsyncIterator[Block], lines: Lines, header: str) -> None:
         self._session = session
-        self._reader = reader
+        self._blocks = blocks
         self._lines = lines
-        self._on_bad_line = on_bad_line  # None: a bad line ends it
-        self._pieces: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(PIECES)
+        self._sent: asyncio.Queue[Sent | Exception | None] = asyncio.Queue(BLOCKS)
         self._under_way: set[asyncio.Task[Outputs]] = set()
         self._header = header  # until it has been written
         self._seq = session.next_seq  # of the next step to be written
 
     async def run(self) -> None:
-        """From stdin to stdout, until stdin ends.
+        """Until there are no more blocks.
 
-        Raises Misuse with its line number for a line that is no reading and AtLine for a reading that the server refused, both
-        after the answers before it have been written; BrokenPipeError when nobody reads them any more.
+        Raises Misuse with its line number for a line that cannot be fed and AtLine for one that the server refused, both after
+        the answers before it have been written; BrokenPipeError when nobody reads them any more.
         """
-        with Worker() as reading, Worker() as writing:
-            feeder = asyncio.create_task(self._feed(read_lines(reading)))
+        with Worker() as writing:
+            feeder = asyncio.create_task(self._feed())
             try:
                 await self._answer(writing)
                 await writing.call(write, self._header.encode())  # if there was nothing to answer
             finally:
                 await self._drop(feeder)
 
-    async def _feed(self, batches: AsyncIterator[list[bytes]]) -> None:
+    async def _feed(self) -> None:
         try:
-            number = 0
-            async for batch in batches:
-                for first in range(0, len(batch), PIECE_STEPS):
-                    piece = batch[first : first + PIECE_STEPS]
-                    await self._send(number + 1, piece)
-                    number += len(piece)
-            await self._pieces.put(None)
+            async for block in self._blocks:
+                answer = asyncio.create_task(self._session.chunk(block.inputs))
+                self._under_way.add(answer)
+                await self._sent.put(Sent(block, answer))
+            await self._sent.put(None)
         except Exception as error:  # raised behind the answers before it
-            await self._pieces.put(error)
-
-    async def _send(self, first: int, lines: list[bytes]) -> None:
-        """Sends the readings among the lines, of which the first has the number `first`, up to one that ends it all."""
-        numbers: list[int] = []
-        rows: list[Row] = []
-        fault: Misuse | None = None
-        for number, line in enumerate(lines, first):
-            try:
-                row = self._row(number, line)
-            except Misuse as error:
-                fault = error
-                break
-            if row is not None:
-                numbers.append(number)
-                rows.append(row)
-        if rows:
-            answer = asyncio.create_task(self._session.chunk(arrays(self._session.model, rows)))
-            self._under_way.add(answer)
-            await self._pieces.put(Piece(numbers, answer))
-        if fault is not None:
-            raise fault
-
-    def _row(self, number: int, line: bytes) -> Row | None:
-        try:
-            return numbered_row(self._reader, number, line)
-        except Misuse as fault:
-            if self._on_bad_line is None or not self._reader.begun:
-                raise
-            self._on_bad_line(fault)
-            return None
+            await self._sent.put(error)
 
     async def _answer(self, writing: Worker) -> None:
-        while (piece := await self._pieces.get()) is not None:
-            if isinstance(piece, Exception):
-                raise piece
+        while (sent := await self._sent.get()) is not None:
+            if isinstance(sent, Exception):
+                raise sent
+            block = sent.block
             try:
-                outputs = await piece.answer
+                outputs = await sent.answer
             except StepStreamError as error:
-                answered = await self._write_some(writing, error.outputs or {})
-                raise AtLine(piece.lines[min(answered, len(piece.lines) - 1)], error) from None
-            self._under_way.remove(piece.answer)
-            await self._write_some(writing, outputs)
+                answered = await self._write_some(writing, error.outputs or {}, block.tokens)
+                raise AtLine(block.lines[min(answered, len(block.lines) - 1)], error) from None
+            self._under_way.remove(sent.answer)
+            await self._write_some(writing, outputs, block.tokens)
 
-    async def _write_some(self, writing: Worker, outputs: Outputs) -> int:
+    async def _write_some(self, writing: Worker, outputs: Outputs, tokens: list[str] | None) -> int:
         """Writes the next steps; returns how many they are."""
         steps = len(next(iter(outputs.values()), ()))
         if steps:
-            text = self._header + self._lines.text(self._seq, outputs)
+            text = self._header + self._lines.text(self._seq, outputs, tokens)
             await writing.call(write, text.encode())
             self._header = ""
             self._seq += steps
