@@ -41,7 +41,7 @@ class Plan:
     pid: int  # of the server, whose CPU time is read at both ends of the measurement
     model: str
     input_width: int  # values per step
-    output_width: int
+    output_width: int  # values per step of all outputs together
     tokens: int = 0  # below which inputs are, which are int64 then; 0: they are float32
     range: float = 0.0  # beyond which float32 inputs are not; 0: they are as they are drawn
     streams: int = 1
@@ -152,7 +152,7 @@ class Lane:
         if answers.errors or answers.kept:
             raise WireError(f"stream {self.stream}: expected every step answered, got {answers.errors[:1]}")
         steps = self._count(answers)
-        if [len(each) for each in answers.outputs] != [4 * steps * self._plan.output_width]:
+        if sum(map(len, answers.outputs)) != 4 * steps * self._plan.output_width:
             raise WireError(f"stream {self.stream}: {steps} steps came with outputs of another size")
         before, self.steps = self.steps // self._block_steps, self.steps + steps
         return [now - self._sent.popleft() for _ in range(self.steps // self._block_steps - before)]

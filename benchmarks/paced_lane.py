@@ -140,7 +140,7 @@ class PacedLane:
         rows = len(answers.handles) // 4
         first_seqs = struct.unpack(f"<{rows}Q", answers.first_seqs)
         lengths = struct.unpack(f"<{rows}I", answers.lengths) if answers.lengths else (1,) * rows
-        if [len(each) for each in answers.outputs] != [4 * sum(lengths) * self._plan.output_width] and rows:
+        if sum(map(len, answers.outputs)) != 4 * sum(lengths) * self._plan.output_width:
             raise WireError(f"stream {self.stream}: {sum(lengths)} steps came with outputs of another size")
         for first, length in zip(first_seqs, lengths, strict=True):
             for seq in range(first, first + length):
