@@ -9,18 +9,24 @@ MODELS ?= models
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve lint proto bench bench-quick clean
+.PHONY: help demo demo-uses test serve lint proto bench bench-quick clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, forecast it, and have text written
+demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, and show what the other models do
 	$(BIN)/python examples/demo.py
+
+demo-uses: $(VENV)/.demo ## the five uses at length: time series, text, sentiment, translation, speech (fetches 47 MB)
+	-$(BIN)/python examples/programs/fetch.py
+	$(BIN)/python examples/demo_uses.py
 
 test: $(VENV)/.dev ## run every test, on all cores (LONG=--long: promises on many more random cases)
 	scripts/apt-packages
 	-$(BIN)/python -m benchmarks.fetch_perf_analyzer  # without it some tests are skipped and say so
 	-$(BIN)/python examples/programs/fetch.py  # likewise: 47 MB of models and recordings that others published
+	-$(BIN)/python examples/sentiment/fetch.py  # 3 MB of sentences
+	-$(BIN)/python examples/speech/fetch.py  # 18 MB of recordings; espeak-ng and flite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(LONG)
 
 serve: $(VENV)/.demo ## serve the shipped models on 127.0.0.1:8101, metrics on 127.0.0.1:8102 (MODELS=DIR for others)

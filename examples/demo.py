@@ -1,8 +1,10 @@
-"""A heartbeat monitor and two models of text at a StepStream server: streams an electrocardiogram that its model has never seen.
+"""A heartbeat monitor and models of text and speech at a StepStream server: streams an electrocardiogram that its model has never
+seen.
 
 Starts the server, sends the readings one by one, and shows each beside what the model expected 0.1 s before. Then it steps many
 sessions at once, asks the server's metrics where the time went, and draws what a heart might do next as a fan of 100 paths. A
-model of code goes on with a function, and one of words with a story that it was told. In the end the server is stopped.
+model of code goes on with a function, and one of words with a story that it was told; sentences are scored word by word, dates
+translated, and spoken digits heard. In the end the server is stopped.
 
 A demonstration of streaming prediction, not a medical device.
 """
@@ -21,11 +23,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 
 import numpy as np
+from listening import hear
 from monitor import fan, report
 from monitor.forecast import Forecast, Millivolts
 from monitor.latency import scrape
 from monitor.plot import picture, terminal
 from monitor.server import ServerFailed, running_server
+from reading import score, translate
 from rich.console import Console
 from rich.live import Live
 from writing import complete, remember
@@ -149,6 +153,9 @@ async def run(options: argparse.Namespace, console: Console) -> int:
         await forecast(client, read_readings(math.inf), console, options.png.with_stem(f"{options.png.stem}_fan"))
         await complete(client, console)
         await remember(client, console)
+        await score(client, console)
+        await translate(client, console)
+        await hear(client, console)
     console.print(f"Server stopped with exit code {server.exit_code}")
     return int(server.exit_code != 0)
 
@@ -158,6 +165,20 @@ async def stoppable(work: Coroutine[None, None, int]) -> int:
     task = asyncio.create_task(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
+
+
+def conclude(work: Coroutine[None, None, int], console: Console) -> int:
+    """Does the work, and says how it ended unless it ended well. Returns the exit code."""
+    try:
+        return asyncio.run(stoppable(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("Stopped.")
+        return 130
+    except (ServerFailed, StepStreamError, OSError) as error:
+        Console(stderr=True).print(
+            "\n".join([f"The demo failed: {error}", *getattr(error, "__notes__", [])]), markup=False, soft_wrap=True
+        )
+        return 1
 
 
 def at_least_one(text: str) -> float:
@@ -175,16 +196,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=at_least_one, default=60.0, help="of the readings to stream (default: all %(default)s)")
     parser.add_argument("--png", type=Path, default=Path("build/demo.png"), help="where to draw them (default: %(default)s)")
     options, console = parser.parse_args(), Console()
-    try:
-        return asyncio.run(stoppable(run(options, console)))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        console.print("Stopped.")
-        return 130
-    except (ServerFailed, StepStreamError, OSError) as error:
-        Console(stderr=True).print(
-            "\n".join([f"The demo failed: {error}", *getattr(error, "__notes__", [])]), markup=False, soft_wrap=True
-        )
-        return 1
+    return conclude(run(options, console), console)
 
 
 if __name__ == "__main__":

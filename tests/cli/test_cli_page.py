@@ -70,8 +70,8 @@ async def test_what_is_shown_is_what_comes(command: str, output: str, bound: Bou
 
 
 def test_there_are_outputs_to_compare() -> None:
-    """The README's, the page's two, and the one behind a command."""
-    assert len(SHOWN_OUTPUTS) == 4
+    """The README's, the page's three, and the one behind a command."""
+    assert len(SHOWN_OUTPUTS) == 5
 
 
 @pytest.mark.parametrize("name", [command.name or "" for command in app.registered_commands])

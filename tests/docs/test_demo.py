@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from programs.fetch import RECORDINGS, SILERO
+
+from support.published import require
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["--seconds", "6", "--speed", "60"]
 
@@ -38,7 +43,7 @@ def runs(pid: int) -> bool:
 
 
 def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
-    """It plots, draws pictures, tells errors and latencies, has text written, and leaves no server behind."""
+    """It plots, draws pictures, tells errors and latencies, shows what each other model does, and leaves no server behind."""
     picture = tmp_path / "drawn" / "demo.png"
     process = start(*SHORT, "--png", str(picture))
     server = server_of(process)
@@ -49,9 +54,22 @@ def test_the_demo_runs_to_its_end(tmp_path: Path) -> None:
     assert "\x1b" not in printed  # no terminal, no colours and no animation
     parts = ("ahead_9 (100 ms)", "server: queue", "client: call to answer", "mean batch 200 rows", "exit code 0")
     texts = ("100 paths from 12.5 s on", "def __init__(self, items=None):", "340 bytes, seed 3", "I speak fluent Urdu.")
-    for part in (*parts, *texts):
+    others = ("waste -1.4", "am dritten März <fr> → le trois mars", "eight at")
+    for part in (*parts, *texts, *others):
         assert part in " ".join(printed.split())
     assert not runs(server)
+
+
+def test_the_demo_of_all_uses_runs_to_its_end(long_run: bool) -> None:
+    """Speech is heard in real time, so that it takes its time."""
+    if not long_run:
+        pytest.skip("with --long")
+    require(SILERO, RECORDINGS)
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "demo_uses.py")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout
+    for part in ("time series", "I speak fluent Urdu.", "waste -1.4", "le trois mars", "eight at", "speech from", "exit code 0"):
+        assert part in " ".join(done.stdout.split())
 
 
 def test_interrupting_the_demo_stops_its_server() -> None:
