@@ -1,12 +1,11 @@
 """The synthesisers that `digits` is trained on and the two people that it is tested on; none of it is part of this project.
 
-`python examples/speech/fetch.py` installs espeak-ng and flite with apt-get where they are not, and puts the recordings into
-`examples/speech/.fetched`, which git ignores: 18 MB are downloaded. Whoever uses them keeps to their licences.
+`python examples/speech/fetch.py` has `scripts/apt-packages` install espeak-ng and flite where they are not, and puts the
+recordings into `examples/speech/.fetched`, which git ignores: 18 MB are downloaded. Whoever uses them keeps to their licences.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.fetching import Package, Piece
 
 FOLDER = Path(__file__).parent / ".fetched"
 COMMAND = "python examples/speech/fetch.py"
+INSTALLER = Path(__file__).parents[2] / "scripts" / "apt-packages"
 
 ALLISON = Package(
     "Debian", "asterisk-core-sounds-en-wav", "1.6.1-1", "2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d"
@@ -86,17 +86,10 @@ def files(person: str) -> list[Path]:
 
 def install() -> None:
     """Installs the synthesisers where they are not; raises RuntimeError if that fails."""
-    if not missing_programs():
-        return
-    command = [*([] if os.geteuid() == 0 else ["sudo"]), "apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends"]
-    try:
-        done = subprocess.run(
-            [*command, *PROGRAMS], env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}, stdin=subprocess.DEVNULL
-        )
-    except OSError as error:
-        raise RuntimeError(f"{command[0]} cannot be run, which installs {' and '.join(PROGRAMS)}: {error.strerror}") from None
-    if done.returncode:
-        raise RuntimeError(f"apt-get cannot install {' and '.join(PROGRAMS)}; `apt-get update` may help")
+    if missing_programs():
+        subprocess.run([INSTALLER], stdin=subprocess.DEVNULL)
+    if left := missing_programs():
+        raise RuntimeError(left)
 
 
 def main() -> None:
