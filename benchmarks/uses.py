@@ -9,19 +9,18 @@ many a core can serve. Flags that it does not know are the server's.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from benchmarks.drive import generate, plan_for
 from benchmarks.frames import FramesPlan, FramesResult
+from benchmarks.live import serving
 from benchmarks.load import Result
 from benchmarks.machine import describe
-from benchmarks.process import HERE, ROOT, Server
+from benchmarks.process import ROOT, Server
 from benchmarks.timing import FULL, Effort
 from stepstream_server.bundles import Bundle, load
 
@@ -89,16 +88,6 @@ def per_core(server: Server, bundle: Bundle, effort: Effort) -> tuple[float, flo
     return result.steps / result.seconds, result.steps / result.server_cpu
 
 
-@contextmanager
-def _serving(bundles: Sequence[Path], flags: Sequence[str]) -> Iterator[tuple[Server, list[Bundle]]]:
-    """The server with these models."""
-    with tempfile.TemporaryDirectory() as folder:
-        for path in bundles:
-            (Path(folder) / path.name).symlink_to(path.resolve())
-        with HERE.serving(Path(folder), *flags) as server:
-            yield server, [load(path) for path in bundles]
-
-
 def tell(rounds: Sequence[Round], rates: Mapping[str, float]) -> Iterator[str]:
     """Medians of all rounds as rows of a table: each use by itself, and beside the others. rates: steps per second by use."""
     for name, rate in rates.items():
@@ -131,7 +120,8 @@ def main() -> None:
     effort = replace(FULL, load_seconds=options.seconds)
     machine = describe()
     print(f"{machine['cores']} cores, {machine['cpu']}, {machine['system']}, {machine['versions']}")
-    with _serving([*sorted(MODELS.iterdir()), *options.also], flags) as (server, bundles):
+    bundles = [load(path) for path in (*sorted(MODELS.iterdir()), *options.also)]
+    with serving(bundles, flags) as server:
         uses = uses_of(bundles)
         for sessions, block, title in ((SINGLE, 1, "single streams"), (GATEWAY, GATEWAY, "sessions of one gateway")):
             rounds = [measure(server, uses, effort, sessions, block) for _ in range(options.rounds)]

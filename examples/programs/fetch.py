@@ -78,12 +78,7 @@ _PINNED = {  # package -> the folder inside of it -> its files with their sha256
         }
     },
 }
-PIECES = tuple(
-    Piece(package, f"{inside}/{name}", sha256)
-    for package, folders in _PINNED.items()
-    for inside, files in folders.items()
-    for name, sha256 in files.items()
-)
+PIECES = fetching.pinned(_PINNED)
 
 
 def missing(*packages: Package) -> str:
@@ -102,14 +97,7 @@ def _of(packages: tuple[Package, ...] | list[Package]) -> list[Piece]:
 
 def main() -> None:
     """Fetches every package, as far as it can be had, and says under which licence it is; ends with code 1 if one cannot."""
-    faults = []
-    for package, licence in LICENCES.items():
-        try:
-            fetching.fetch(_of([package]), FOLDER)
-            print(f"{package} ({package.registry}): {licence}")
-        except RuntimeError as error:
-            faults.append(str(error))
-    sys.exit("\n".join(faults) or None)
+    sys.exit("\n".join(fetching.fetch_each(PIECES, LICENCES, FOLDER)) or None)
 
 
 if __name__ == "__main__":

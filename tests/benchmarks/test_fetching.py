@@ -110,3 +110,22 @@ def test_client_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="apt-get cannot be run, which downloads tool=1"):
         fetch([dataclasses.replace(PIECE, package=Package("Debian", "tool", "1", ""))], tmp_path / "fetched")
+
+
+def test_a_package_that_cannot_be_had_does_not_keep_others_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its fault is returned, and the licence of those that were fetched is told."""
+    lost, found = Package("npm", "lost", "1", "0"), Package("PyPI", "found", "2", "0")
+    pieces = fetching.pinned({lost: {"package": {"a": "00"}}, found: {"in/side": {"b": "01", "c": "02"}}})
+    assert pieces == (Piece(lost, "package/a", "00"), Piece(found, "in/side/b", "01"), Piece(found, "in/side/c", "02"))
+    asked = []
+
+    def fetch(several: list[Piece], folder: Path) -> None:
+        asked.extend(several)
+        if several[0].package == lost:
+            raise RuntimeError("lost is away")
+
+    monkeypatch.setattr(fetching, "fetch", fetch)
+    assert fetching.fetch_each(pieces, {lost: "MIT", found: "BSD"}, tmp_path) == ["lost is away"]
+    assert (tuple(asked), capsys.readouterr().out) == (pieces, f"{found} (PyPI): BSD\n")
