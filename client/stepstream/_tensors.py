@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stepstream._errors import InputOutOfRange, InvalidArgument, InvalidInput, NonFiniteInput, ProtocolError, shown
 from stepstream._models import ModelInfo, TensorInfo
+from stepstream._text import Text
 
 MAX_COUNT = 2**64 - 1  # counts and numbers of steps are uint64 on the wire
 MAX_VERSION = 2**32 - 1
@@ -122,10 +123,12 @@ def pack(model: ModelInfo, values: Values, lead: tuple[int | None, ...]) -> tupl
         raise ProtocolError(f"model {model.name!r}: expected dtypes that this client knows, got others for {tensors}: update it")
     given = _by_name(model, values)
     packed: list[bytes] = []
-    of_one_session = lead in ((), (None,))
+    asked = lead
     for spec in model.inputs:
         value = given[spec.name]
-        array = _checked(spec, _tokens(spec, value, lead) if of_one_session else value, lead)
+        if spec.text is not None and isinstance(value, str) and asked in ((), (None,)):  # of one session
+            value = _tokens(spec, spec.text, value, lead)
+        array = _checked(spec, value, lead)
         lead = array.shape[: len(lead)]  # inputs after the first must agree with it
         packed.append(array.tobytes())
     return tuple(size for size in lead if size is not None), packed
@@ -142,11 +145,9 @@ def _by_name(model: ModelInfo, values: Values) -> Mapping[str, ArrayLike]:
     return values
 
 
-def _tokens(spec: TensorInfo, value: ArrayLike, lead: tuple[int | None, ...]) -> ArrayLike:
-    """The tokens of text, if it is text for an input that has some: [T], or one token where no axis of steps is asked for."""
-    if spec.text is None or not isinstance(value, str):
-        return value
-    tokens = spec.text.tokens(value)
+def _tokens(spec: TensorInfo, text: Text, value: str, lead: tuple[int | None, ...]) -> ArrayLike:
+    """The tokens of text for an input: [T], or one token where no axis of steps is asked for."""
+    tokens = text.tokens(value)
     if lead:
         return tokens
     if len(tokens) != 1:
