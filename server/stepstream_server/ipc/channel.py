@@ -26,7 +26,8 @@ class Channel:
     def tell(self, message: object) -> None:
         """Sends a message, soon. Where the other side has ended, `hear` tells."""
         frame = encode(message)
-        self._writer.write(len(frame).to_bytes(_LENGTH_BYTES, "little") + frame)
+        if not self._writer.is_closing():  # uvloop would raise an error
+            self._writer.write(len(frame).to_bytes(_LENGTH_BYTES, "little") + frame)
 
     async def hear(self) -> Any:
         """The next message. Raises EOFError once the other side has ended."""
