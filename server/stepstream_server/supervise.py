@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
-from stepstream_server import process
+from stepstream_server import parent, process
 from stepstream_server.addresses import learn
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before starting again; doubled for a server that fails soon
@@ -66,6 +68,7 @@ class Supervisor:
                 *flags,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,  # what a terminal sends to all is for this process: told twice, a server ends at once
+                preexec_fn=partial(parent.end_with_parent, os.getpid()),  # a server that goes on alone would hold the address
             )
         if self._stopping.is_set():
             self._process.terminate()

@@ -1,7 +1,7 @@
 """A worker process: one front door to engines that live in the main process. Started by `ipc.crew`, never by hand.
 
 The composition root of such a process, as `app` is of the main one: of the rooms it knows rpc and ipc alone, and it imports
-neither torch nor onnxruntime. It heeds no signal: the main process tells it what to do, and when that is gone it ends.
+neither torch nor onnxruntime. No signal tells it to end: the main process tells it what to do, and when that is gone it ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepstream_server import logs, process
+from stepstream_server import logs, parent, process
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc import RemoteEngine
@@ -26,14 +26,17 @@ from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainSt
 from stepstream_server.rpc import EngineClient, Models, RpcServer
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended
+_ORPHAN_SECONDS = 3.0  # from the main process's end to this one's, at most: the grace and two more
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
-    """Arguments: file descriptors of the channel, then of the line to each engine."""
+    """Arguments: the main process's id, then file descriptors of the channel and of the line to each engine."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    channel, *lines = [socket.socket(fileno=int(each)) for each in sys.argv[1:]]
+    main_process, *descriptors = map(int, sys.argv[1:])
+    parent.end_after_parent(main_process, _ORPHAN_SECONDS)
+    channel, *lines = [socket.socket(fileno=each) for each in descriptors]
     process.run(work(channel, lines))
 
 

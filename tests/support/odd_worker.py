@@ -27,7 +27,7 @@ def behaviour(folder: Path) -> str:
 
 def main() -> None:
     """Arguments as of a real one."""
-    line = socket.socket(fileno=int(sys.argv[1]))
+    line = socket.socket(fileno=int(sys.argv[2]))
     what = behaviour(Path(os.environ["ODD_WORKERS"]))
     if what == ".dies":
         sys.exit(3)

@@ -31,6 +31,12 @@ class WorkerProcess:
     def send_signal(self, number: signal.Signals) -> None:
         signal.pidfd_send_signal(self.handle, number)
 
+    def kill(self) -> None:
+        """Ends it if it still runs."""
+        with suppress(ProcessLookupError):
+            self.send_signal(signal.SIGKILL)
+        os.close(self.handle)
+
     async def ended(self) -> None:
         """Waits for its end."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -178,9 +184,7 @@ async def working_server(
                 await working.nobody_left()
             finally:
                 for worker in working.seen.values():
-                    with suppress(ProcessLookupError):
-                        worker.send_signal(signal.SIGKILL)
-                    os.close(worker.handle)
+                    worker.kill()
 
 
 def children(pid: int) -> list[int]:

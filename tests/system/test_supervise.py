@@ -15,7 +15,7 @@ from support import crashing_server
 from support.health import SERVING, health
 from support.process import launch, server_process
 from support.wire import WireStream, block
-from support.workers import WorkingServer
+from support.workers import WorkerProcess, WorkingServer, children
 
 
 async def test_an_engine_that_crashes_is_served_again_at_the_same_address(models: Path) -> None:
@@ -53,6 +53,25 @@ async def test_a_server_that_is_killed_is_started_again(models: Path) -> None:
             assert len(await stream.open("small", [0])) == 1
         server.process.send_signal(signal.SIGTERM)
         assert (await server.ended())[0] == 0
+
+
+async def test_a_server_ends_with_the_process_in_front_of_it(models: Path) -> None:
+    """Its workers do too, even one that hangs, and a new start has the addresses."""
+    async with server_process(models, "--on_failure", "restart", "--workers", "2") as server:
+        (serving,) = children(server.process.pid)
+        left = [WorkerProcess(pid) for pid in (serving, *children(serving))]
+        assert len(left) == 3
+        left[1].send_signal(signal.SIGSTOP)
+        server.process.kill()
+        try:
+            for each in left:
+                await each.ended()
+        finally:
+            for each in left:
+                each.kill()
+        addresses = ("--listen", server.listen, "--metrics", server.metrics.split("/")[2])
+        async with server_process(models, *addresses, "--workers", "0") as successor:
+            assert successor.listen == server.listen
 
 
 async def test_a_server_that_cannot_start_is_not_started_again(models: Path, tmp_path: Path) -> None:

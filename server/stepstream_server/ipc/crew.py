@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 import time
@@ -229,7 +230,7 @@ class Crew:
                 theirs.enter_context(other)
             inherited = [other.fileno() for _, other in pairs]
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", MODULE, *map(str, inherited)),
+                *(sys.executable, "-m", MODULE, str(os.getpid()), *map(str, inherited)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=inherited,

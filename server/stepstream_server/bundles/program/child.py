@@ -16,10 +16,12 @@ from typing import Any
 from stepstream_server.bundles.fields import printable
 from stepstream_server.bundles.program.tasks import TASKS
 from stepstream_server.errors import BundleError
+from stepstream_server.parent import end_with_parent
 
 
 def main() -> None:
-    """Serves requests until there are no more."""
+    """Serves requests until there are no more. Argument: the id of the process that makes them."""
+    end_with_parent(int(sys.argv[1]))
     answers = os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "r+b") as nothing:  # a runtime that crashes says things
         for number in (1, 2):
@@ -32,10 +34,10 @@ def main() -> None:
 def _served(request: dict[str, Any]) -> dict[str, Any]:
     """The answer of a job of its own, with `status` (a negative number: the signal that ended it) and `peak_bytes`."""
     reading, writing = os.pipe()
-    job = os.fork()
+    parent, job = os.getpid(), os.fork()
     if not job:
         os.close(reading)
-        _run(request, writing)
+        _run(request, writing, parent)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         said = pipe.read()
@@ -44,9 +46,10 @@ def _served(request: dict[str, Any]) -> dict[str, Any]:
     return ended | (json.loads(said) if said and not status else {})
 
 
-def _run(request: dict[str, Any], writing: int) -> None:
+def _run(request: dict[str, Any], writing: int, parent: int) -> None:
     """The job; it never returns."""
     try:
+        end_with_parent(parent)
         _confine(request["bytes"], request["seconds"])
         text = json.dumps(_outcome(request))
         with os.fdopen(writing, "w") as pipe:

@@ -37,7 +37,7 @@ class Confinement:
         self.peak_bytes = 0  # the most memory that a job held
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-P", "-m", "stepstream_server.bundles.program.child"]
+        command = [sys.executable, "-P", "-m", "stepstream_server.bundles.program.child", str(os.getpid())]
         # Threads of the linear algebra in numpy would reserve memory for nothing.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
