@@ -106,7 +106,7 @@ def _front(specs: Sequence[ModelSpec], settings: Settings, metrics: Metrics) -> 
     version = importlib.metadata.version("stepstream")
     metrics.build_info(version, settings.backend.kind, settings.backend.device)
     if settings.worker_count:
-        return Workers(settings.worker_count, specs, settings.door, settings.log, metrics, version)
+        return Workers(settings, specs, metrics, version)
     return Inside(specs, settings.door, metrics, version)
 
 

@@ -38,7 +38,17 @@ def _checked_address(address: str) -> str:
     return address
 
 
+_SHORTEST_HEARTBEAT_SECONDS = 0.1  # with a hundredth of a second no worker outlived its first collection of garbage
+
+
+def _checked_heartbeat(seconds: float) -> float:
+    if 0 < seconds < _SHORTEST_HEARTBEAT_SECONDS:
+        raise ValueError(f"expected 0 or at least {_SHORTEST_HEARTBEAT_SECONDS:g}: good workers are often busy for a moment")
+    return seconds
+
+
 Address = Annotated[str, AfterValidator(_checked_address)]
+Heartbeat = Annotated[float, AfterValidator(_checked_heartbeat)]
 
 
 class Section(BaseModel):
@@ -278,6 +288,13 @@ class Settings(Section):
         description="Processes that speak gRPC, in front of the one that computes. 0: none, one process does both. "
         "-1: none on up to 3 cores, where a process costs more than it brings; else as many as half of the cores, at most 4: the "
         "more there are, the fewer steps each brings for a turn.",
+    )
+    worker_heartbeat_seconds: Heartbeat = Field(
+        default=1.0,
+        ge=0,
+        description="How often each worker is asked whether it goes on. One that has not answered five times in a row is killed "
+        "and replaced: a flood holds a good one up for some seconds, and those who connect to one that hangs wait meanwhile. At "
+        "least 0.1, or 0: never, for a debugger.",
     )
     on_failure: Literal["exit", "restart"] = Field(
         default="exit",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from stepstream_server.config import DoorSettings, LogLevel, LogSettings
+from stepstream_server.config import DoorSettings, LogLevel, Settings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
@@ -106,13 +106,12 @@ class Inside:
 class Workers:
     """Processes that share a port, and what they count."""
 
-    def __init__(
-        self, size: int, specs: Sequence[ModelSpec], door: DoorSettings, logs: LogSettings, metrics: Metrics, version: str
-    ) -> None:
+    def __init__(self, settings: Settings, specs: Sequence[ModelSpec], metrics: Metrics, version: str) -> None:
         self._exchanges = [Exchange() for _ in specs]
         self.inboxes: Sequence[Inbox] = self._exchanges
         attach = [exchange.attach for exchange in self._exchanges]
-        self._crew = Crew(size, specs, door, logs, version, attach, self._counted)
+        size, beat = settings.worker_count, settings.worker_heartbeat_seconds
+        self._crew = Crew(size, specs, settings.door, settings.log, version, attach, self._counted, beat)
         self._metrics = metrics
 
     async def start(self, address: str) -> int:

@@ -60,6 +60,12 @@ def test_text_becomes_the_settings_type() -> None:
 @pytest.mark.parametrize(
     ("flags", "environment", "expected"),
     [
+        (
+            {"worker_heartbeat_seconds": "0.01"},
+            {},
+            "flag --worker_heartbeat_seconds: worker_heartbeat_seconds: expected 0 or at least 0.1:"
+            " good workers are often busy for a moment; got '0.01'",
+        ),
         ({"engine.capacity": "0"}, {}, "flag --engine.capacity: engine.capacity: must be greater than 0; got '0'"),
         ({"backend.kind": "jax"}, {}, "flag --backend.kind: backend.kind: must be 'onnx' or 'torch'; got 'jax'"),
         (

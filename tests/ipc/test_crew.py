@@ -28,7 +28,13 @@ Hire = Callable[..., Crew]
 
 
 @pytest.fixture
-async def hire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hire]:
+def counted() -> list[int]:
+    """Places of workers that have counted."""
+    return []
+
+
+@pytest.fixture
+async def hire(tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hire]:
     """Makes crews of odd workers, whose behaviours are given in their order; nothing of them is left at the end."""
     monkeypatch.setattr(crew_module, "MODULE", odd_worker.__name__)
     monkeypatch.setattr(crew_module, "_FIRST_PAUSE_SECONDS", 0.001)
@@ -38,11 +44,12 @@ async def hire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     lines: list[socket.socket] = []
     crews: list[Crew] = []
 
-    def make(size: int, *behaviours: str, spec: ModelSpec | None = None) -> Crew:
+    def make(size: int, *behaviours: str, spec: ModelSpec | None = None, heartbeat: float = 0.0) -> Crew:
         for number, behaviour in enumerate(behaviours):
             (tmp_path / f"{number}.{behaviour}").touch()
         specs = [spec or counter_spec()]
-        crews.append(Crew(size, specs, DoorSettings(), LogSettings(), "1.0", [lines.append], lambda worker, counts: None))
+        door, logs, attach = DoorSettings(), LogSettings(), [lines.append]
+        crews.append(Crew(size, specs, door, logs, "1.0", attach, lambda worker, counts: counted.append(worker), heartbeat))
         return crews[-1]
 
     yield make
@@ -63,7 +70,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_one_that_cannot_begin_ends_all(hire: Hire) -> None:
     """The others, which could, are ended; the reason is told."""
-    for behaviour, reason in (("dies", "a worker process ended at once, with 3"), ("refuses", "no such address")):
+    for behaviour, reason in (("dies", "a worker process ended before it listened, with 3"), ("refuses", "no such address")):
         crew = hire(3, behaviour)
         with pytest.raises(OSError, match=reason):
             await crew.start("127.0.0.1:0")
@@ -84,14 +91,109 @@ async def test_one_that_neither_speaks_nor_ends_is_killed(hire: Hire, monkeypatc
 
 
 async def test_replacements_are_tried_for_until_there_is_one(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that cannot begin is no worker and no death, but is told of."""
+    """One that cannot begin is no worker, and is told of. It is a death, unless it says why and ends when it is told to."""
     monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
     crew = hire(1, "deaf", "dies", "refuses")
     with structlog.testing.capture_logs() as events:
         await crew.start("127.0.0.1:0")
         await until(lambda: len(events) == 4)
     assert [each["event"] for each in events] == ["worker_died", "worker_not_replaced", "worker_not_replaced", "worker_replaced"]
-    assert (crew.alive, crew.deaths) == (1, 1)
+    assert (crew.alive, crew.deaths) == (1, 2)
+
+
+async def beaten(crew: Crew, counted: list[int], answers: int) -> None:
+    """A beat, and so many answers to it."""
+    expected = len(counted) + answers
+    crew.beat()
+    await until(lambda: len(counted) >= expected)
+
+
+async def test_one_that_leaves_five_beats_unanswered_is_replaced(hire: Hire, counted: list[int]) -> None:
+    """At the sixth; the other one, which answers, is left alone."""
+    crew = hire(2, "hangs")
+    with structlog.testing.capture_logs() as events:
+        await crew.start("127.0.0.1:0")
+        for _ in range(5):
+            await beaten(crew, counted, 1)
+        assert (crew.alive, crew.deaths, events) == (2, 0, [])
+        await beaten(crew, counted, 1)
+        await until(lambda: len(events) == 3)
+        for _ in range(10):
+            await beaten(crew, counted, 2)
+    assert [each["event"] for each in events] == ["worker_hangs", "worker_died", "worker_replaced"]
+    assert events[0]["pid"] == events[1]["pid"]
+    assert len({each["worker"] for each in events}) == 1
+    assert (crew.alive, crew.deaths) == (2, 1)
+
+
+async def test_one_that_is_slow_is_late_but_not_hanging(hire: Hire, counted: list[int]) -> None:
+    """All beats are forgiven as soon as it answers one."""
+    crew = hire(1)
+    await crew.start("127.0.0.1:0")
+    for _ in range(4):
+        for _ in range(4):
+            crew.beat()
+        await beaten(crew, counted, 5)
+    assert (crew.alive, crew.deaths) == (1, 0)
+
+
+async def test_a_scrape_does_not_wait_for_one_that_is_late(
+    hire: Hire, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that answer are waited for."""
+    monkeypatch.setattr(crew_module, "_COUNT_SECONDS", 3600.0)
+    monkeypatch.setattr(crew_module, "_END_SECONDS", 0.01)
+    crew = hire(2, "hangs")
+    await crew.start("127.0.0.1:0")
+    for _ in range(2):
+        await beaten(crew, counted, 1)
+    counted.clear()
+    async with asyncio.timeout(PATIENCE):
+        await crew.count()
+    assert len(counted) == 1
+
+
+async def test_a_drain_does_not_wait_for_one_that_hangs(hire: Hire, counted: list[int]) -> None:
+    """It is killed and not replaced; what the other one has to say is heard."""
+    crew = hire(2, "hangs")
+    await crew.start("127.0.0.1:0")
+    drain = asyncio.create_task(crew.drain(3600.0))
+    for _ in range(6):
+        await beaten(crew, counted, 1)
+    async with asyncio.timeout(PATIENCE):
+        assert not await drain  # the streams of the one that was killed have not ended so
+    await until(lambda: crew.alive == 1)
+    assert crew.deaths == 1
+
+
+async def test_one_that_stops_before_it_listens(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is killed too, and counted."""
+    monkeypatch.setattr(crew_module, "_BEGIN_SECONDS", 0.0)
+    crew = hire(1, "stops", heartbeat=0.01)
+    with pytest.raises(OSError, match="a worker process ended before it listened, with -9"):
+        await crew.start("127.0.0.1:0")
+    assert (crew.alive, crew.deaths) == (0, 1)
+
+
+async def test_one_that_listens_is_heard_while_others_begin(hire: Hire, counted: list[int]) -> None:
+    """However long they take."""
+    crew = hire(2, "silent")
+    starting = asyncio.create_task(crew.start("127.0.0.1:0"))
+    await until(lambda: crew.alive == 1)
+    await beaten(crew, counted, 1)
+    starting.cancel()
+    await asyncio.wait([starting])
+
+
+async def test_beats_come_by_themselves(hire: Hire) -> None:
+    """At the pace that is set."""
+    crew = hire(1, "hangs", heartbeat=0.01)
+    with structlog.testing.capture_logs() as events:
+        await crew.start("127.0.0.1:0")
+        await until(lambda: len(events) >= 3)
+    assert [each["event"] for each in events[:3]] == ["worker_hangs", "worker_died", "worker_replaced"]
+    assert events[0]["seconds"] == pytest.approx(0.05)
+    assert crew.deaths >= 1
 
 
 async def test_a_stop_does_not_wait_for_a_replacement(hire: Hire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

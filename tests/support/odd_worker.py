@@ -9,11 +9,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from stepstream_server.ipc.codec import encode
-from stepstream_server.ipc.control import Listening
+from stepstream_server.ipc.codec import decode, encode
+from stepstream_server.ipc.control import Count, Counts, Drained, DrainStreams, Listening
 
 
 def behaviour(folder: Path) -> str:
@@ -25,20 +26,40 @@ def behaviour(folder: Path) -> str:
     return ""
 
 
+def tell(line: socket.socket, message: object) -> None:
+    """As a channel does it."""
+    frame = encode(message)
+    line.sendall(len(frame).to_bytes(4, "little") + frame)
+
+
+def heard(line: socket.socket) -> Iterator[object]:
+    """What the main process says, to its end."""
+    with line.makefile("rb") as file:
+        while size := file.read(4):
+            yield decode(file.read(int.from_bytes(size, "little")))
+
+
 def main() -> None:
     """Arguments as of a real one."""
     line = socket.socket(fileno=int(sys.argv[2]))
     what = behaviour(Path(os.environ["ODD_WORKERS"]))
     if what == ".dies":
         sys.exit(3)
+    if what == ".stops":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if what != ".silent":
-        answer = encode(Listening("no such address" if what == ".refuses" else ""))
-        line.sendall(len(answer).to_bytes(4, "little") + answer)
+        tell(line, Listening("no such address" if what == ".refuses" else ""))
     if what == ".deaf":
         line.close()
         signal.pause()
-    while line.recv(1 << 16):
-        pass
+    if what == ".hangs":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    for message in heard(line):
+        match message:
+            case Count() if what != ".silent":
+                tell(line, Counts([], 0.0, 0))
+            case DrainStreams():
+                tell(line, Drained(True))
 
 
 if __name__ == "__main__":

@@ -130,13 +130,13 @@ class WorkingServer:
         """A connection to every worker."""
         return [await self.connect_to(worker) for worker in self.workers()]
 
-    async def logged(self, event: str) -> dict[str, Any]:
-        """Waits for the next event of this kind in its log."""
+    async def logged(self, event: str, **fields: object) -> dict[str, Any]:
+        """Waits for the next event of this kind in its log, and with these fields."""
         assert self.server.process.stderr is not None
         async with asyncio.timeout(PATIENCE):
             while line := await self.server.process.stderr.readline():
                 self.events.append(json.loads(line))
-                if self.events[-1]["event"] == event:
+                if {"event": event, **fields}.items() <= self.events[-1].items():
                     return self.events[-1]
         raise EOFError(f"the log has ended without {event!r}")
 

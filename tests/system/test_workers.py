@@ -393,7 +393,7 @@ async def test_a_server_whose_workers_cannot_begin(models: Path) -> None:
         for address in (running.server.listen, "192.0.2.1:0"):
             assert "cannot listen on" in await refusal(models, "--listen", address)
         assert len(running.children()) == 2
-    assert "a worker process ended at once" in await refusal(models, program=[broken_workers.__file__])
+    assert "a worker process ended before it listened" in await refusal(models, program=[broken_workers.__file__])
 
 
 async def refusal(models: Path, *flags: str, program: Sequence[str] = COMMAND) -> str:
@@ -425,8 +425,9 @@ async def test_a_worker_is_light(models: Path) -> None:
 
 
 async def test_a_worker_that_stands_still(models: Path) -> None:
-    """It holds up neither the others nor the metrics for long, and goes on where it stood; what it counted is not lost."""
-    async with working_server(models, 2) as running:
+    """Nobody watches it, as under a debugger. It holds up neither the others nor the metrics for long, and then goes on where it
+    stood, with all that it counted."""
+    async with working_server(models, 2, "--worker_heartbeat_seconds", "0") as running:
         still, other = await running.connect_to_each()
         async with WireStream(still.channel) as waiting, WireStream(other.channel) as stream:
             await waiting.open("small", [0])
@@ -448,6 +449,27 @@ async def test_a_worker_that_stands_still(models: Path) -> None:
                 seen = await running.metrics()
                 assert seen[RPCS % ("OK", "ListSessions", "SessionService")] == count
             assert seen["stepstream_worker_deaths_total"] == 0
+
+
+async def test_a_worker_that_hangs(models: Path) -> None:
+    """It is replaced. A drain ends without it, and well."""
+    async with working_server(models, 2, "--worker_heartbeat_seconds", "0.2") as running:
+        first, _ = running.workers()
+        first.send_signal(signal.SIGSTOP)
+        place = (await running.logged("worker_hangs", pid=first.pid))["worker"]
+        await running.logged("worker_died", pid=first.pid, code=-signal.SIGKILL)
+        await running.logged("worker_replaced", worker=place)
+        await first.ended()
+        seen = await running.metrics_when(lambda seen: seen["stepstream_workers"] == 2)
+        assert seen["stepstream_worker_deaths_total"] >= 1
+        second, *_ = running.workers()
+        second.send_signal(signal.SIGSTOP)
+        running.server.process.send_signal(signal.SIGTERM)
+        await running.logged("worker_hangs", pid=second.pid)
+        code, log = await running.server.ended()
+        assert code == 0
+        assert json.loads(log.splitlines()[-1])["event"] == "drained"
+        await running.nobody_left()
 
 
 async def test_limits_are_shared_out(models: Path) -> None:

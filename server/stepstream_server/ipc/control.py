@@ -63,7 +63,7 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """To a worker: asks for Counts."""
+    """To a worker: asks for Counts, at every scrape and as its heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,16 @@
 All of them listen on one port (SO_REUSEPORT): the system gives each new connection to one of them, and what a dead worker held is
 given to the others when its clients connect again. The port is reserved by a socket of this process that never listens, so that
 it stays ours while a worker is replaced.
+
+Being asked what it has counted is also a worker's heartbeat: one that leaves several beats unanswered is killed and replaced.
+Beats are counted, not seconds: where a machine or a container stands still as a whole, nobody is late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -30,21 +34,28 @@ MODULE = "stepstream_server.worker"  # what a worker process runs
 # A worker that dies sooner than this after it was started will do so again: the next one waits, twice as long each time.
 _YOUNG_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
-_BEGIN_SECONDS = 60.0  # from being started to listening, which takes one third of a second
-_COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is too busy to answer
+# From being started to listening, in beats. It takes one third of a second, and several on a small share of a core.
+_BEGIN_SECONDS = 20.0
+# One after the other; of a second each by default. A flood of requests was seen to hold a worker's loop up for three of them.
+_UNANSWERED_BEATS = 5
+_LATE_BEATS = 2  # unanswered: a whole beat has passed, and a scrape does not wait for that worker
+_COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is busy
 _END_SECONDS = 4.0  # from the end of its channel to being killed: what its calls are given, and three more
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
-    """One process at work."""
+    """One process."""
 
+    place: int
     process: asyncio.subprocess.Process
     channel: Channel
     born: float  # monotonic seconds
     log_level: LogLevel  # with which it began
+    patience: int  # beats that it may leave unanswered
+    unanswered: int = 0  # beats since it last answered
     asked: deque[asyncio.Future[None]] = field(default_factory=deque)  # who waits for it to count, in order
     drained: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -61,9 +72,10 @@ class Crew:
         version: str,
         attach: Sequence[Callable[[socket.socket], None]],
         on_counted: Callable[[int, Counts], None],
+        heartbeat_seconds: float,
     ) -> None:
         """attach: for each model, how its engine is told of a new worker at the other end of a socket. on_counted: hears the
-        place of a worker and what it has counted."""
+        place of a worker and what it has counted. heartbeat_seconds: between two beats; 0 for none."""
         self._size = size
         self._specs = [replace(spec, extra={}) for spec in specs]  # fields of the author's own, which no front door reads
         self._door = _share(settings, size)
@@ -71,13 +83,17 @@ class Crew:
         self._version = version
         self._attach = attach
         self._on_counted = on_counted
+        self._heartbeat = heartbeat_seconds
+        self._beating: asyncio.Task[None] | None = None
         self._address = ""
         self._reserved: socket.socket | None = None
         self._serve: Serve | None = None  # once it was said, new workers are told at once
-        self._workers: dict[int, _Worker] = {}  # by place
+        self._workers: dict[int, _Worker] = {}  # those that listen, by place
+        self._watched: set[_Worker] = set()  # these and those that begin, until they end
         self._keepers: dict[int, asyncio.Task[None]] = {}
-        self._ending = False
-        self.deaths = 0  # of workers that nobody had told to end
+        self._ending = False  # there shall be no more workers
+        self._dismissed = False  # all have been told to end
+        self.deaths = 0  # of workers that nobody had told to end, those that never listened included
 
     @property
     def alive(self) -> int:
@@ -93,14 +109,10 @@ class Crew:
             raise cannot_listen("listen", address, error) from error
         port = self._reserved.getsockname()[1]
         self._address = join_address(host, port)
-        hired = await asyncio.gather(*[self._hire() for _ in range(self._size)], return_exceptions=True)
-        for place, worker in enumerate(hired):
-            if isinstance(worker, _Worker):
-                self._workers[place] = worker
-                self._catch_up(worker)
-                self._keepers[place] = asyncio.create_task(self._keep(place, worker))
-        for problem in hired:
-            if isinstance(problem, BaseException):  # `stop` ends those that could begin
+        if self._heartbeat:
+            self._beating = asyncio.create_task(self._go_on_beating())
+        for problem in await asyncio.gather(*map(self._fill, range(self._size)), return_exceptions=True):
+            if problem is not None:  # `stop` ends those that could begin
                 raise problem
         return int(port)
 
@@ -131,7 +143,7 @@ class Crew:
 
     async def stop(self) -> None:
         """Has all workers end, and ends those that do not."""
-        self._ending = True
+        self._ending = self._dismissed = True
         for worker in self._workers.values():
             worker.channel.close()
         for place, keeper in self._keepers.items():
@@ -139,41 +151,69 @@ class Crew:
                 keeper.cancel()  # it looks for another one
         if self._keepers:
             await asyncio.wait(self._keepers.values())
+        if self._beating is not None:
+            self._beating.cancel()
         if self._reserved is not None:
             self._reserved.close()
 
     async def count(self) -> None:
         """Has all workers say what they have counted; what one counts that dies before that is lost."""
-        await asyncio.gather(*[self._count(worker) for worker in self._workers.values()])
+        asked = [self._ask(worker) for worker in self._workers.values() if worker.unanswered < _LATE_BEATS]
+        if asked:
+            await asyncio.wait(asked, timeout=_COUNT_SECONDS)
 
-    async def _count(self, worker: _Worker) -> None:
-        """A worker that is late is not waited for: what it has counted then comes when it does."""
+    def beat(self) -> None:
+        """Asks all workers whether they go on. Kills those that have left too many beats unanswered: they count as dead."""
+        for worker in list(self._watched):
+            if worker.unanswered < worker.patience:
+                worker.unanswered += 1
+                self._ask(worker)
+            else:
+                self._watched.discard(worker)
+                seconds = worker.unanswered * self._heartbeat
+                log.error("worker_hangs", worker=worker.place, pid=worker.process.pid, seconds=seconds)
+                _kill(worker.process)  # the end of its channel tells
+
+    async def _go_on_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            self.beat()
+
+    def _ask(self, worker: _Worker) -> asyncio.Future[None]:
+        """What is done once a worker has counted."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         worker.asked.append(answered)
         worker.channel.tell(Count())
-        await asyncio.wait([answered], timeout=_COUNT_SECONDS)
+        return answered
 
     def _tell(self, message: object) -> None:
         for worker in self._workers.values():
             worker.channel.tell(message)
 
-    async def _keep(self, place: int, worker: _Worker) -> None:
+    async def _fill(self, place: int) -> None:
+        """Has a worker begin and be kept. Raises OSError if it cannot."""
+        worker = await self._hire(place)
+        self._take_on(worker)
+        self._keepers[place] = asyncio.create_task(self._keep(worker))
+
+    async def _keep(self, worker: _Worker) -> None:
         """Hears a worker until its end, then replaces it, until there shall be none."""
-        pause = _FIRST_PAUSE_SECONDS
+        place, pause = worker.place, _FIRST_PAUSE_SECONDS
         while True:
-            await self._hear(place, worker)
-            code = await _end(worker.process)
+            await self._hear(worker)
+            code = await self._end(worker)
             del self._workers[place]
+            if not self._dismissed:
+                self.deaths += 1
+                log.error("worker_died", worker=place, pid=worker.process.pid, code=code)
             if self._ending:
                 return
-            self.deaths += 1
-            log.error("worker_died", worker=place, pid=worker.process.pid, code=code)
             young = time.monotonic() - worker.born < _YOUNG_SECONDS
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS) if young else _FIRST_PAUSE_SECONDS
             replacement = await self._replace(place, pause if young else 0.0)
             if replacement is None:
                 return
-            worker = self._workers[place] = replacement
+            worker = replacement
             log.info("worker_replaced", worker=place, pid=worker.process.pid)
 
     async def _replace(self, place: int, pause: float) -> _Worker | None:
@@ -181,39 +221,41 @@ class Crew:
         while not self._ending:
             await asyncio.sleep(pause)
             try:
-                worker = await self._hire()
+                worker = await self._hire(place)
             except OSError as error:
                 log.error("worker_not_replaced", worker=place, error=str(error))
                 pause = _LONGEST_PAUSE_SECONDS
                 continue
             if self._ending:  # meanwhile: nobody would tell it to drain
                 worker.channel.close()
-                await _end(worker.process)
+                await self._end(worker)
                 return None
-            self._catch_up(worker)
+            self._take_on(worker)
             return worker
         return None
 
-    def _catch_up(self, worker: _Worker) -> None:
-        """Tells a worker what the others were told while it began."""
+    def _take_on(self, worker: _Worker) -> None:
+        """It is at work, and told what the others were told while it began."""
+        self._workers[worker.place] = worker
         if worker.log_level != self._log.level:
             worker.channel.tell(LogAt(self._log.level))
         if self._serve is not None:
             worker.channel.tell(self._serve)
 
-    async def _hear(self, place: int, worker: _Worker) -> None:
+    async def _hear(self, worker: _Worker) -> None:
         try:
             while True:
                 match await worker.channel.hear():
                     case Counts() as counts:
-                        self._on_counted(place, counts)
+                        worker.unanswered = 0
+                        self._on_counted(worker.place, counts)
                         _resolve(worker.asked.popleft())
                     case Drained(complete):
                         worker.drained.set_result(complete)
         except EOFError:
             pass
         except Exception:
-            log.error("worker_not_understood", worker=place, pid=worker.process.pid, exc_info=True)
+            log.error("worker_not_understood", worker=worker.place, pid=worker.process.pid, exc_info=True)
         finally:
             worker.channel.close()
             for each in worker.asked:
@@ -221,7 +263,7 @@ class Crew:
             if not worker.drained.done():
                 worker.drained.set_result(False)
 
-    async def _hire(self) -> _Worker:
+    async def _hire(self, place: int) -> _Worker:
         """A process that listens. Raises OSError if it cannot."""
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
             (line, _), *lines = pairs = [socket.socketpair() for _ in (None, *self._specs)]
@@ -237,12 +279,13 @@ class Crew:
                 start_new_session=True,  # what a terminal or a shell sends to all is for the main process to heed
             )
             theirs.close()
-            worker = _Worker(process, await Channel.over(line), time.monotonic(), self._log.level)
+            channel, patience = await Channel.over(line), _beats(_BEGIN_SECONDS, self._heartbeat)
+            worker = _Worker(place, process, channel, time.monotonic(), self._log.level, patience)
             try:
                 await self._begin(worker)
             except BaseException:
                 worker.channel.close()
-                await _end(process)
+                await self._end(worker)
                 raise
             for attach, (mine, _) in zip(self._attach, lines, strict=True):
                 attach(mine)
@@ -253,26 +296,35 @@ class Crew:
         """Returns once the worker listens. Raises OSError if it cannot."""
         door, logs = self._door.model_dump_json(), self._log.model_dump_json()
         worker.channel.tell(Begin(self._address, door, logs, self._version, self._specs))
+        self._watched.add(worker)
         try:
-            async with asyncio.timeout(_BEGIN_SECONDS):
-                answer: Listening = await worker.channel.hear()
-        except TimeoutError:
-            raise OSError(f"a worker process did not listen within {_BEGIN_SECONDS:g} s") from None
+            answer: Listening = await worker.channel.hear()
         except EOFError:
-            raise OSError(f"a worker process ended at once, with {await _end(worker.process)}") from None
+            self.deaths += 1
+            raise OSError(f"a worker process ended before it listened, with {await self._end(worker)}") from None
         if answer.error:
             raise OSError(answer.error)
+        worker.patience, worker.unanswered = _UNANSWERED_BEATS, 0
+
+    async def _end(self, worker: _Worker) -> int:
+        """The exit code of a worker whose channel has ended. One that does not end is killed."""
+        self._watched.discard(worker)
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                return await worker.process.wait()
+        except TimeoutError:
+            _kill(worker.process)
+            return await worker.process.wait()
 
 
-async def _end(process: asyncio.subprocess.Process) -> int:
-    """The exit code of a process whose channel has ended. One that does not end is killed."""
-    try:
-        async with asyncio.timeout(_END_SECONDS):
-            return await process.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        return await process.wait()
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def _beats(seconds: float, heartbeat_seconds: float) -> int:
+    """At least so many seconds in beats, where there are beats."""
+    return max(_UNANSWERED_BEATS, math.ceil(seconds / heartbeat_seconds) if heartbeat_seconds else 0)
 
 
 def _resolve(waiting: asyncio.Future[None]) -> None:

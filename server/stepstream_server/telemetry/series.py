@@ -38,7 +38,7 @@ RPC_HANDLED = Series(
 )
 
 WORKERS = Series("stepstream_workers", "Worker processes at work; 0 where the main process speaks gRPC itself.", ())
-WORKER_DEATHS = Series("stepstream_worker_deaths_total", "Worker processes that died and were replaced.", ())
+WORKER_DEATHS = Series("stepstream_worker_deaths_total", "Worker processes that died or hung, and were replaced.", ())
 WORKER_CPU_SECONDS = Series("stepstream_worker_cpu_seconds_total", "CPU time of a worker process.", ("worker",))
 WORKER_BYTES = Series("stepstream_worker_resident_memory_bytes", "Resident memory of a worker process.", ("worker",))
 
