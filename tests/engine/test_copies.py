@@ -311,7 +311,8 @@ def test_an_export_that_ends_the_session_leaves_no_copy_waiting() -> None:
 
 
 def test_a_request_id_stands_for_one_session() -> None:
-    """Another session under the same one is refused, and what was moved is not driven out by what others ask for."""
+    """Another session under the same one is refused, and so is who has another secret; what was moved is not driven out by what
+    others ask for."""
     h = Harness()
     a, b = h.open(2)
     first = h.export(a, close=True, request_id="move")
@@ -320,6 +321,9 @@ def test_a_request_id_stands_for_one_session() -> None:
     assert exported(h, first).id == a.id
     assert (refused(h, other).reason, refused(h, other).field) == (Reason.INVALID_ARGUMENT, "request_id")
     assert h.get(b.id).attached
+    thief = h.export(dataclasses.replace(a, secret=b"guessed"), close=True, request_id="move")
+    h.turn()
+    assert (refused(h, thief).reason, refused(h, thief).field) == (Reason.INVALID_ARGUMENT, "request_id")
 
 
 def test_an_import_is_held_to_the_windows_of_this_server() -> None:

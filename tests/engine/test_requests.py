@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stepstream_server.engine.ports import NO_SEQ, Ending, List, Opened, Page
+from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Ending, Fork, Import, List, Open, Opened, Page
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.spec import HeadSpec, TensorSpec
 from support.backend import FakeBackend, counter_spec
@@ -76,6 +76,59 @@ def test_a_request_id_stands_for_one_request() -> None:
     error: object = h.open(3, stream=2, request_id="one")
     assert isinstance(error, StepStreamError)
     assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "request_id")
+
+
+def others_requests(h: Harness) -> list[str]:
+    """Opens, forks and imports something under request ids, and returns these. All that is of it is called so."""
+    theirs = h.ask(Open(NO_STREAM, h.request(), ["theirs-1"], request_id="opening"))[0]
+    h.ask(Open(NO_STREAM, h.request(), ["theirs-2", "theirs-3"], request_id="two"))
+    snapshot = h.export(theirs)
+    h.ask(Fork(h.request(), theirs.id, b"", NO_SEQ, ["theirs-4"], "forking"))
+    h.load(h.ear.replies[snapshot], "theirs-5", request_id="importing")
+    return ["opening", "two", "forking", "importing"]
+
+
+def test_a_guessed_request_id_tells_nothing_of_the_request_that_has_it() -> None:
+    """Whatever is asked for under it, in as many sessions, or of the same one without its secret."""
+    h = Harness()
+    ids = others_requests(h)
+    (mine,) = h.open()
+    snapshot = h.export(mine)
+    h.turn()
+    for request_id in ids:
+        given = (mine.id, mine.secret, NO_SEQ)
+        for command in (
+            Open(NO_STREAM, h.request(), ["mine-1"], request_id=request_id),
+            Open(NO_STREAM, h.request(), ["mine-1", "mine-2"], request_id=request_id),
+            Fork(h.request(), *given, ["mine-1"], request_id),
+            Fork(h.request(), "theirs-1", b"guessed", NO_SEQ, ["theirs-4"], request_id),
+            Import(h.request(), h.ear.replies[snapshot], "mine-1", request_id),
+        ):
+            error = asked(h, command)
+            assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "request_id")
+            assert error.message == (
+                f"request_id: expected one that stands for this request or for none yet, got {request_id!r} of another one"
+            )
+
+
+def asked(h: Harness, command: Any) -> StepStreamError:
+    """The error that a command is answered with."""
+    h.door.submit(command)
+    h.turn()
+    error = h.ear.replies[command.request]
+    assert isinstance(error, StepStreamError)
+    return error
+
+
+def test_a_repeat_does_not_name_the_session_that_has_ended() -> None:
+    """Its id may be one that the server has made for somebody else, who has closed it."""
+    h = Harness()
+    (theirs,) = h.open(request_id="guessed")
+    h.close(theirs, theirs.secret)
+    error: object = h.open(stream=2, request_id="guessed")[0]
+    assert isinstance(error, StepStreamError)
+    assert error.reason == Reason.SESSION_CLOSED
+    assert theirs.id not in error.message
 
 
 def test_sessions_are_listed_in_pages() -> None:

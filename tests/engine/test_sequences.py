@@ -110,7 +110,7 @@ def test_a_quarantined_session_is_not_ended_by_a_refused_step_but_replaced_by_a_
     step(h, 1.0, end=True, handle=2)
     assert [each.reason for each in h.settle() if isinstance(each, Refusal)] == [
         Reason.NON_FINITE_STATE,
-        Reason.SEQUENCE_MISMATCH,
+        Reason.SESSION_QUARANTINED,
     ]
     step(h, 1.0, end=True)
     assert h.settle() == [Refusal(CALLER, 0, 1, 1, Reason.SESSION_QUARANTINED, 1)]

@@ -74,7 +74,7 @@ actions = st.one_of(
     st.tuples(st.just("attach"), index, st.integers(1, 3), st.integers(0, 5)),
     st.tuples(st.just("detach"), index, st.booleans()),
     st.tuples(st.just("end stream"), st.integers(1, 3)),
-    st.tuples(st.just("call"), index, st.none() | st.integers(-4, 1), numbers, st.booleans()),
+    st.tuples(st.just("call"), index, st.none() | st.integers(-4, 1), numbers, st.booleans(), st.booleans()),
     st.tuples(st.just("sequence"), index, st.none() | st.integers(0, 3), numbers, st.booleans(), st.booleans()),
     st.tuples(st.just("sequence"), index, st.none() | st.integers(0, 3), numbers, st.just(False), st.booleans()),
     st.tuples(st.just("caller gone")),
@@ -147,13 +147,14 @@ def _end_stream(world: World, stream: int) -> None:
     world.end_stream(stream)
 
 
-def _call(world: World, index: int, offset: int | None, values: list[float], secret: bool) -> None:
+def _call(world: World, index: int, offset: int | None, values: list[float], secret: bool, late: bool) -> None:
     if index in world.sessions:
         session, stream = world.sessions[index][0], next(world.calls)
         seq = NO_SEQ if offset is None else max(0, world.point(index) + offset)
         world.owners[stream, 0] = session.session, session.generation
         world.left.add((stream, 0))  # its number is the engine's choice
-        world.call(session, seq, values, stream=stream, secret=session.secret if secret else b"")
+        deadline = world.clock() + (0 if late else 1e9)
+        world.call(session, seq, values, stream=stream, secret=session.secret if secret else b"", deadline=deadline)
         world.asked[stream, 0] = list(range(10_000))
         world.lengths[stream] = len(values)
 

@@ -23,6 +23,7 @@ class Row:
     start: bool = False
     end: bool = False
     secret: bytes = b""
+    late: bool = False  # its time is over before its new steps can run
 
     @property
     def valid(self) -> bool:
@@ -43,6 +44,7 @@ class ReferenceSequence:
     kept: list[bool] = field(default_factory=list)  # by step
     acked: int = 0
     held: bool = False  # by a stream
+    dropped: bool = False  # a step whose time was over, which may be queued still: what names a number meanwhile is behind it
 
     def step(self, value: float, *, keep: bool) -> float:
         """Applies one step."""
@@ -106,6 +108,8 @@ class ReferenceTable:
                 return Reason.NON_FINITE_INPUT
             if len(row.values) > self.window_steps:
                 return Reason.WINDOW_FULL
+            if row.late:
+                return Reason.DEADLINE_EXCEEDED
             return Reason.SESSION_IN_USE if sequence is not None and sequence.held else None
         if sequence is None:
             return self.endings.get(row.id, Reason.SESSION_NOT_FOUND)
@@ -129,6 +133,10 @@ class ReferenceTable:
         new: Sequence[float] = row.values[max(0, there - first) :]
         if new and not row.valid:
             yield from [Reason.NON_FINITE_INPUT] * len(new)
+            return
+        if new and row.late:  # whoever named no number goes on as if it had never come
+            sequence.dropped = True
+            yield from [Reason.DEADLINE_EXCEEDED] * len(new)
             return
         for value in new:
             yield sequence.step(value, keep=row.seq is not None)

@@ -80,7 +80,8 @@ class Copies(Calls):
             legal = {
                 Reason.SESSION_QUARANTINED: live.known.quarantined and (at_seq is None or at_seq <= now),
                 Reason.SEQUENCE_PASSED: not before and wanted < expected and heard <= expected <= min(now, most),
-                Reason.SEQUENCE_MISMATCH: wanted > expected
+                Reason.SEQUENCE_MISMATCH: at_seq is not None
+                and wanted > expected
                 and (expected == hope or (live.known.quarantined and expected == now)),
             }
             assert legal.get(reason), f"{answer} for a copy at {at_seq} of {live}, which was heard to {heard}, hoped to {hope}"

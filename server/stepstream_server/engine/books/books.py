@@ -96,6 +96,15 @@ class Books:
         """Nothing of a session is pending from `seq` on."""
         ledger.go_back(self.records, session, seq)
 
+    @property
+    def ever_queued(self) -> int:
+        """The place of the newest row among all that were ever queued."""
+        return int(self.counters.ever_queued[0])
+
+    def reached_by(self, session: int, place: int) -> int:
+        """Where a session stands once all is applied that is pending in rows up to that place."""
+        return int(ledger.reached_by(self.arrays, session, place))
+
     def drop_held(self, sessions: Ints) -> None:
         """Removes rows of sessions that came from the streams which hold them."""
         ledger.drop_held(self.records, sessions)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stepstream_server.engine.books.answer_cache import count_held, let_go
 from stepstream_server.engine.books.queue import is_pending, remove, turn_down
-from stepstream_server.engine.books.records import NONE, Record, Records
+from stepstream_server.engine.books.records import NEVER, NONE, Arrays, Record, Records, opened
 from stepstream_server.engine.books.status import Event, Status, move
 from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.ports import Ints, Keep, Kind
@@ -102,16 +102,23 @@ def release(records: Records, number: int) -> None:
 
 @compiled
 def go_back(records: Records, number: int, seq: int) -> None:
-    """Go back N: nothing of a session is pending from `seq` on; rows that were are refused where they stand."""
+    """Go back N: nothing of a session is pending from `seq` on but what named no number, which takes those that are free now.
+    Other rows are refused where they stand, and so are those whose session takes no steps any more.
+
+    Whoever waits for a number is given one when the turn ends; until then the session stops.
+    """
     session = records.sessions[number]
+    if session["stop_at"] != NEVER:
+        session["stop_at"] = min(session["stop_at"], seq)
     session["admitted"] = min(session["admitted"], seq)
     resets = 0
     place = session["head"]
     while place != NONE:
         row = records.rows[place]
-        if is_pending(row) and row["first"] >= session["admitted"]:
-            session["kept"] -= to_keep(row)
-            turn_down(records, row, Reason.SEQUENCE_MISMATCH)
+        if is_pending(row) and row["first"] >= seq:
+            _move_up(records, session, row, _why_turned_down(session, row, resets))
+        elif row["kind"] == Kind.REPEAT:
+            row["failed_from"] = min(row["failed_from"], seq)
         resets += row["kind"] == Kind.RESET
         place = row["next"]
     if session["status"] == Status.RESETTING and resets == 0:
@@ -119,11 +126,49 @@ def go_back(records: Records, number: int, seq: int) -> None:
 
 
 @compiled
+def _why_turned_down(session: Record, row: Record, resets: int) -> int:
+    """The Reason for which a pending row cannot take a lower number than it had; 0: it can. resets: pending before it."""
+    if not row["unkept"]:
+        return Reason.SEQUENCE_MISMATCH
+    if session["status"] == Status.ROLLING:
+        return Reason.SESSION_IN_USE
+    return 0 if session["status"] == Status.OPEN or resets > 0 else Reason.SESSION_QUARANTINED
+
+
+@compiled
+def _move_up(records: Records, session: Record, row: Record, reason: int) -> None:
+    """Gives a pending row the next free number, or refuses it for a reason."""
+    if reason:
+        session["kept"] -= to_keep(row)
+        turn_down(records, row, reason)
+    else:
+        row["first"] = row["begin"] = session["admitted"]
+        session["admitted"] += row["length"]
+
+
+@compiled
 def fail(records: Records, number: int, reason: int) -> None:
-    """The next step of a session's first row fails, and with it all that is pending behind."""
-    row = records.rows[records.sessions[number]["head"]]
+    """The next step of a session's first row fails, and with it all behind that cannot do without it."""
+    session = records.sessions[number]
+    row = records.rows[session["head"]]
+    session["kept"] -= to_keep(row)
+    turn_down(records, row, reason)
     go_back(records, number, row["first"])
-    row["reason"] = reason
+
+
+@compiled
+def reached_by(arrays: Arrays, number: int, place: int) -> int:
+    """Where a session stands once all is applied that is pending in rows up to that place among all that were ever queued."""
+    records = opened(arrays)
+    session = records.sessions[number]
+    seq: int = session["next_seq"]
+    at = session["head"]
+    while at != NONE and records.rows[at]["place"] <= place:
+        row = records.rows[at]
+        if is_pending(row):
+            seq += row["length"]
+        at = row["next"]
+    return seq
 
 
 @compiled

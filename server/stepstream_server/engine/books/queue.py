@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stepstream_server.engine.books.records import IDLE, IN_FLIGHT, NONE, QUEUED, WAITING, Record, Records, Rows
+from stepstream_server.engine.books.records import IDLE, IN_FLIGHT, NEVER, NONE, QUEUED, WAITING, Record, Records, Rows
 from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.ports import Ints, Keep, Kind, Tensor
 from stepstream_server.spec import TensorSpec
@@ -109,6 +109,8 @@ def append(records: Records, session: int, row: Record, first: int, end: int, ki
     queued = records.rows[number]
     counters["free"] = queued["next"]
     counters["queued"] += 1
+    counters["ever_queued"] += 1
+    queued["place"], queued["failed_from"] = counters["ever_queued"], NEVER
     whole = end == row["first"] + row["length"]  # else the row's last step is not in this part
     queued["session"], queued["stream"], queued["handle"] = session, row["stream"], row["handle"]
     queued["first"], queued["length"], queued["begin"] = first, end - first, row["first"]

@@ -61,12 +61,14 @@ QUEUED = np.dtype(
         ("length", np.int64),  # steps left
         ("offset", np.int64),  # where its next step lies in the inputs of its intake
         ("begin", np.int64),  # number of the first step that was sent
+        ("failed_from", np.int64),  # of REPEAT: number from which on the steps that it has joined have failed, or NEVER
+        ("place", np.int64),  # among all rows that were ever queued
         ("arrival", np.float64),  # monotonic seconds
         ("deadline", np.float64),  # monotonic seconds
         ("handle", np.uint32),
         ("keep", np.uint8),  # ports.Keep
         ("kind", np.uint8),  # ports.Kind
-        ("unkept", np.bool_),  # whether no answer is kept for a repeat
+        ("unkept", np.bool_),  # whether its caller gave no number: it takes the next one, and no answer is kept for a repeat
         ("ends", np.bool_),  # whether its session ends once its last step was answered
         ("reason", np.int64),  # errors.Reason, of REFUSE
         ("intake", np.int64),  # which inputs, or which text of a refusal, it waits with; NONE: neither
@@ -128,6 +130,7 @@ COUNTERS = np.dtype(
         ("free", np.int64),  # first row that is free
         ("pending", np.int64),  # steps that wait to be computed or are being computed
         ("queued", np.int64),  # rows
+        ("ever_queued", np.int64),  # rows, those that are gone included
         ("emptied", np.int64),  # intakes that no row waits with any more, in `emptied`
         # What has to be told.
         ("told", np.int64),

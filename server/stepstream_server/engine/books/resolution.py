@@ -113,11 +113,12 @@ def _repeat(records: Records, number: int, row: Record) -> None:
     """Answers a repeat from the cache as far as it goes, and refuses what comes then; what is left after that stays in the
     row."""
     session, counters = records.sessions[number], records.counters[0]
-    if row["first"] < session["released"]:
-        gone = min(row["length"], session["released"] - row["first"])
+    failed_from = row["failed_from"]  # numbers from there on may have gone to other steps since
+    if row["first"] < min(session["released"], failed_from):
+        gone = min(row["length"], min(session["released"], failed_from) - row["first"])
         _refuse(records, row, gone)["reason"] = Reason.ANSWER_DISCARDED
         return
-    here = max(0, min(row["length"], session["next_seq"] - row["first"]))  # steps that were applied
+    here = max(0, min(row["length"], min(session["next_seq"], failed_from) - row["first"]))  # steps that were applied
     wants_last = row["keep"] == Keep.LAST and here == row["length"]
     answered = 0
     kept = 0

@@ -25,7 +25,7 @@ ROW = np.dtype(
         ("handle", np.uint32),
         ("keep", np.uint8),  # of Keep
         ("kind", np.uint8),  # of Kind
-        ("unkept", np.bool_),  # whether no answer is kept for a repeat
+        ("unkept", np.bool_),  # whether `first` was NO_SEQ: no answer is kept, since nobody can ask for a repeat
         ("ends", np.bool_),  # whether the session ends once its last step was answered
         ("session", np.int64),
         ("length", np.int64),  # steps, >= 1

@@ -183,7 +183,7 @@ class Fork:
     request: int
     id: str
     secret: bytes
-    at_seq: int  # or NO_SEQ: what is admitted now
+    at_seq: int  # or NO_SEQ: behind what is pending now, as far as that is applied
     ids: Sequence[str]  # of the forks; an empty one asks for one made by the engine
     request_id: str = ""
 

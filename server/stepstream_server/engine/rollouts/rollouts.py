@@ -147,8 +147,8 @@ class Rollouts:
         committed, generation = _NOBODY, 0
         if session is not None and commit is not Commit.NONE:
             committed, generation = session, int(self._table.generation[session])
-            self._books.go_back(session, start)  # what was sent behind the call
             self._table.move(session, Event.ROLLOUT_BEGAN)
+            self._books.go_back(session, start)  # what was sent behind the call
         rollout = Rollout(wanted, commit, global_stream(door, wanted.stream), rows, committed, generation, start)
         self._slot[rows] = self._slots(commit, session, len(rows))
         self.slots += len(rows) if commit is not Commit.EACH else 0

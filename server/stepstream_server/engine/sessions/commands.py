@@ -34,8 +34,6 @@ from stepstream_server.engine.sessions.idempotency import Requests
 from stepstream_server.engine.sessions.lifecycle import Lifecycle
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 
-_OPENING = "opening sessions"  # what a request id stands for
-
 
 class Commands:
     """Carries commands about sessions out."""
@@ -97,7 +95,8 @@ class Commands:
     def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
         """Opens what a former request of the same id has not opened, and hands all of it to the stream. Raises CallerError."""
         self._fence.check(command, global_stream(door, command.stream))
-        made = self._requests.made(command.request_id, _OPENING, len(command.ids), now)
+        what = ("open", *command.ids)
+        made = self._requests.made(command.request_id, what, len(command.ids), now)
         missing = [place for place, one in enumerate(made) if one is None]
         created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
         results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
@@ -108,7 +107,7 @@ class Commands:
                 self._lifecycle.made(each) if isinstance(each, int) else before
                 for each, before in zip(results, made, strict=True)
             ]
-            self._requests.remember(command.request_id, _OPENING, made, now)
+            self._requests.remember(command.request_id, what, made, now)
         if command.handles is not None:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)

@@ -48,7 +48,7 @@ class _Waiting:
     command: Copying
     session: int
     generation: int
-    at_seq: int
+    place: int  # of the newest row queued before it, among all that were ever
 
 
 class Copies:
@@ -111,7 +111,7 @@ class Copies:
         """Answers whoever waited for a step that has been applied now, or that will not be."""
         if not self._waiting:
             return
-        waiting, self._waiting = sorted(self._waiting, key=lambda each: each.at_seq), []  # an export may end its session
+        waiting, self._waiting = sorted(self._waiting, key=self._at_seq), []  # an export may end its session
         for each in waiting:
             self._table.stop_at[each.session] = NEVER
         for each in waiting:
@@ -134,10 +134,9 @@ class Copies:
             return self._rollouts.begin(door, command, None, now)
         session = self._table.claim(command.id, command.secret)
         admitted = int(self._table.admitted[session])
-        at_seq = admitted if command.at_seq == NO_SEQ else command.at_seq
-        if isinstance(command, Generate) and at_seq != admitted:
-            raise _not_next(admitted, at_seq)
-        waiting = _Waiting(door, command, session, int(self._table.generation[session]), at_seq)
+        if isinstance(command, Generate) and command.at_seq not in (NO_SEQ, admitted):
+            raise _not_next(admitted, command.at_seq)
+        waiting = _Waiting(door, command, session, int(self._table.generation[session]), self._books.ever_queued)
         value = self._when_there(waiting, now, report)
         if value is None:
             if len(self._waiting) >= _MOST_WAITING:
@@ -147,12 +146,18 @@ class Copies:
 
     def _wait(self, waiting: _Waiting) -> None:
         stops = self._table.stop_at
-        stops[waiting.session] = min(int(stops[waiting.session]), waiting.at_seq)
+        stops[waiting.session] = min(int(stops[waiting.session]), self._at_seq(waiting))
         self._waiting.append(waiting)
+
+    def _at_seq(self, waiting: _Waiting) -> int:
+        """The number that a command waits for. One that names none is taken behind what was pending when it came, as far as that
+        has not failed since."""
+        at_seq = waiting.command.at_seq
+        return self._books.reached_by(waiting.session, waiting.place) if at_seq == NO_SEQ else at_seq
 
     def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
         """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
-        table, session, at_seq = self._table, waiting.session, waiting.at_seq
+        table, session, at_seq = self._table, waiting.session, self._at_seq(waiting)
         if not table.alive(session, waiting.generation):
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
             raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
@@ -319,9 +324,11 @@ def _not_next(admitted: int, at_seq: int) -> CallerError:
     return CallerError(Reason.SEQUENCE_MISMATCH, message, field="seq", expected_seq=admitted)
 
 
-def _what(command: Fork | Export | Import) -> str:
-    """Says what a request id stands for, so that it cannot come to stand for something else."""
+def _what(command: Fork | Export | Import) -> tuple[str | int | bytes, ...]:
+    """Says what a request id stands for, so that it cannot come to stand for something else, or for somebody else's."""
     if isinstance(command, Import):
         snapshot = command.snapshot
-        return f"the import of {snapshot.id!r} after {snapshot.next_seq} steps as {command.id or snapshot.id!r}"
-    return f"{'a fork' if isinstance(command, Fork) else 'the export'} of {command.id!r}"
+        return ("import", snapshot.id, snapshot.next_seq, command.id or snapshot.id)
+    if isinstance(command, Fork):
+        return ("fork", command.id, command.secret, *command.ids)
+    return ("export", command.id, command.secret)

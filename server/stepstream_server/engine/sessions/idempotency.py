@@ -6,7 +6,7 @@ A request id stands for what was made for it. A session that a one-shot step has
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -77,7 +77,7 @@ class Made:
 class _Request:
     """A request, and what it has made."""
 
-    what: str  # it asked for
+    what: Hashable  # it asked for
     made: list[Made | None]  # None: was refused
     snapshot: Snapshot | None = None
 
@@ -87,40 +87,39 @@ class _Request:
 
 
 class Requests:
-    """Requests by their ids, and what was made for them. An empty one is never remembered."""
+    """Requests by their ids, and what was made for them. An empty one is never remembered.
+
+    Whoever asks for something else under an id of before is told nothing of what was asked for then: it may be another caller.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._requests: Remembered[_Request] = Remembered(seconds)
 
-    def made(self, request_id: str, what: str, count: int, now: float) -> list[Made | None]:
-        """Finds what a former request of this id has made, one entry per session asked for. what: says what is asked for.
+    def made(self, request_id: str, what: Hashable, count: int, now: float) -> list[Made | None]:
+        """Finds what a former request of this id has made, one entry per session asked for.
 
-        Raises CallerError(INVALID_ARGUMENT) if it asked for something else.
+        what: is asked for; equal if, and only if, one request repeats the other. Raises CallerError(INVALID_ARGUMENT) if the
+        former one asked for something else.
         """
         request = self._find(request_id, what, now)
-        if request is None:
-            return [None] * count
-        if len(request.made) != count:
-            message = f"request_id: {request_id!r} was used for {len(request.made)} sessions, got {count}"
-            raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
-        return list(request.made)
+        return [None] * count if request is None else list(request.made)
 
-    def snapshot(self, request_id: str, what: str, now: float) -> Snapshot | None:
+    def snapshot(self, request_id: str, what: Hashable, now: float) -> Snapshot | None:
         """Finds what a former export of this id has read out. Raises CallerError as `made` does."""
         request = self._find(request_id, what, now)
         return request.snapshot if request else None
 
     def remember(
-        self, request_id: str, what: str, made: Sequence[Made | None], now: float, snapshot: Snapshot | None = None
+        self, request_id: str, what: Hashable, made: Sequence[Made | None], now: float, snapshot: Snapshot | None = None
     ) -> None:
         """Keeps what a request has made, if anything, in place of what was kept for it before."""
         if request_id and (snapshot or any(made)):
             self._requests.remember(request_id, _Request(what, list(made), snapshot), now)
 
-    def _find(self, request_id: str, what: str, now: float) -> _Request | None:
+    def _find(self, request_id: str, what: Hashable, now: float) -> _Request | None:
         request = self._requests.find(request_id, now)
         if request is not None and request.what != what:
-            message = f"request_id: {request_id!r} was used for {request.what}, got {what}"
+            message = f"request_id: expected one that stands for this request or for none yet, got {request_id!r} of another one"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
         return request
 

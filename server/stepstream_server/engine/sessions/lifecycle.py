@@ -90,14 +90,12 @@ class Lifecycle:
         return Made(session, int(self._table.generation[session]), self._table.id(session))
 
     def again(self, made: Made) -> int | StepStreamError:
-        """A session that was opened before, or how it has ended since."""
+        """A session that was opened before, or how it has ended since; without its id, which the caller need not know."""
         if self._table.alive(made.session, made.generation) and made.session not in self._table.replaced:
             return made.session
-        try:
-            self._table.find(made.id)
-        except CallerError as error:
-            return error
-        return CallerError(Reason.SESSION_CLOSED, f"session {made.id!r} was closed, and another one has its id", field="id")
+        ending = self._table.ending(made.id) or Ending.CLOSED  # nothing is remembered of one whose id another has
+        message = f"the session that the request of this request_id has made {HOW_ENDED[ending]}"
+        return CallerError(REASON_OF_ENDING[ending], message, field="id")
 
     def info(self, sessions: Ints, now: float) -> list[SessionInfo]:
         """Says what anybody may know of sessions."""
