@@ -189,6 +189,17 @@ def test_a_copy_of_all_that_is_admitted_is_one_of_what_comes_of_it() -> None:
     assert h.get(a.id).next_seq == 3
 
 
+def test_a_copy_does_not_hold_what_moves_up_behind_it() -> None:
+    """The step before it is dropped and the one behind it could run, both in the turn in which the copy looks at its number."""
+    h, a = opened()
+    step(h, a, 1.0)
+    request = h.fork(a)
+    step(h, a, 2.0, caller=BEN)
+    h.hang_up(ANN)
+    assert h.settle() == [Answer(BEN, 0, 0, 1, (2.0,))]
+    assert h.ear.replies[request].next_seq == 0
+
+
 def test_a_copy_at_a_number_that_is_not_reached_is_refused_as_before() -> None:
     """Whoever names one waits for it, or hears that it will not come."""
     h, a = opened()
