@@ -57,6 +57,7 @@ class Snapshot:
     states: Tensors  # by name: [*shape]
     held: NDArray[np.bool_]  # [next_seq - acked]: which unacknowledged steps keep their outputs
     outputs: Tensors  # by name: [sum of held, *shape]
+    digest: str = ""  # sha256, in hex, of all of it in the bytes that it was decoded from; empty: it came from none
 
     @property
     def bytes(self) -> int:
@@ -98,7 +99,7 @@ def decode(data: bytes) -> Snapshot:
         raise corrupt(f"{unclear[0]}: expected bytes of 0 or 1")
     if held.dtype != np.bool_ or held.shape != (values["next_seq"] - values["acked"],):
         raise corrupt(f"held: expected {values['next_seq'] - values['acked']} flags, got {held.dtype} {list(held.shape)}")
-    return Snapshot(**values, states=_named(tensors, _STATE), held=held, outputs=_named(tensors, _OUTPUT))
+    return Snapshot(**values, states=_named(tensors, _STATE), held=held, outputs=_named(tensors, _OUTPUT), digest=digest.hex())
 
 
 def _typed(fields: dict[str, Any], name: str) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Ending, Fork, Import, List, Open, Opened, Page
+from stepstream_server import snapshots
+from stepstream_server.engine.ports import NO_SEQ, NO_STREAM, Ending, Export, Fork, Import, List, Open, Opened, Page
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.spec import HeadSpec, TensorSpec
 from support.backend import FakeBackend, counter_spec
@@ -104,20 +105,49 @@ def test_a_guessed_request_id_tells_nothing_of_the_request_that_has_it() -> None
             Fork(h.request(), "theirs-1", b"guessed", NO_SEQ, ["theirs-4"], request_id),
             Import(h.request(), h.ear.replies[snapshot], "mine-1", request_id),
         ):
-            error = asked(h, command)
-            assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "request_id")
-            assert error.message == (
-                f"request_id: expected one that stands for this request or for none yet, got {request_id!r} of another one"
-            )
+            check_told_nothing(asked(h, command), request_id)
 
 
-def asked(h: Harness, command: Any) -> StepStreamError:
-    """The error that a command is answered with."""
+def asked(h: Harness, command: Any) -> Any:
+    """Submits a command that has been given its number, and returns the reply."""
     h.door.submit(command)
     h.turn()
-    error = h.ear.replies[command.request]
+    return h.ear.replies[command.request]
+
+
+def check_told_nothing(error: Any, request_id: str) -> None:
+    """Checks that a caller heard no more than that the request id is taken."""
     assert isinstance(error, StepStreamError)
-    return error
+    assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "request_id")
+    assert error.message == (
+        f"request_id: expected one that stands for this request or for none yet, got {request_id!r} of another one"
+    )
+
+
+@pytest.mark.parametrize("difference", ["idle_ttl", "fork_at_seq", "export_at_seq", "close", "snapshot"])
+def test_a_repeat_is_the_same_in_all_that_was_asked_for(difference: str) -> None:
+    """The very same request is answered as before; one that differs in a single field is told nothing, and makes nothing."""
+    h = Harness()
+    a, b = h.open(2)
+    h.send([a, b], [0, 0], [[1.0], [2.0]])
+    h.settle()
+    snapshot = snapshots.decode(snapshots.encode(asked(h, Export(h.request(), b.id, b.secret, NO_SEQ, False, 1 << 20))))
+    heavier = dataclasses.replace(snapshot, states={name: values + 1 for name, values in snapshot.states.items()})
+    export = Export(h.request(), a.id, a.secret, NO_SEQ, True, 1 << 20, "r")
+    requests: dict[str, tuple[Any, dict[str, Any]]] = {
+        "idle_ttl": (Open(NO_STREAM, h.request(), ["new"], idle_ttl=5.0, request_id="r"), {"idle_ttl": 6.0}),
+        "fork_at_seq": (Fork(h.request(), a.id, a.secret, NO_SEQ, ["new"], "r"), {"at_seq": 1}),
+        "export_at_seq": (export, {"at_seq": 1}),
+        "close": (export, {"close": False}),
+        "snapshot": (Import(h.request(), snapshot, "new", "r"), {"snapshot": snapshots.decode(snapshots.encode(heavier))}),
+    }
+    command, changes = requests[difference]
+    first = asked(h, command)
+    assert not isinstance(first, StepStreamError)
+    sessions = h.engine.stats().sessions
+    assert asked(h, dataclasses.replace(command, request=h.request())) == first
+    check_told_nothing(asked(h, dataclasses.replace(command, request=h.request(), **changes)), "r")
+    assert h.engine.stats().sessions == sessions
 
 
 def test_a_repeat_does_not_name_the_session_that_has_ended() -> None:

@@ -68,7 +68,7 @@ class World:
             self.listen(settle=True)  # until the turn in which it ends a session is its stream's
 
     def _looks_back(self, row: Row) -> bool:
-        """Whether it repeats steps, but for the whole row with which a session has ended; or names the number of one that was
+        """It repeats steps, but for the whole row with which a session has ended; or names the number of one that was
         dropped."""
         sequence = self.reference.live.get(row.id)
         if row.start or row.seq is None:

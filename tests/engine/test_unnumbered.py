@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepstream_server.engine.ports import NO_SEQ, Begun, Commit, Keep, Opened, RolloutEnding
+from stepstream_server.engine.ports import NO_SEQ, Begun, Commit, Ints, Keep, Opened, RolloutEnding
 from stepstream_server.errors import Reason, StepStreamError
 from support.backend import FakeBackend
 from support.engine import Answer, Harness, Refusal
@@ -41,7 +41,7 @@ def step(h: Harness, session: Opened, *values: float, caller: int = ANN, **optio
 
 
 def test_it_runs_though_the_time_of_a_step_before_it_is_over() -> None:
-    """What has a number behind that step is refused, whatever number is free by then."""
+    """A step with a number behind the late one is refused, whatever number is free by then."""
     h, a = opened()
     late(h, a, 0)
     step(h, a, 2.0)
@@ -68,7 +68,7 @@ def test_it_runs_though_another_one_without_a_number_was_late() -> None:
 
 
 def test_it_runs_though_the_stream_before_it_has_gone() -> None:
-    """With the stream's steps, and its reset."""
+    """The stream's steps go with it, and so does its reset."""
     h, a = opened()
     h.send([a], [0], [[1.0, 1.0]])
     h.reset(a, 2)
@@ -78,7 +78,7 @@ def test_it_runs_though_the_stream_before_it_has_gone() -> None:
 
 
 def test_it_runs_behind_what_was_cut_and_then_dropped() -> None:
-    """A chunk whose time is over between two launches: what has run of it stays, and the rest is skipped."""
+    """A chunk's time is over between two launches: its steps that have run stay, and the rest is skipped."""
     h, a = opened()
     h.send([a], [0], [[1.0] * 20], deadline=h.clock() + 1.0)
     step(h, a, 100.0)
@@ -92,7 +92,7 @@ def test_it_runs_behind_what_was_cut_and_then_dropped() -> None:
 
 
 def test_of_its_own_chunk_it_hears_why_the_rest_did_not_run() -> None:
-    """What has run was answered; the next caller goes on from there."""
+    """Its steps that have run were answered; the next caller goes on from there."""
     h, a = opened()
     step(h, a, *[1.0] * 20, deadline=h.clock() + 1.0)
     step(h, a, 100.0, caller=BEN)
@@ -130,7 +130,7 @@ def test_behind_a_reset_that_is_dropped_it_hears_that_the_session_is_quarantined
 
 
 def test_it_takes_no_number_of_the_window_away() -> None:
-    """What it moves up by is free again: the window is as wide as before."""
+    """The numbers that it moves up by are free again: the window is as wide as before."""
     h, a = opened(window_steps=4)
     late(h, a, 0, 1.0, 1.0, 1.0)
     step(h, a, 2.0)
@@ -156,7 +156,7 @@ def test_a_repeat_that_has_joined_the_late_step_is_not_answered_with_another_cal
 
 
 def test_what_closes_the_session_closes_it_for_those_too() -> None:
-    """Whether they have moved up or not."""
+    """Steps without a number hear of the end whether they have moved up or not."""
     h, a = opened()
     late(h, a, 0)
     step(h, a, 2.0)
@@ -201,7 +201,7 @@ def test_a_copy_does_not_hold_what_moves_up_behind_it() -> None:
 
 
 def test_a_copy_at_a_number_that_is_not_reached_is_refused_as_before() -> None:
-    """Whoever names one waits for it, or hears that it will not come."""
+    """Its caller waits for the number that it names, or hears that it will not come."""
     h, a = opened()
     late(h, a, 0, 1.0, 1.0)
     step(h, a, 2.0)
@@ -213,9 +213,47 @@ def test_a_copy_at_a_number_that_is_not_reached_is_refused_as_before() -> None:
     assert (error.reason, error.expected_seq) == (Reason.SEQUENCE_MISMATCH, 1)
 
 
+def test_a_copy_looks_for_its_number_only_when_the_session_has_gone_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One walk over the session's rows does for all that wait there: a thousand rows and hundreds of copies may wait for long."""
+    h, a = opened()
+    for caller in (ANN, ANN, ANN, BEN):
+        step(h, a, 1.0, caller=caller)
+    first = h.fork(a)
+    step(h, a, 1.0)
+    second = h.fork(a)
+    walks: list[list[int]] = []
+    walk = h.engine.books.reached_by
+
+    def counted(session: int, places: Ints) -> Ints:
+        seqs = walk(session, places)
+        walks.append(seqs.tolist())
+        return seqs
+
+    monkeypatch.setattr(h.engine.books, "reached_by", counted)
+    h.turn(3)
+    assert not walks
+    h.hang_up(BEN)
+    h.settle()
+    assert walks == [[3, 4]]
+    assert [h.ear.replies[each].next_seq for each in (first, second)] == [3, 4]
+
+
+@pytest.mark.parametrize("commit", [Commit.EACH, Commit.END])
+def test_a_copy_behind_a_rollout_does_not_wait_for_what_the_rollout_has_refused(commit: Commit) -> None:
+    """The session goes back in the turn in which both are carried out."""
+    h = Rolling(slow=True)
+    (a,) = h.open()
+    h.send([a], [0], [[1.0, 2.0]])
+    h.generate(a, 3, commit=commit)
+    step(h, a, 4.0)
+    request = h.fork(a)
+    h.settle()
+    assert h.ear.replies[request].next_seq == 2
+
+
 @pytest.mark.parametrize("commit", Commit)
 def test_a_rollout_begins_though_a_step_before_it_was_late(commit: Commit) -> None:
-    """Behind the steps that have run: those before it, not those sent behind it."""
+    """It begins behind the steps before it that have run, and holds none of those sent behind it."""
     h = Rolling(slow=True)
     (a,) = h.open()
     h.send([a], [0], [[1.0, 2.0]])

@@ -137,7 +137,7 @@ class ReferenceSession:
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent to a session before anything was heard of it: steps, or a reset, which has no values."""
+    """Something sent to a session before anything was heard of it: steps, or a reset, which has no values."""
 
     caller: int
     seq: int | None  # None: its caller names no number
@@ -152,7 +152,7 @@ class Sent:
 
 
 class ReferenceLine:
-    """What waits for a session. What a number means is decided on arrival, what runs when its turn comes.
+    """A line of what waits for a session. The meaning of a number is decided on arrival, what runs when its turn comes.
 
     A step that fails, or whose caller has left, takes along whatever has a number and is behind it. What has none takes the next
     one and runs.

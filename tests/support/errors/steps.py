@@ -32,7 +32,7 @@ async def a_gap(heard: Heard) -> None:
 
 
 async def behind_a_failure(heard: Heard) -> None:
-    """An input that was sent before this one failed."""
+    """An input that was sent before this one failed; this one has a number."""
     async with desk() as at, at.client() as client:
         session = await client.open_session("counter")
         failing, behind = asyncio.ensure_future(session.step([POISON])), asyncio.ensure_future(session.step([1.0]))

@@ -118,7 +118,10 @@ class Streams:
         for each in {id(live.stream): live.stream for live in alive if live.stream}.values():
             await each.barrier()
         handles, stream = self.handles(place, len(made)), self.stream(place)
-        repeat = inference_pb2.OpenOnStream(model=MODEL, request_id=request.request_id, handles=u32(handles))
+        repeat = inference_pb2.OpenOnStream(
+            model=MODEL, request_id=request.request_id, idle_ttl=request.idle_ttl if request.HasField("idle_ttl") else None
+        )
+        repeat.handles = u32(handles)
         answers = await self.ask(stream, StreamRequest(open=repeat))
         for handle, live, answer in zip(handles, made, answers, strict=True):
             if live in self.sessions:

@@ -101,9 +101,12 @@ class Books:
         """The place of the newest row among all that were ever queued."""
         return int(self.counters.ever_queued[0])
 
-    def reached_by(self, session: int, place: int) -> int:
-        """Where a session stands once all is applied that is pending in rows up to that place."""
-        return int(ledger.reached_by(self.arrays, session, place))
+    def reached_by(self, session: int, places: Ints) -> Ints:
+        """How many steps a session has applied once all is applied that is pending in its rows up to each place: [n] of both,
+        ascending. Walks the session's rows."""
+        seqs = np.zeros(len(places), np.int64)
+        ledger.reached_by(self.arrays, session, places, seqs)
+        return seqs
 
     def drop_held(self, sessions: Ints) -> None:
         """Removes rows of sessions that came from the streams which hold them."""

@@ -110,6 +110,7 @@ def go_back(records: Records, number: int, seq: int) -> None:
     session = records.sessions[number]
     if session["stop_at"] != NEVER:
         session["stop_at"] = min(session["stop_at"], seq)
+    session["gone_back"] += 1
     session["admitted"] = min(session["admitted"], seq)
     resets = 0
     place = session["head"]
@@ -157,18 +158,20 @@ def fail(records: Records, number: int, reason: int) -> None:
 
 
 @compiled
-def reached_by(arrays: Arrays, number: int, place: int) -> int:
-    """Where a session stands once all is applied that is pending in rows up to that place among all that were ever queued."""
+def reached_by(arrays: Arrays, number: int, places: Ints, seqs: Ints) -> None:
+    """Adds up, for each of some places among all rows that were ever queued, what a session has applied once its rows up to there
+    are, and writes that down: [n] of both. Places ascend, so that one walk does for all."""
     records = opened(arrays)
     session = records.sessions[number]
     seq: int = session["next_seq"]
     at = session["head"]
-    while at != NONE and records.rows[at]["place"] <= place:
-        row = records.rows[at]
-        if is_pending(row):
-            seq += row["length"]
-        at = row["next"]
-    return seq
+    for index in range(len(places)):
+        while at != NONE and records.rows[at]["place"] <= places[index]:
+            row = records.rows[at]
+            if is_pending(row):
+                seq += row["length"]
+            at = row["next"]
+        seqs[index] = seq
 
 
 @compiled

@@ -45,6 +45,7 @@ SESSION = np.dtype(
         ("repeats", np.int32),  # rows of it that ask for kept answers
         ("round", np.int32),  # in which it was last stepped
         ("refused_in", np.int32),  # turn in which it was last refused something: what follows belongs into the next one
+        ("gone_back", np.int32),  # how often pending rows of it were dropped or moved up; goes on when its number is used again
         ("status", np.uint8),  # of Status, moved by `status` alone
         ("standing", np.uint8),  # IDLE, WAITING or IN_FLIGHT
         ("over", np.bool_),  # whether its end was answered in this turn: it ends with it

@@ -68,7 +68,7 @@ class SessionTable:
         self.stream, self.handle = self.sessions["stream"], self.sessions["handle"]
         self.generation, self.slot = self.sessions["generation"], self.sessions["slot"]
         self.stop_at, self.used_at = self.sessions["stop_at"], self.sessions["used_at"]
-        self.head = self.sessions["head"]
+        self.head, self.gone_back = self.sessions["head"], self.sessions["gone_back"]
         self.opened_at = np.zeros(capacity)  # monotonic seconds
         self.idle_ttl = np.zeros(capacity)  # seconds
         self.dies_at = np.zeros(capacity)  # monotonic seconds; inf: no maximal lifetime

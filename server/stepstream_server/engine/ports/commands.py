@@ -209,7 +209,7 @@ class Import:
     """Opens a session from a snapshot, whose fingerprint must be the model's. Reply: `Imported | StepStreamError`."""
 
     request: int
-    snapshot: Snapshot
+    snapshot: Snapshot  # its digest tells a repeat of the `request_id` from another request
     id: str  # empty: the snapshot's
     request_id: str = ""
 

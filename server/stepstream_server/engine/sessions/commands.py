@@ -95,7 +95,7 @@ class Commands:
     def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
         """Opens what a former request of the same id has not opened, and hands all of it to the stream. Raises CallerError."""
         self._fence.check(command, global_stream(door, command.stream))
-        what = ("open", *command.ids)
+        what = ("open", command.idle_ttl, *command.ids)
         made = self._requests.made(command.request_id, what, len(command.ids), now)
         missing = [place for place, one in enumerate(made) if one is None]
         created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)

@@ -37,10 +37,10 @@ from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot, corrupt
 from stepstream_server.spec import ModelSpec
 
-_MOST_WAITING = 256  # looked at in every turn, which takes 2 ms then
+_MOST_WAITING = 256  # looked at in every turn, which takes 3 ms then
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     """A command whose step is still pending."""
 
@@ -49,6 +49,13 @@ class _Waiting:
     session: int
     generation: int
     place: int  # of the newest row queued before it, among all that were ever
+    at_seq: int  # the number that it waits for
+    gone_back: int  # how often its session had gone back when that was so
+
+    @property
+    def numbered(self) -> bool:
+        """Tells whether its caller named the number."""
+        return self.command.at_seq != NO_SEQ
 
 
 class Copies:
@@ -99,30 +106,36 @@ class Copies:
         self._forget(lambda stream: door_of(stream) == door)
 
     def _forget(self, gone: Callable[[int], bool]) -> None:
-        if any(isinstance(each.command, Generate) for each in self._waiting):
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                self._table.stop_at[each.session] = NEVER
-            for each in waiting:
-                if not (isinstance(each.command, Generate) and gone(global_stream(each.door, each.command.stream))):
-                    self._wait(each)
+        kept = [
+            each
+            for each in self._waiting
+            if not (isinstance(each.command, Generate) and gone(global_stream(each.door, each.command.stream)))
+        ]
+        if len(kept) < len(self._waiting):
+            self._go_on()
+            self._waiting = kept
+            for each in kept:
+                self._stop(each)
 
     def carry_out(self, now: float, report: TurnReport) -> None:
         """Answers whoever waited for a step that has been applied now, or that will not be."""
         if not self._waiting:
             return
-        waiting, self._waiting = sorted(self._waiting, key=self._at_seq), []  # an export may end its session
-        for each in waiting:
-            self._table.stop_at[each.session] = NEVER
-        for each in waiting:
-            try:
-                value = self._taken_before(each.command, now) or self._when_there(each, now, report)
-            except CallerError as error:
-                value = error
-            if value is None:
-                self._wait(each)
-            else:
-                self._outbox.reply(each.door, Reply(each.command.request, value))
+        self._waiting = sorted(self._waiting, key=self._at_seq)  # an export may end its session
+        self._go_on()
+        self._waiting = [each for each in self._waiting if not self._answer(each, now, report)]
+
+    def _answer(self, waiting: _Waiting, now: float, report: TurnReport) -> bool:
+        """Carries a command out that has waited, or lets it wait on; tells whether it was answered."""
+        try:
+            value = self._taken_before(waiting.command, now) or self._when_there(waiting, now, report)
+        except CallerError as error:
+            value = error
+        if value is None:
+            self._stop(waiting)
+            return False
+        self._outbox.reply(waiting.door, Reply(waiting.command.request, value))
+        return True
 
     def _take(self, door: int, command: Copying, now: float, report: TurnReport) -> Value:
         """The reply; None if it has to wait. Raises CallerError."""
@@ -136,24 +149,42 @@ class Copies:
         admitted = int(self._table.admitted[session])
         if isinstance(command, Generate) and command.at_seq not in (NO_SEQ, admitted):
             raise _not_next(admitted, command.at_seq)
-        waiting = _Waiting(door, command, session, int(self._table.generation[session]), self._books.ever_queued)
+        at_seq = admitted if command.at_seq == NO_SEQ else command.at_seq
+        generation, gone_back = int(self._table.generation[session]), int(self._table.gone_back[session])
+        waiting = _Waiting(door, command, session, generation, self._books.ever_queued, at_seq, gone_back)
         value = self._when_there(waiting, now, report)
         if value is None:
             if len(self._waiting) >= _MOST_WAITING:
                 raise CallerError(Reason.QUEUE_FULL, f"{_MOST_WAITING} copies wait for their steps already")
-            self._wait(waiting)
+            self._waiting.append(waiting)
+            self._stop(waiting)
         return value
 
-    def _wait(self, waiting: _Waiting) -> None:
+    def _go_on(self) -> None:
+        """Lets sessions go on for which somebody waits, until those are stopped who wait on."""
+        for each in self._waiting:
+            self._table.stop_at[each.session] = NEVER
+
+    def _stop(self, waiting: _Waiting) -> None:
+        """Lets a session go no further than to the step that is waited for."""
         stops = self._table.stop_at
         stops[waiting.session] = min(int(stops[waiting.session]), self._at_seq(waiting))
-        self._waiting.append(waiting)
 
     def _at_seq(self, waiting: _Waiting) -> int:
         """The number that a command waits for. One that names none is taken behind what was pending when it came, as far as that
         has not failed since."""
-        at_seq = waiting.command.at_seq
-        return self._books.reached_by(waiting.session, waiting.place) if at_seq == NO_SEQ else at_seq
+        if not waiting.numbered and waiting.gone_back != self._table.gone_back[waiting.session]:
+            self._look_again(waiting.session)
+        return waiting.at_seq
+
+    def _look_again(self, session: int) -> None:
+        """Finds the number anew for all who wait for a place in a session that has gone back."""
+        waiting = [each for each in self._waiting if each.session == session and not each.numbered]
+        waiting.sort(key=lambda each: each.place)
+        places = np.array([each.place for each in waiting], np.int64)
+        gone_back = int(self._table.gone_back[session])
+        for each, at_seq in zip(waiting, self._books.reached_by(session, places).tolist(), strict=True):
+            each.at_seq, each.gone_back = at_seq, gone_back
 
     def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
         """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
@@ -162,7 +193,7 @@ class Copies:
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
             raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
         next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
-        if table.quarantined(np.array([session])).all() and at_seq <= next_seq:
+        if at_seq <= next_seq and table.quarantined(np.array([session])).all():
             raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
         if at_seq > admitted and isinstance(waiting.command, Generate):
             raise _not_next(admitted, at_seq)  # what was pending before it has failed
@@ -327,8 +358,7 @@ def _not_next(admitted: int, at_seq: int) -> CallerError:
 def _what(command: Fork | Export | Import) -> tuple[str | int | bytes, ...]:
     """Says what a request id stands for, so that it cannot come to stand for something else, or for somebody else's."""
     if isinstance(command, Import):
-        snapshot = command.snapshot
-        return ("import", snapshot.id, snapshot.next_seq, command.id or snapshot.id)
+        return ("import", command.id or command.snapshot.id, command.snapshot.digest)
     if isinstance(command, Fork):
-        return ("fork", command.id, command.secret, *command.ids)
-    return ("export", command.id, command.secret)
+        return ("fork", command.id, command.secret, command.at_seq, *command.ids)
+    return ("export", command.id, command.secret, command.at_seq, command.close)

@@ -51,7 +51,7 @@ def _rehearse_books(books: Books) -> None:
     answer_cache.make_places(pages, 0, _NOBODY, _NOBODY)
     books.begin_at(0, 0, 0, 0)
     books.go_back(0, 0)
-    books.reached_by(0, 0)
+    books.reached_by(0, _NOBODY)
     books.acknowledge(_NOBODY, _NOBODY, 0.0)
     books.let_go_of_answers(_NOBODY)
     books.drop_held(_NOBODY)
