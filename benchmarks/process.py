@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepstream_server.process import choose_experiments
+from stepstream_server.process import choose_for_grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")  # per second
@@ -69,18 +69,20 @@ def resident_bytes(pid: int) -> int:
 def _of_tree(pid: int, read: Callable[[int], int]) -> int:
     """The sum of what is read of a process, which must be there, and of its descendants, which may vanish meanwhile."""
     total = read(pid)
-    for child in _children(pid):
+    for child in children(pid):
         with suppress(OSError):
             total += _of_tree(child, read)
     return total
 
 
-def _children(pid: int) -> Iterator[int]:
-    """Processes that its threads started; those of a thread that ends meanwhile are another's by then."""
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that run; those of a thread that ends meanwhile are another's by then."""
+    found: list[int] = []
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
-                yield from map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
 
 
 def _ticks(pid: int) -> int:
@@ -89,10 +91,34 @@ def _ticks(pid: int) -> int:
     return sum(map(int, fields[11:15]))
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Memory, descriptors and threads of one process."""
+
+    own: int  # bytes in RAM that are its own
+    resident: int  # bytes in RAM, with files that others may have there, too
+    descriptors: int
+    threads: int
+
+
+def vitals(pid: int) -> Vitals:
+    """Reads the vitals of one process. Raises OSError."""
+    status = _status(pid)
+    own, resident = _bytes(status, "RssAnon"), _bytes(status, "VmRSS")
+    return Vitals(own, resident, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"]))
+
+
 def _resident_bytes(pid: int) -> int:
+    return _bytes(_status(pid), "RssAnon")
+
+
+def _status(pid: int) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def _bytes(status: dict[str, str], name: str) -> int:
     """0 of a process that has ended and was not waited for."""
-    values = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(values.get("RssAnon", "0 kB").split()[0]) * 1024
+    return int(status.get(name, "0 kB").split()[0]) * 1024
 
 
 def serve_command(models: Path, *flags: str, python: str = sys.executable) -> list[str]:
@@ -120,7 +146,7 @@ def started(command: Sequence[str], folder: Path = ROOT) -> Iterator[subprocess.
 
     What is compared reads alike: bare servers, and those of other checkouts, run with gRPC's experiments that the server chooses.
     """
-    choose_experiments()
+    choose_for_grpc()
     process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -133,11 +159,11 @@ def started(command: Sequence[str], folder: Path = ROOT) -> Iterator[subprocess.
                 process.kill()
 
 
-def listening(process: subprocess.Popen[str]) -> str:
-    """Waits for the line that says HOST:PORT. Raises RuntimeError if the process ends before it."""
+def listening(process: subprocess.Popen[str], what: str = "listening") -> str:
+    """Waits for the line that says HOST:PORT, or the URL of "metrics". Raises RuntimeError if the process ends before it."""
     for line in process.stdout or ():
         word, _, address = line.strip().partition(" ")
-        if word == "listening":
+        if word == what:
             return address
     raise RuntimeError(f"{process.args!r}: ended with code {process.wait()} before it listened")
 

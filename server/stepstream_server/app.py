@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 
 import structlog
 
-from stepstream_server import backends, bundles
+from stepstream_server import backends, bundles, memory
 from stepstream_server.bundles import Bundle
 from stepstream_server.config import LogLevel, Settings, join_address, split_address
 from stepstream_server.engine.compiled import cache_folder
@@ -65,7 +65,7 @@ async def serve(
     front = _front([bundle.spec for bundle in loaded], settings, metrics)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
-    following = asyncio.create_task(_follow(levels or asyncio.Queue(), front))
+    background = [asyncio.create_task(_follow(levels or asyncio.Queue(), front))]
     drivers: list[EngineThread] = []
     try:
         metrics_address = exporter.start()
@@ -75,6 +75,7 @@ async def serve(
         drivers += _start(front, engines, metrics, crashed)
         await front.serve(engines)
         on_started(Bound(join_address(split_address(settings.listen)[0], port), join_address(*metrics_address)))
+        background.append(asyncio.create_task(memory.keep_small()))
         await _first(stop, crashed)
         if not crashed.is_set():
             await _drain(front, engines, settings.door.drain_seconds)
@@ -87,7 +88,8 @@ async def serve(
         for driver in drivers:
             await asyncio.to_thread(driver.stop)
         front.close()
-        following.cancel()
+        for task in background:
+            task.cancel()
         await asyncio.to_thread(exporter.stop)
 
 

@@ -22,7 +22,7 @@ try:
     import structlog
     import typer
 
-    from stepstream_server import addresses, logs, process
+    from stepstream_server import addresses, logs, memory, process
     from stepstream_server.config import LogLevel, LogSettings, Settings
     from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, source, variable
 except ModuleNotFoundError as missing:
@@ -40,7 +40,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 def main() -> None:
     """The console script."""
-    process.choose_experiments()
+    process.choose_for_grpc()
     app()
 
 
@@ -115,6 +115,8 @@ def serve(
     except SettingsError as error:
         _fail(str(error), WRONG_USAGE)
     process.hold_hang_ups()
+    process.raise_descriptor_limit()
+    memory.map_arrays(memory.STARTING_BYTES)
     logs.configure(settings.log)
     reread_level = functools.partial(_reread_level, given, config)
     if settings.on_failure == "restart":
@@ -137,6 +139,7 @@ def _run(settings: Settings, reread_level: Callable[[], LogLevel | None]) -> int
 
     def on_started(bound: Bound) -> None:
         process.settle_down()
+        memory.map_arrays(memory.SERVING_BYTES)
         _announce(bound, settings.log)
 
     return process.run(run())

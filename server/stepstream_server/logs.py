@@ -1,6 +1,8 @@
 """How the server logs: structlog's events and the standard library's messages (grpc's, asyncio's) as one stream, on stderr.
 
-One line per event, JSON for a collector or columns for a person. Configured once, by the command line; nobody else calls this.
+One line per event, JSON for a collector or columns for a person. What callers sent may be part of an event; no control character
+of it reaches the stream, so that it can neither begin a line nor move a terminal's cursor. Configured once, by the command line;
+nobody else calls this.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from stepstream_server.config import LogLevel, LogSettings
 
@@ -58,12 +60,28 @@ def _filter(name: LogLevel) -> None:
 
 
 def _concerns_us(record: logging.LogRecord) -> bool:
-    """gRPC logs an error with a traceback for every client that goes away in the middle of a write to it."""
-    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+    """gRPC logs an error with a traceback for every client that goes away in the middle of a write to it, and for every value in
+    the metadata of a call that is not UTF-8."""
+    return not record.getMessage().startswith(("ExecuteBatchError raised in core", "Invalid encoding on "))
 
 
 def _render(stream: TextIO, *, as_json: bool) -> list[Processor]:
-    last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-    if as_json:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+    """Tracebacks are Python's own in both forms: structlog's for terminals tell values of all variables, secrets among them."""
+    last: list[Processor] = [structlog.processors.JSONRenderer()]
+    if not as_json:
+        last = [_without_controls, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, *last]
+
+
+def _without_controls(logger: object, method: str, event: EventDict) -> EventDict:
+    """Escapes what is not printable, as JSON does. Lines of a traceback stay lines, set in from the margin where events begin."""
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = "\n".join("  " + _printable(line) for line in str(value).split("\n"))
+        elif isinstance(value, str):
+            event[key] = _printable(value)
+    return event
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -1,4 +1,4 @@
-"""What every process of the server wants of its interpreter and of gRPC: event loop, threads, garbage, experiments."""
+"""Wishes of every process of the server to its interpreter and to gRPC: event loop, threads, garbage, experiments, silence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -22,13 +23,25 @@ _SWITCH_SECONDS = 0.001
 _YOUNG_OBJECTS = 10_000
 # gRPC then reads by the thread that polls, and not by a pool of threads of its own: a fifth less CPU time per message of server
 # and echo (grpcio 1.85).
-_EXPERIMENTS_VARIABLE, _EXPERIMENTS = "GRPC_EXPERIMENTS", "-event_engine_listener"
+_EXPERIMENTS = "-event_engine_listener"
+# gRPC's core writes on stderr by itself, unescaped and beside the server's log: whoever sends a GOAWAY with a line of JSON in its
+# debug data would have that line among ours.
+_VERBOSITY = "NONE"
 
 
-def choose_experiments() -> None:
-    """Chooses gRPC's experiments for this process and its children, unless the operator has. To be called before anything
-    imports grpc."""
-    os.environ.setdefault(_EXPERIMENTS_VARIABLE, _EXPERIMENTS)
+def choose_for_grpc() -> None:
+    """Chooses gRPC's experiments and what it writes on stderr, for this process and its children, unless the operator has. To be
+    called before anything imports grpc."""
+    os.environ.setdefault("GRPC_EXPERIMENTS", _EXPERIMENTS)
+    os.environ.setdefault("GRPC_VERBOSITY", _VERBOSITY)
+
+
+def raise_descriptor_limit() -> None:
+    """Lets this process and its children have as many descriptors as the system grants: a connection takes one, and what is
+    usual, 1,024, is for programs that still wait by `select`."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS grants less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:

@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepstream_server import logs, parent, process
+from stepstream_server import logs, memory, parent, process
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc import RemoteEngine
@@ -117,6 +117,7 @@ class Worker:
         self._models.publish(doors)
         await self._rpc.health.serving()
         process.settle_down()
+        self._do(memory.keep_small())
 
     async def _drain(self, seconds: float) -> None:
         self._channel.tell(Drained(await self._rpc.drain(seconds)))

@@ -89,6 +89,43 @@ def test_the_console_form_is_for_people() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+HOSTILE = 'x\n{"event": "forged"}\r\x1b[2J\x00\u2028\u202e\ud800'
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_what_callers_send_begins_no_line(form: str) -> None:
+    """Nothing of it clears a terminal either: in an event, a value, a message of a library, the text of an exception."""
+    stream = io.StringIO()
+    logs.configure(LogSettings.model_validate({"format": form}), stream)
+    structlog.get_logger("a").info(HOSTILE, value=HOSTILE, values=[HOSTILE])
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        logging.getLogger("grpc").exception("raised by [%s]", HOSTILE)
+    written = stream.getvalue()
+    assert written.isascii()
+    assert set(filter(lambda each: not each.isprintable(), written)) == {"\n"}
+    assert not any(line.startswith('{"event": "forged"}') for line in written.split("\n"))
+    if form == "json":
+        assert [line["event"] for line in lines(stream)] == [HOSTILE, f"raised by [{HOSTILE}]"]
+    else:
+        assert [line[0] for line in written.splitlines()].count(" ") >= 3  # all of the traceback
+        assert r"ValueError: x" in written
+
+
+def test_a_traceback_for_people_tells_no_values() -> None:
+    """Variables may hold secrets."""
+    stream = io.StringIO()
+    logs.configure(LogSettings(format="console"), stream)
+    password = "".join(["sword", "fish"])
+    try:
+        raise ValueError(len(password))
+    except ValueError:
+        structlog.get_logger("a").error("failed", exc_info=True)
+    assert "ValueError: 9" in stream.getvalue()
+    assert "swordfish" not in stream.getvalue()
+
+
 def test_a_terminal_gets_the_console_form() -> None:
     """`auto` asks the stream."""
 

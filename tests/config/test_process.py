@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from stepstream_server.process import choose_experiments
+from stepstream_server.process import choose_for_grpc
 
 SERVE = """
 import asyncio, grpc.aio
@@ -29,17 +29,19 @@ def complaints(experiments: str) -> str:
 def test_the_installed_grpc_knows_the_experiments_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of experiments come and go: gRPC says so of one that it does not know."""
     monkeypatch.delenv("GRPC_EXPERIMENTS", raising=False)
-    choose_experiments()
+    choose_for_grpc()
     assert "Unknown experiment" not in complaints(os.environ["GRPC_EXPERIMENTS"])
     assert "Unknown experiment: never_heard_of" in complaints("-never_heard_of")
 
 
-@pytest.mark.parametrize("set_by_operator", ["", "all"])
-def test_the_operators_experiments_stay(monkeypatch: pytest.MonkeyPatch, set_by_operator: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "chosen"), [("GRPC_EXPERIMENTS", ""), ("GRPC_EXPERIMENTS", "all"), ("GRPC_VERBOSITY", "DEBUG")]
+)
+def test_what_the_operator_chooses_stays(monkeypatch: pytest.MonkeyPatch, variable: str, chosen: str) -> None:
     """An empty list is a choice, too."""
-    monkeypatch.setenv("GRPC_EXPERIMENTS", set_by_operator)
-    choose_experiments()
-    assert os.environ["GRPC_EXPERIMENTS"] == set_by_operator
+    monkeypatch.setenv(variable, chosen)
+    choose_for_grpc()
+    assert os.environ[variable] == chosen
 
 
 HOLDING = """
@@ -66,3 +68,21 @@ process.run(heed())
 def test_a_hang_up_waits_until_it_is_heeded() -> None:
     """Here, and in a process that is started for it to wait there."""
     assert subprocess.run([sys.executable, "-c", HOLDING], capture_output=True, text=True).stdout == "heard\nTrue\nFalse\n"
+
+
+LIMITED = """
+import resource, subprocess, sys
+from stepstream_server import process
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
+process.raise_descriptor_limit()
+process.raise_descriptor_limit()
+print(resource.getrlimit(resource.RLIMIT_NOFILE), flush=True)
+subprocess.run([sys.executable, "-c", "import resource; print(resource.getrlimit(resource.RLIMIT_NOFILE))"])
+"""
+
+
+def test_descriptors_are_as_many_as_the_system_grants() -> None:
+    """Both this process and one that is started afterwards have them."""
+    said = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True).stdout
+    assert said == "(300, 300)\n(300, 300)\n"
