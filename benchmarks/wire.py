@@ -9,24 +9,38 @@ at the first surprise.
 from __future__ import annotations
 
 import socket
-import struct
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
-_INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _ENABLE_PUSH = 4, 5, 2
+from benchmarks.http2 import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    DEFAULT_WINDOW,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    NUMBER,
+    PADDED,
+    PING,
+    PREFACE,
+    PREFIX,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    WINDOW_UPDATE,
+    request,
+)
 
-_FRAME = struct.Struct(">BHBBI")  # length (8 + 16 bits), type, flags, stream
-_PREFIX = struct.Struct(">BI")  # compressed, length of the message
-_SETTING = struct.Struct(">HI")
-_NUMBER = struct.Struct(">I")
-
-_DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = (1 << 31) - 1
 _WINDOW_LOW = 1 << 30  # given back when this much has been received, so that nothing waits for it
-_CANCEL = 8  # error code of a stream that is not wanted any more
 _FRAME_LIMIT = 1 << 20  # bytes of one frame that we accept
 _READ_BYTES = 1 << 18
 
@@ -40,7 +54,7 @@ class _Stream:
 
     def __init__(self, window: int) -> None:
         self.window = window
-        self.waiting: deque[bytes] = deque()
+        self.waiting: deque[bytes | memoryview] = deque()
         self.half_closed = False  # nothing more is to be sent once `waiting` is
         self.partial = bytearray()  # the beginning of a message that is not complete
         self.received = 0  # bytes since its window was last given back
@@ -65,8 +79,8 @@ class Connection:
         self.accepted = 0  # streams that the peer has sent headers for
         self.ended = 0  # streams that the peer has ended
         self._next_stream = 1
-        self._window = _DEFAULT_WINDOW  # of the connection
-        self._initial_window = _DEFAULT_WINDOW
+        self._window = DEFAULT_WINDOW  # of the connection
+        self._initial_window = DEFAULT_WINDOW
         self._max_frame = 16_384
         self._received = 0  # bytes since the connection's window was last given back
 
@@ -76,38 +90,36 @@ class Connection:
 
     def start(self) -> None:
         """Sends the preface: the connection's window as wide as it can be, so that only the streams' may hold the server back."""
-        settings = ((_ENABLE_PUSH, 0), (_INITIAL_WINDOW_SIZE, self._own_window), (_MAX_FRAME_SIZE, _FRAME_LIMIT))
-        self._output += _PREFACE
-        self._frame(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings))
-        self._frame(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(LARGEST_WINDOW - _DEFAULT_WINDOW))
+        settings = ((ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, self._own_window), (MAX_FRAME_SIZE, _FRAME_LIMIT))
+        self._output += PREFACE
+        self._frame(SETTINGS, 0, 0, b"".join(SETTING.pack(*each) for each in settings))
+        self._frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(LARGEST_WINDOW - DEFAULT_WINDOW))
         self.flush()
 
     def open_stream(self, path: str) -> int:
         """Begins a call; returns its stream's number."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        headers = (
-            (b":method", b"POST"),
-            (b":scheme", b"http"),
-            (b":path", path.encode()),
-            (b":authority", self._authority.encode()),
-            (b"te", b"trailers"),
-            (b"content-type", b"application/grpc"),
-        )
-        self._frame(_HEADERS, _END_HEADERS, stream, b"".join(_literal(*each) for each in headers))
+        self._frame(HEADERS, END_HEADERS, stream, _request(path, self._authority))
         self._streams[stream] = _Stream(self._initial_window)
         return stream
 
     def send(self, stream: int, message: bytes, last: bool = False) -> None:
         """Queues a message; `flush` writes it as far as the peer's windows allow. `last` closes our side behind it."""
         state = self._streams[stream]
-        state.waiting.append(_PREFIX.pack(0, len(message)) + message)
+        state.waiting.append(PREFIX.pack(0, len(message)) + message)
         state.half_closed = last
+        self._move(stream, state)
+
+    def begin(self, stream: int, message: bytes) -> None:
+        """Queues all of a message but its last byte, which never comes."""
+        state = self._streams[stream]
+        state.waiting += (PREFIX.pack(0, len(message)), memoryview(message)[:-1])
         self._move(stream, state)
 
     def finish(self, stream: int) -> None:
         """Closes our side of a stream that has nothing more to send; the peer is then expected to end it."""
         self._streams[stream].half_closed = True
-        self._frame(_DATA, _END_STREAM, stream, b"")
+        self._frame(DATA, END_STREAM, stream, b"")
 
     def takes(self, stream: int) -> bool:
         """Whether the peer's windows leave room for a message: what is sent then leaves with the next `flush`."""
@@ -117,7 +129,7 @@ class Connection:
     def reset(self, stream: int) -> None:
         """Gives a call up, as a client does that goes away."""
         if self._streams.pop(stream, None) is not None:
-            self._frame(_RST_STREAM, 0, stream, _NUMBER.pack(_CANCEL))
+            self._frame(RST_STREAM, 0, stream, NUMBER.pack(CANCEL))
 
     def flush(self) -> None:
         """Writes what is queued, in one system call if the kernel takes it."""
@@ -145,7 +157,7 @@ class Connection:
         self._input += data
         messages: list[tuple[int, bytes]] = []
         for kind, flags, stream, payload in self._frames():
-            if kind == _DATA:
+            if kind == DATA:
                 self._data(stream, flags, payload, messages)
             else:
                 self._control(kind, flags, stream, payload)
@@ -158,17 +170,17 @@ class Connection:
     def _frames(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Takes complete frames off the input: type, flags, stream, payload."""
         position, data = 0, bytes(self._input)
-        while len(data) - position >= _FRAME.size:
-            high, low, kind, flags, stream = _FRAME.unpack_from(data, position)
-            end = position + _FRAME.size + (high << 16 | low)
+        while len(data) - position >= FRAME.size:
+            high, low, kind, flags, stream = FRAME.unpack_from(data, position)
+            end = position + FRAME.size + (high << 16 | low)
             if end > len(data):
                 break
-            yield kind, flags, stream, data[position + _FRAME.size : end]
+            yield kind, flags, stream, data[position + FRAME.size : end]
             position = end
         del self._input[:position]
 
     def _data(self, stream: int, flags: int, payload: bytes, messages: list[tuple[int, bytes]]) -> None:
-        if flags & (_END_STREAM | _PADDED):
+        if flags & (END_STREAM | PADDED):
             raise WireError(f"stream {stream}: a DATA frame with flags {flags:#x}")
         self._received += len(payload)
         state = self._streams.get(stream)
@@ -178,29 +190,29 @@ class Connection:
         state.received += len(payload)
         self._give_back(stream, state)
         held = state.partial
-        if not held and len(payload) >= _PREFIX.size and _PREFIX.unpack_from(payload)[1] == len(payload) - _PREFIX.size:
-            messages.append((stream, payload[_PREFIX.size :]))  # the usual case: one frame, one message
+        if not held and len(payload) >= PREFIX.size and PREFIX.unpack_from(payload)[1] == len(payload) - PREFIX.size:
+            messages.append((stream, payload[PREFIX.size :]))  # the usual case: one frame, one message
             return
         held += payload
-        while len(held) >= _PREFIX.size:
-            end = _PREFIX.size + _PREFIX.unpack_from(held)[1]
+        while len(held) >= PREFIX.size:
+            end = PREFIX.size + PREFIX.unpack_from(held)[1]
             if len(held) < end:
                 return
-            messages.append((stream, bytes(held[_PREFIX.size : end])))
+            messages.append((stream, bytes(held[PREFIX.size : end])))
             del held[:end]
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _WINDOW_UPDATE:
-            self._widen(stream, _NUMBER.unpack(payload)[0])
-        elif kind == _SETTINGS and not flags & _ACK:
+        if kind == WINDOW_UPDATE:
+            self._widen(stream, NUMBER.unpack(payload)[0])
+        elif kind == SETTINGS and not flags & ACK:
             self._settings(payload)
-        elif kind == _PING and not flags & _ACK:
-            self._frame(_PING, _ACK, 0, payload)
-        elif kind in (_GOAWAY, _CONTINUATION):
+        elif kind == PING and not flags & ACK:
+            self._frame(PING, ACK, 0, payload)
+        elif kind in (GOAWAY, CONTINUATION):
             raise WireError(f"stream {stream}: the server sent a frame of type {kind}: {payload!r}")
-        elif kind == _RST_STREAM or (kind == _HEADERS and flags & _END_STREAM):
+        elif kind == RST_STREAM or (kind == HEADERS and flags & END_STREAM):
             self._end(stream, kind, payload)
-        elif kind == _HEADERS:
+        elif kind == HEADERS:
             self.accepted += 1
 
     def _end(self, stream: int, kind: int, payload: bytes) -> None:
@@ -212,15 +224,15 @@ class Connection:
         self.ended += 1
 
     def _settings(self, payload: bytes) -> None:
-        for position in range(0, len(payload), _SETTING.size):
-            name, value = _SETTING.unpack_from(payload, position)
-            if name == _INITIAL_WINDOW_SIZE:
+        for position in range(0, len(payload), SETTING.size):
+            name, value = SETTING.unpack_from(payload, position)
+            if name == INITIAL_WINDOW_SIZE:
                 for state in self._streams.values():
                     state.window += value - self._initial_window
                 self._initial_window = value
-            elif name == _MAX_FRAME_SIZE:
+            elif name == MAX_FRAME_SIZE:
                 self._max_frame = value
-        self._frame(_SETTINGS, _ACK, 0, b"")
+        self._frame(SETTINGS, ACK, 0, b"")
         self._move_all()
 
     def _widen(self, stream: int, bytes_more: int) -> None:
@@ -244,22 +256,22 @@ class Connection:
                 state.waiting.appendleft(message[room:])
                 message = message[:room]
             last = state.half_closed and not state.waiting
-            self._frame(_DATA, _END_STREAM if last else 0, stream, message)
+            self._frame(DATA, END_STREAM if last else 0, stream, message)
             state.window -= len(message)
             self._window -= len(message)
 
     def _give_back(self, stream: int, state: _Stream) -> None:
         """Widens our own windows before they run out."""
         if self._received >= _WINDOW_LOW:
-            self._frame(_WINDOW_UPDATE, 0, 0, _NUMBER.pack(self._received))
+            self._frame(WINDOW_UPDATE, 0, 0, NUMBER.pack(self._received))
             self._received = 0
         if state.received >= _WINDOW_LOW:
-            self._frame(_WINDOW_UPDATE, 0, stream, _NUMBER.pack(state.received))
+            self._frame(WINDOW_UPDATE, 0, stream, NUMBER.pack(state.received))
             state.received = 0
 
-    def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes | memoryview) -> None:
         size = len(payload)
-        self._output += _FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
+        self._output += FRAME.pack(size >> 16, size & 0xFFFF, kind, flags, stream)
         self._output += payload
 
 
@@ -273,6 +285,4 @@ def connect(address: str, window: int = LARGEST_WINDOW, lenient: bool = False) -
     return connection
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
-    """A header field without indexing, Huffman code or names from a table (RFC 7541, 6.2.2); lengths below 127."""
-    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+_request = cache(request)  # calls of a generator are alike

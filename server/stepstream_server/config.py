@@ -207,8 +207,17 @@ class DoorSettings(Section):
     max_streams: int = Field(
         default=10_000,
         gt=0,
-        description="Streams at once over all connections: a stream each for ten thousand devices, at some 35 KB each. As other "
-        "bounds on all, it is shared out evenly among workers, to whom the system deals connections not quite so evenly.",
+        description="Streams at once over all connections: a stream each for ten thousand devices, at some 35 KB each; and as "
+        "many watches of the health. As other bounds on all, it is shared out evenly among workers, to whom the system deals "
+        "connections not quite so evenly.",
+    )
+    max_concurrent_streams: int = Field(
+        default=1000,
+        gt=0,
+        le=2**31 - 1,
+        description="Calls and streams of one connection at once: clients have more of them wait, or connect again, and who "
+        "does neither is refused. A hundred streams of each of ten gateways behind one proxy; a client that resets calls as fast "
+        "as it begins them can have no more than these take memory.",
     )
     max_calls: int = Field(
         default=4096,
@@ -236,6 +245,13 @@ class DoorSettings(Section):
         default=20.0,
         ge=1,
         description="How long a ping may go unanswered before the connection counts as dead: gRPC's default.",
+    )
+    silent_connection_seconds: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=86_400,
+        description="How long a new connection may take to begin to speak HTTP/2, TLS included; then it is closed. Far links "
+        "need a second or two; gRPC's 120 let anybody hold a descriptor for two minutes.",
     )
     min_client_ping_seconds: float = Field(
         default=10.0,

@@ -85,7 +85,7 @@ class Inside:
 
     async def serve(self, engines: Sequence[Engine]) -> None:
         self._models.publish(self._doors)
-        await self._rpc.health.serving()
+        self._rpc.health.serving()
 
     def log_level(self, level: LogLevel) -> None:
         """There are no others."""
@@ -94,7 +94,7 @@ class Inside:
         return await self._rpc.drain(seconds)
 
     async def fail(self) -> None:
-        await self._rpc.health.failed()
+        self._rpc.health.failed()
 
     async def stop(self, grace_seconds: float) -> None:
         await self._rpc.stop(grace_seconds)

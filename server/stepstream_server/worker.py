@@ -7,14 +7,12 @@ neither torch nor onnxruntime. No signal tells it to end: the main process tells
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import signal
 import socket
 import sys
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 from stepstream_server import logs, memory, parent, process
@@ -27,7 +25,6 @@ from stepstream_server.rpc import EngineClient, Models, RpcServer
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended
 _ORPHAN_SECONDS = 3.0  # from the main process's end to this one's, at most: the grace and two more
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -91,13 +88,13 @@ class Worker:
             case DrainStreams(seconds):
                 self._do(self._drain(seconds))
             case Fail():
-                self._do(self._rpc.health.failed())
+                self._rpc.health.failed()
             case Count():
                 self._channel.tell(self._counts())
 
     async def stop(self) -> None:
         """Takes no more calls, and gives those that are open a moment to hear of it."""
-        await self._rpc.health.failed()
+        self._rpc.health.failed()
         await self._rpc.stop(_END_GRACE_SECONDS)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
@@ -115,7 +112,7 @@ class Worker:
             engine.start()
             doors.append(door)
         self._models.publish(doors)
-        await self._rpc.health.serving()
+        self._rpc.health.serving()
         process.settle_down()
         self._do(memory.keep_small())
 
@@ -128,8 +125,8 @@ class Worker:
     def _counts(self) -> Counts:
         calls, self._calls = self._calls, Counter()
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
-        return Counts([(*call, count) for call, count in calls.items()], used.ru_utime + used.ru_stime, resident)
+        processor = used.ru_utime + used.ru_stime
+        return Counts([(*call, count) for call, count in calls.items()], processor, memory.resident_bytes())
 
 
 if __name__ == "__main__":

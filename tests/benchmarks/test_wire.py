@@ -95,6 +95,20 @@ def test_pushed_back_message_waits_for_the_window(ends: Ends) -> None:
     assert _frames(theirs.recv(1 << 20)) == [(_DATA, 0, stream, 70_005 - 65_535)]
 
 
+def test_message_that_is_begun_lacks_its_last_byte(ends: Ends) -> None:
+    """Its length is told in full, and nothing follows what was held back."""
+    ours, theirs = ends
+    connection = Connection(ours, "nobody")
+    stream = connection.open_stream("/service/Method")
+    connection.flush()
+    theirs.recv(1 << 16)
+    connection.begin(stream, b"request")
+    connection.flush()
+    sent = theirs.recv(1 << 16)
+    assert _frames(sent) == [(_DATA, 0, stream, 5), (_DATA, 0, stream, 6)]
+    assert sent[9:14] + sent[-6:] == _message(b"request")[:-1]
+
+
 def test_finished_stream_ends_on_both_sides(ends: Ends) -> None:
     """A stream that was answered and has nothing more to say is closed, and the server's end of it is expected."""
     ours, theirs = ends

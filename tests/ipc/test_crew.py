@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
+from benchmarks.process import children
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.ipc import Crew
 from stepstream_server.ipc import crew as crew_module
@@ -21,6 +22,7 @@ from stepstream_server.ipc.control import Begin, LogAt
 from stepstream_server.spec import ModelSpec
 from support import odd_worker
 from support.backend import counter_spec
+from support.process import state
 
 PATIENCE = 30.0  # seconds: how long a test waits for what must come, before it fails
 
@@ -157,17 +159,24 @@ async def test_a_drain_does_not_wait_for_one_that_hangs(hire: Hire, counted: lis
     assert crew.deaths == 1
 
 
-async def test_one_that_stops_before_it_listens(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is killed too, and counted."""
-    monkeypatch.setattr(crew_module, "_BEGIN_SECONDS", 0.0)
-    crew = hire(1, "stops", heartbeat=0.01)
+async def test_one_that_stops_before_it_listens(hire: Hire) -> None:
+    """A worker that never listens is killed too, and counted."""
+    crew = hire(1, "stops")
+    starting = asyncio.create_task(crew.start("127.0.0.1:0"))
+    await until(lambda: any(state(pid) == "T" for pid in children(os.getpid())))
+
+    def beaten_to_its_end() -> bool:
+        crew.beat()
+        return starting.done()
+
+    await until(beaten_to_its_end)
     with pytest.raises(OSError, match="a worker process ended before it listened, with -9"):
-        await crew.start("127.0.0.1:0")
+        await starting
     assert (crew.alive, crew.deaths) == (0, 1)
 
 
 async def test_one_that_listens_is_heard_while_others_begin(hire: Hire, counted: list[int]) -> None:
-    """However long they take."""
+    """A worker at work is heard however long others take to begin."""
     crew = hire(2, "silent")
     starting = asyncio.create_task(crew.start("127.0.0.1:0"))
     await until(lambda: crew.alive == 1)
@@ -177,7 +186,7 @@ async def test_one_that_listens_is_heard_while_others_begin(hire: Hire, counted:
 
 
 async def test_beats_come_by_themselves(hire: Hire) -> None:
-    """At the pace that is set."""
+    """Beats come at the pace that is set."""
     crew = hire(1, "hangs", heartbeat=0.01)
     with structlog.testing.capture_logs() as events:
         await crew.start("127.0.0.1:0")

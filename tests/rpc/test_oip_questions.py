@@ -60,11 +60,11 @@ async def test_readiness_follows_the_servers_life() -> None:
         assert not (await ask(front, "RepositoryIndex", ready=True)).models
     async with front_door() as front:
         assert await readiness(front) == (True, True, True)
-        await front.rpc.health.draining()
+        front.rpc.health.draining()
         assert await readiness(front) == (True, False, False)
-        await front.rpc.health.serving()
+        front.rpc.health.serving()
         assert await readiness(front) == (True, False, False)
-        await front.rpc.health.failed()
+        front.rpc.health.failed()
         assert await readiness(front) == (False, False, False)
 
 
@@ -137,7 +137,7 @@ async def test_the_index_tells_which_models_are_ready(models: FrontDoor) -> None
         return [(each.name, each.version, each.state, each.reason) for each in found.models]
 
     assert await index(False) == await index(True) == [("a", "1", "READY", ""), ("b", "1", "READY", "")]
-    await models.rpc.health.draining()
+    models.rpc.health.draining()
     assert await index(True) == []
     assert [each[2:] for each in await index(False)] == [("UNLOADING", "the server is about to stop")] * 2
 

@@ -117,7 +117,7 @@ async def front_door(
         thread.start()
     if publish:
         models.publish([model.door for model in served.values()])
-        await rpc.health.serving()
+        rpc.health.serving()
     address = f"127.0.0.1:{port}"
     try:
         async with grpc.aio.insecure_channel(address) as channel:

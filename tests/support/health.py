@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 def _stub(channel: grpc.aio.Channel) -> Any:
@@ -38,3 +39,7 @@ class Watch:
         """The next status that differs from the one before."""
         response: health_pb2.HealthCheckResponse = await self._call.read()
         return response.status
+
+    def cancel(self) -> None:
+        """Nobody watches any more."""
+        self._call.cancel()

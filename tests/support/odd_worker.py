@@ -18,7 +18,7 @@ from stepstream_server.ipc.control import Count, Counts, Drained, DrainStreams, 
 
 
 def behaviour(folder: Path) -> str:
-    """What this one is to do."""
+    """Takes the name of what this worker is to do."""
     for file in sorted(folder.iterdir()):
         with suppress(FileNotFoundError):  # another worker was faster
             file.unlink()
@@ -27,20 +27,20 @@ def behaviour(folder: Path) -> str:
 
 
 def tell(line: socket.socket, message: object) -> None:
-    """As a channel does it."""
+    """Tells the main process something, as a channel does."""
     frame = encode(message)
     line.sendall(len(frame).to_bytes(4, "little") + frame)
 
 
 def heard(line: socket.socket) -> Iterator[object]:
-    """What the main process says, to its end."""
+    """Hears the main process to its end."""
     with line.makefile("rb") as file:
         while size := file.read(4):
             yield decode(file.read(int.from_bytes(size, "little")))
 
 
 def main() -> None:
-    """Arguments as of a real one."""
+    """Runs with the arguments of a real worker."""
     line = socket.socket(fileno=int(sys.argv[2]))
     what = behaviour(Path(os.environ["ODD_WORKERS"]))
     if what == ".dies":

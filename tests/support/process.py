@@ -32,7 +32,11 @@ class ServerProcess:
     async def listening(self) -> None:
         """Waits until it says where it listens."""
         assert self.process.stdout is not None
-        told = json.loads(await self.process.stdout.readline())
+        line = (await self.process.stdout.readline()).decode()
+        if line.startswith("{"):
+            told = json.loads(line)
+        else:  # for people, on two lines
+            told = dict([line.split(), (await self.process.stdout.readline()).decode().split()])
         self.listen, self.metrics = told["listening"], told["metrics"]
 
     async def ended(self) -> tuple[int, str]:
@@ -41,28 +45,40 @@ class ServerProcess:
         return self.process.returncode or 0, stderr.decode()
 
 
+def state(pid: int) -> str:
+    """The state of a process: R(unning), S(leeping), T (stopped) and the like (proc(5)). Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def environment() -> dict[str, str]:
     """This process's, without settings of the server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("STEPSTREAM_")}
 
 
 async def launch(
-    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False
+    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False, stderr: int = asyncio.subprocess.PIPE
 ) -> asyncio.subprocess.Process:
-    """Starts the command with ports chosen by the system, unless flags say otherwise. own_group: of processes."""
+    """Starts the command with ports chosen by the system, unless flags say otherwise. own_group: of processes. stderr: where it
+    goes, a descriptor."""
     given = ["serve", "--models", str(models), "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *flags]
-    pipe = asyncio.subprocess.PIPE
+    group = 0 if own_group else None
     return await asyncio.create_subprocess_exec(
-        sys.executable, *program, *given, stdout=pipe, stderr=pipe, env=environment(), process_group=0 if own_group else None
+        sys.executable,
+        *program,
+        *given,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
+        env=environment(),
+        process_group=group,
     )
 
 
 @asynccontextmanager
 async def server_process(
-    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False
+    models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False, stderr: int = asyncio.subprocess.PIPE
 ) -> AsyncIterator[ServerProcess]:
     """Serves until the block ends; what is still running then is killed."""
-    process = await launch(models, *flags, program=program, own_group=own_group)
+    process = await launch(models, *flags, program=program, own_group=own_group, stderr=stderr)
     try:
         server = ServerProcess(process, "", "")
         await server.listening()

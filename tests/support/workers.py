@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from benchmarks.process import children
 from stepstream_proto.v1 import model_pb2, model_pb2_grpc
 from support.process import COMMAND, ServerProcess, server_process
 
@@ -185,15 +186,6 @@ async def working_server(
             finally:
                 for worker in working.seen.values():
                     worker.kill()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and that run."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that has ended meanwhile
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 async def scraped(url: str) -> dict[str, float]:

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import children
 from support.process import ServerProcess, server_process
-from support.workers import children
 
 
 async def next_event(server: ServerProcess) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What becomes of processes whose parent is killed, whatever they do then."""
+"""Processes end with their parent, whatever they do when it is killed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from support.workers import PATIENCE, WorkerProcess, children
+from benchmarks.process import children
+from support.process import state
+from support.workers import PATIENCE, WorkerProcess
 
 # A parent of one process, which asks for its end, says so and then echoes lines, spins, or stops.
 FAMILY = """
@@ -33,11 +35,6 @@ DOES = {
     "waits": "signal.pause()",
     "stops": "os.kill(os.getpid(), signal.SIGSTOP); signal.pause()",
 }
-
-
-def state(pid: int) -> str:
-    """Of a process: R(unning), S(leeping), T (stopped) and the like."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager
@@ -60,14 +57,14 @@ def family(asks: str, does: str) -> Iterator[tuple[subprocess.Popen[str], Worker
 @pytest.mark.parametrize("asks", ASKS)
 @pytest.mark.parametrize("does", ["spins", "waits", "stops"])
 async def test_it_ends(asks: str, does: str) -> None:
-    """At once, or so many seconds later if it does not by itself."""
+    """A child is killed at once, or so many seconds later if it does not end by itself."""
     with family(asks, does) as (parent, child):
         parent.kill()
         await child.ended()
 
 
 async def test_one_that_was_stopped_goes_on_while_its_parent_lives() -> None:
-    """Nobody hurries it."""
+    """Nobody hurries a child whose parent lives."""
     with family("after", "echoes") as (parent, child):
         child.send_signal(signal.SIGSTOP)
         child.send_signal(signal.SIGCONT)

@@ -11,11 +11,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 
+from benchmarks.process import children
 from support import crashing_server
 from support.health import SERVING, health
 from support.process import launch, server_process
 from support.wire import WireStream, block
-from support.workers import WorkerProcess, WorkingServer, children
+from support.workers import WorkerProcess, WorkingServer
 
 
 async def test_an_engine_that_crashes_is_served_again_at_the_same_address(models: Path) -> None:

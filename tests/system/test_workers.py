@@ -13,13 +13,14 @@ import grpc
 import numpy as np
 import pytest
 
+from benchmarks.process import children
 from stepstream import Client, ClientOptions
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, session_pb2, session_pb2_grpc
 from support import broken_workers, crashing_server, quick_server
 from support.health import NOT_SERVING, SERVING, Watch, health
 from support.process import COMMAND, launch, server_process
 from support.wire import WireStream, block, read_to_drain, read_to_end, steps_of, u32, u64
-from support.workers import Connection, WorkerProcess, WorkingServer, children, working_server
+from support.workers import Connection, WorkerProcess, WorkingServer, working_server
 
 RPCS = 'stepstream_rpc_handled_total{code="%s",method="%s",service="stepstream.v1.%s"}'
 MODEL = '{model="small",version="1"}'
@@ -452,7 +453,7 @@ async def test_a_worker_that_stands_still(models: Path) -> None:
 
 
 async def test_a_worker_that_hangs(models: Path) -> None:
-    """It is replaced. A drain ends without it, and well."""
+    """A worker that hangs is replaced. A drain ends without it, and well."""
     async with working_server(models, 2, "--worker_heartbeat_seconds", "0.2") as running:
         first, _ = running.workers()
         first.send_signal(signal.SIGSTOP)

@@ -39,6 +39,7 @@ _BEGIN_SECONDS = 20.0
 # One after the other; of a second each by default. A flood of requests was seen to hold a worker's loop up for three of them.
 _UNANSWERED_BEATS = 5
 _LATE_BEATS = 2  # unanswered: a whole beat has passed, and a scrape does not wait for that worker
+_MOST_ASKED = 8  # times that a worker is asked which has not answered: by beats and scrapes, or by scrapes alone without beats
 _COUNT_SECONDS = 1.0  # that a scrape waits for a worker that is busy
 _END_SECONDS = 4.0  # from the end of its channel to being killed: what its calls are given, and three more
 
@@ -158,7 +159,8 @@ class Crew:
 
     async def count(self) -> None:
         """Has all workers say what they have counted; what one counts that dies before that is lost."""
-        asked = [self._ask(worker) for worker in self._workers.values() if worker.unanswered < _LATE_BEATS]
+        on_time = [each for each in self._workers.values() if each.unanswered < _LATE_BEATS and len(each.asked) < _MOST_ASKED]
+        asked = [self._ask(worker) for worker in on_time]
         if asked:
             await asyncio.wait(asked, timeout=_COUNT_SECONDS)
 
@@ -180,7 +182,7 @@ class Crew:
             self.beat()
 
     def _ask(self, worker: _Worker) -> asyncio.Future[None]:
-        """What is done once a worker has counted."""
+        """Asks a worker to count; done once it has, or has ended."""
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         worker.asked.append(answered)
         worker.channel.tell(Count())
@@ -235,7 +237,7 @@ class Crew:
         return None
 
     def _take_on(self, worker: _Worker) -> None:
-        """It is at work, and told what the others were told while it began."""
+        """Puts a worker to work, and tells it what the others were told while it began."""
         self._workers[worker.place] = worker
         if worker.log_level != self._log.level:
             worker.channel.tell(LogAt(self._log.level))

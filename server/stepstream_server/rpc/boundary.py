@@ -1,4 +1,4 @@
-"""Around every call of our services: errors become statuses, unknown ones without their text; calls are counted and bounded.
+"""Around every call of every service: errors become statuses, unknown ones without their text; calls are counted and bounded.
 
 Here is the only table from `Reason` to a gRPC status, and how an error looks on the wire: in band and in trailers.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
@@ -20,6 +21,7 @@ from grpc_status import rpc_status
 
 from stepstream_proto.v1 import common_pb2
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
+from stepstream_server.rpc.accepting import Server
 
 DOMAIN = "stepstream.v1"  # of every ErrorInfo: whose reasons these are
 
@@ -79,6 +81,8 @@ RETRY_DELAY_MS: dict[Reason, int] = {
     Reason.ENGINE_LOST: 1000,  # another replica, or this one restarted
 }
 
+MESSAGE_SECONDS = 30.0  # in which a request must have come whole: 4 MiB at 1 Mbit/s
+
 # Generic in their stubs only, hence the quotes.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -133,17 +137,81 @@ def _packed(message: Message) -> any_pb2.Any:
     return packed
 
 
-class Boundary:
-    """What services are added to in a server's place. Around each call of ours it is the last that sees an exception before gRPC
-    does; health and reflection speak gRPC themselves.
-    """
+class Limit:
+    """How many calls of a kind may be open at once."""
 
-    def __init__(self, server: grpc.aio.Server, services: Mapping[str, Translate], on_call: OnCall, max_calls: int) -> None:
+    def __init__(self, most: float, what: str) -> None:
+        """what: they are called, in the plural."""
+        self._most = most
+        self._what = what
+        self._open = 0
+
+    def enter(self) -> None:
+        """Counts one more. Raises CallerError(QUEUE_FULL) if there are as many as there may be."""
+        if self._open >= self._most:
+            raise CallerError(Reason.QUEUE_FULL, f"all {self._most} {self._what} are in use")
+        self._open += 1
+
+    def leave(self) -> None:
+        """One that was counted is over."""
+        self._open -= 1
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Counts one more until the block ends. Raises CallerError(QUEUE_FULL)."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+
+class Arrivals:
+    """Requests of calls that have one, which may take their time to come whole. Each may hold as much memory as a message, so of
+    too many the oldest is given up: honest ones come within milliseconds."""
+
+    def __init__(self, most: int) -> None:
+        """most: requests at once."""
+        self._most = most
+        self._waiting: dict[asyncio.Timeout, None] = {}  # the oldest first
+
+    async def next(self, context: Context) -> bytes:
+        """The request of a call. Raises CallerError if there is none, or if it is given up."""
+        if len(self._waiting) >= self._most:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.reschedule(asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(MESSAGE_SECONDS) as waiting:
+                self._waiting[waiting] = None
+                message: Any = await context.read()
+        except TimeoutError:
+            problem = f"message: expected it whole within {MESSAGE_SECONDS:g} s, and sooner than {self._most} others"
+            raise CallerError(Reason.DEADLINE_EXCEEDED, problem) from None
+        finally:
+            self._waiting.pop(waiting, None)
+        if message is grpc.aio.EOF:
+            raise CallerError(Reason.INVALID_ARGUMENT, "message: expected one, got none")
+        return bytes(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How calls of a service are treated."""
+
+    translate: Translate  # an error into the words of its protocol
+    limit: Limit  # of its calls other than streams, which have limits of their own
+
+
+class Boundary:
+    """Services are added to it in a server's place. Around each call it is the last that sees an exception before gRPC does."""
+
+    def __init__(self, server: Server, services: Mapping[str, Service], on_call: OnCall, most_arriving: int) -> None:
+        """most_arriving: requests that may come at once."""
         self._server = server
-        self._services = services  # ours, by their names on the wire
+        self._arrivals = Arrivals(most_arriving)
+        self._services = services  # by their names on the wire
         self._on_call = on_call
-        self._max_calls = max_calls  # other than streams, which have a limit of their own
-        self._calls = 0
         self._unsent: set[asyncio.Task[Any]] = set()  # gRPC's, of calls whose responses are not sent yet
 
     async def answered(self, seconds: float) -> bool:
@@ -153,40 +221,45 @@ class Boundary:
         return not under_way or not (await asyncio.wait(under_way, timeout=seconds))[1]
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Does nothing: generated code adds each service by its name, too."""
+        """Does nothing: generated code adds each service by the names of its methods, too."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
-        """Adds a service, as generic handlers: for each call of any method gRPC would wait anew for one of every registered
-        method, which costs 20 us where there are two dozen of them (grpcio 1.85)."""
-        if service in self._services:
-            handlers = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        """Adds a service."""
+        wrapped = {method: self._wrap(handler, service, method) for method, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _wrap(self, handler: Handler, service: str, method: str) -> Handler:
-        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-        inner = getattr(handler, kind)
+        """A request is read and parsed in the call: what gRPC cannot read before the call ends never, and what it cannot parse
+        ends as UNKNOWN, uncounted. So all calls are streams of requests to gRPC."""
+        kinds: Any = handler  # whose types know no asynchronous functions
         parse, serializer = handler.request_deserializer or bytes, handler.response_serializer  # gRPC's None: bytes as they are
-        make: Callable[..., Handler] = getattr(grpc, f"{kind}_rpc_method_handler")
         if handler.request_streaming:
-            return make(self._duplex(inner, service, method), parse, None)
-        # Parsed in the call: what gRPC cannot parse before it ends as UNKNOWN, uncounted.
-        wrap: Callable[..., Unary | Generator] = self._generator if handler.response_streaming else self._unary
-        return make(wrap(inner, parse, service, method), None, serializer)
+            return grpc.stream_stream_rpc_method_handler(self._duplex(kinds.stream_stream, service, method), parse, None)
+        if handler.response_streaming:
+            responses: Any = self._generator(kinds.unary_stream, parse, service, method)
+            return grpc.stream_stream_rpc_method_handler(responses, None, serializer)
+        response: Any = self._unary(kinds.unary_unary, parse, service, method)
+        return grpc.stream_unary_rpc_method_handler(response, None, serializer)
 
     def _unary(self, inner: Unary, parse: Parse, service: str, method: str) -> Unary:
         """Without context managers, which would take as long as all else here."""
+        limit = self._services[service].limit
 
-        async def call(request: bytes, context: Context) -> Any:
+        async def call(requests: object, context: Context) -> Any:
             code = _CANCELLED
-            self._note()
             try:
-                self._enter()
+                request = await self._arrivals.next(context)
+                self._note()
+                limit.enter()
                 try:
                     response = await inner(parse(request), context)
                 finally:
-                    self._calls -= 1
+                    limit.leave()
                 code = _OK
                 return response
+            except grpc.aio.AbortError:  # of a protocol whose statuses stand for no reason of ours
+                code = context.code().name  # as it was given to `abort`
+                raise
             except Exception as error:
                 failure = self._status(error, service, method)
                 code = failure.code.name
@@ -197,14 +270,12 @@ class Boundary:
         return call
 
     def _generator(self, inner: Generator, parse: Parse, service: str, method: str) -> Generator:
-        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
+        async def call(requests: object, context: Context) -> AsyncIterator[Any]:
             async with self._guard(service, method, context):
-                self._enter()
-                try:
+                request = await self._arrivals.next(context)
+                with self._services[service].limit.entered():
                     async for response in inner(parse(request), context):
                         yield response
-                finally:
-                    self._calls -= 1
 
         return call
 
@@ -217,12 +288,6 @@ class Boundary:
 
         return call
 
-    def _enter(self) -> None:
-        """Counts one of the calls that may be open at once. Raises CallerError(QUEUE_FULL)."""
-        if self._calls >= self._max_calls:
-            raise CallerError(Reason.QUEUE_FULL, f"all {self._max_calls} calls are in use")
-        self._calls += 1
-
     def _note(self) -> None:
         """The call of this task is unary."""
         task = asyncio.current_task()
@@ -232,7 +297,7 @@ class Boundary:
 
     def _status(self, error: Exception, service: str, method: str) -> grpc.Status:
         """The status that a call ends with for what it has raised."""
-        return call_status(self._services[service](_known(error, method)))
+        return call_status(self._services[service].translate(_known(error, method)))
 
     @contextlib.asynccontextmanager
     async def _guard(self, service: str, method: str, context: Context) -> AsyncIterator[None]:
@@ -249,10 +314,6 @@ class Boundary:
             self._on_call(service, method, code)
         if failure is not None:
             await context.abort_with_status(failure)
-
-
-def _arity(streaming: bool) -> str:
-    return "stream" if streaming else "unary"
 
 
 def _known(error: Exception, method: str) -> StepStreamError:

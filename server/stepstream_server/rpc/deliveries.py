@@ -32,7 +32,7 @@ def wire_field(number: int, content: bytes) -> bytes:
     return wire_head(number, len(content)) + content
 
 
-@functools.lru_cache(maxsize=4096)  # of the few sizes that messages have
+@functools.lru_cache(maxsize=512)  # of the few sizes that messages have: 0.1 MiB
 def wire_head(number: int, size: int) -> bytes:
     """What stands before the content of a field of type bytes, string or message."""
     return _varint(number << 3 | 2) + _varint(size)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from stepstream_proto.v1 import (
     inference_pb2,
@@ -21,7 +21,11 @@ from stepstream_proto.v1 import (
 )
 from stepstream_server.config import DoorSettings, cannot_listen
 from stepstream_server.engine.ports import Command, Drain
-from stepstream_server.rpc.boundary import Boundary, OnCall, Translate
+from stepstream_server.errors import StepStreamError
+from stepstream_server.rpc import reflection
+from stepstream_server.rpc.accepting import Server
+from stepstream_server.rpc.boundary import Boundary, Limit, OnCall, Service
+from stepstream_server.rpc.connections import Connections, most_connections
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.inference import InferenceService
 from stepstream_server.rpc.models import Models, ModelService
@@ -38,8 +42,8 @@ SERVICES = [  # of the contract
     session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 ]
-# All that are ours, and how each protocol puts an error.
-_OURS: dict[str, Translate] = {**dict.fromkeys(SERVICES, lambda error: error), oip.NAME: translate}
+_ROOM_FOR_PROBES = 1000  # calls: each is answered at once
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class RpcServer:
@@ -47,19 +51,20 @@ class RpcServer:
 
     def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, version: str, *, shared: bool = False) -> None:
         """shared: other processes may listen on the same port."""
-        self.health = Health(list(_OURS))
+        self.health = Health([*SERVICES, oip.NAME], settings.max_streams)
         self.streams = Streams(models, settings)
         self._models = models
         self._settings = settings
         self._on_call = on_call
         self._shared = shared
         self._version = version  # of the server, which clients of the Open Inference Protocol may ask for
-        self._server: grpc.aio.Server | None = None
+        self._server: Server | None = None
+        self._watching: asyncio.Task[None] | None = None  # how many connections there are
 
     async def start(self, address: str) -> int:
         """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
-        server = grpc.aio.server(options=server_options(self._settings, shared=self._shared))
-        self._boundary = boundary = Boundary(server, _OURS, self._on_call, self._settings.max_calls)
+        server = Server(server_options(self._settings, shared=self._shared), _most_open(self._settings))
+        self._boundary = boundary = Boundary(server, _services(self._settings), self._on_call, _most_arriving(self._settings))
         inference = InferenceService(self._models, self.streams, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, boundary)
         session_pb2_grpc.add_SessionServiceServicer_to_server(
@@ -68,15 +73,16 @@ class RpcServer:
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), boundary)
         catalogue = Catalogue(self._models, self.health, self._version)
         oip.register(boundary, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, boundary)  # type: ignore[arg-type]  # stands for a server
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, boundary)  # type: ignore[arg-type]  # stands for a server
         # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.
-        names = [*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, boundary)  # type: ignore[arg-type]  # stands for a server
+        told = reflection.Reflection([*SERVICES, _HEALTH])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(told, boundary)  # type: ignore[no-untyped-call]
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
             raise cannot_listen("listen", address, error) from error
-        await self.health.starting()
+        self.health.starting()
+        self._watching = asyncio.create_task(Connections(most_connections(self._settings)).watch())
         await server.start()
         self._server = server
         return port
@@ -90,7 +96,7 @@ class RpcServer:
         are held to the last do not count.
         """
         until = time.monotonic() + seconds
-        await self.health.draining()
+        self.health.draining()
         self.streams.drain(seconds)
         finished = await self._engines_answer(Drain, until)
         await self._engines_answer(partial(Drain, until_let_go=True), until)
@@ -109,8 +115,38 @@ class RpcServer:
 
     async def stop(self, grace_seconds: float) -> None:
         """Takes no more calls, and gives those that are open so long to end."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._server is not None:
             await self._server.stop(grace_seconds)
+
+
+def _services(settings: DoorSettings) -> dict[str, Service]:
+    """Every service, by its name on the wire. Health is answered at once, and however busy the others are."""
+    limit, none = Limit(settings.max_calls, "calls"), Limit(math.inf, "calls")
+    ours = dict.fromkeys(SERVICES, Service(_as_it_is, limit))
+    return {
+        **ours,
+        oip.NAME: Service(translate, limit),
+        _HEALTH: Service(_as_it_is, none),
+        reflection.NAME: Service(_as_it_is, none),
+    }
+
+
+def _most_open(settings: DoorSettings) -> Callable[[str], int]:
+    """How many calls of all methods may be open, by the method of another one: as many as their own limits let in, which apply
+    once their requests have come, and some more for probes."""
+    most = 2 * settings.max_streams + settings.max_calls + reflection.MOST  # as many watches of the health as streams
+    return lambda method: most + _ROOM_FOR_PROBES * method.startswith(f"/{_HEALTH}/")
+
+
+def _most_arriving(settings: DoorSettings) -> int:
+    """How many requests may be on their way at once: they may take as much memory as answers that wait to be read."""
+    return max(1, settings.max_unread_bytes // settings.max_message_bytes)
+
+
+def _as_it_is(error: StepStreamError) -> StepStreamError:
+    return error
 
 
 def server_options(settings: DoorSettings, *, shared: bool = False) -> list[tuple[str, int]]:
@@ -118,10 +154,14 @@ def server_options(settings: DoorSettings, *, shared: bool = False) -> list[tupl
     pending = max(1000, settings.max_streams)
     return [
         ("grpc.so_reuseport", int(shared)),  # on by default: a second server would silently share the port
+        ("grpc.max_allowed_incoming_connections", most_connections(settings)),
+        ("grpc.server_handshake_timeout_ms", _ms(settings.silent_connection_seconds)),
+        ("grpc.http2.settings_timeout", _ms(settings.silent_connection_seconds)),  # for ours to be acknowledged
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
         # As many clients as there may be come back at once after a restart: beyond 1,000 calls that nobody has taken yet gRPC
-        # refuses some, beyond 3,000 all, without telling a reason.
+        # refuses some, beyond 3,000 all, without telling a reason. Each takes some 10 KB, also when its client has reset it.
         ("grpc.server.max_pending_requests", pending),
-        ("grpc.server.max_pending_requests_hard_limit", 3 * pending),
+        ("grpc.server.max_pending_requests_hard_limit", pending + pending // 10),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", _ms(settings.keepalive_seconds)),

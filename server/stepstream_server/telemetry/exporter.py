@@ -12,20 +12,41 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import choose_encoder
 
 from stepstream_server.config import cannot_listen, split_address
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+# Connections at once, each with a thread: scrapers, and people who look. When there are more the oldest is let go of, so that
+# callers who say nothing, or say it slowly, keep nobody else waiting.
+MOST_CONNECTIONS = 64
+_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+
+
 def _only_metrics(metrics: WsgiApp) -> WsgiApp:
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/metrics":
-            return metrics(environ, start_response)
-        start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"Only /metrics is here.\n"]
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", _TEXT)
+            return [b"Only /metrics is here.\n"]
+        try:
+            return metrics(_readable(environ), start_response)
+        except Exception:  # what leaves here is printed as it is, between the lines of the log
+            structlog.get_logger(__name__).error("scrape_failed", exc_info=True)
+            start_response("500 Internal Server Error", _TEXT)
+            return [b"The log tells what went wrong.\n"]
 
     return app
+
+
+def _readable(environ: dict[str, Any]) -> dict[str, Any]:
+    """The request without wishes for a format that the library fails to read: it is answered in the plain one."""
+    try:
+        choose_encoder(environ.get("HTTP_ACCEPT", ""))
+    except (TypeError, ValueError):  # "version=x", which it compares with numbers
+        return {name: value for name, value in environ.items() if name != "HTTP_ACCEPT"}
+    return environ
 
 
 class _Handler(WSGIRequestHandler):
@@ -36,10 +57,12 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    request_queue_size = 128  # connections that wait to be accepted: of the 5 by default a few strangers take all
     daemon_threads = True  # a scrape under way does not hold up the server's end
 
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
         self.address_family = family
+        self._open: dict[socket.socket, None] = {}  # connections, the oldest first
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -52,6 +75,24 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def bound(self) -> tuple[str, int]:
         host, port = self.socket.getsockname()[:2]
         return host, port
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serves a connection in a thread of its own, in the place of the oldest if there are as many as there may be."""
+        if len(self._open) >= MOST_CONNECTIONS:
+            self._let_go(next(iter(self._open.copy())))
+        self._open[request] = None
+        super().process_request(request, client_address)
+
+    def _let_go(self, oldest: socket.socket) -> None:
+        """Its thread finds that its caller has hung up."""
+        self._open.pop(oldest, None)
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            oldest.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection is over."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A caller that hung up or never spoke: its own affair."""

@@ -1,0 +1,1 @@
+"""Callers that mean no good, or have gone wrong: what they send, by a seed, and how a server must bear it."""
