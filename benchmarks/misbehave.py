@@ -6,6 +6,7 @@ begun, and one with counts when it gets SIGTERM, when the server has cut it off,
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 import signal
@@ -13,7 +14,7 @@ import struct
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,18 @@ import numpy as np
 from benchmarks.load import Load, Plan
 from benchmarks.rolling import Rolling, RollingPlan
 from benchmarks.wire import Connection, WireError, connect
-from stepstream_proto.v1 import inference_pb2
+from stepstream_proto.v1 import inference_pb2, session_pb2
 
 _PATH = "/stepstream.v1.InferenceService/Stream"
+_STEP = "/stepstream.v1.InferenceService/Step"
+_OPEN_SESSION = "/stepstream.v1.SessionService/OpenSession"
 _SECONDS = 600.0
 _SMALL_WINDOW = 65_535  # bytes: HTTP/2's default, and never widened
 _BURST = 64  # messages between two looks at what came
 _STREAMS_HELD = 5_000  # half of what the server admits by default
 _STREAMS_ASKED = 256  # opened and not yet accepted
+_BEATS = 500  # per second, of clients whose rate is given: far more than a client makes that has gone wrong
+_NOISE = np.random.default_rng(0).bytes(100)
 _TICK = 0.1  # seconds between two looks at how much was drawn
 
 Counts = Counter[str]
@@ -84,6 +89,27 @@ def streams(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
                 connection.reset(held.popleft())
 
 
+def calls(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Steps one session by calls, so many per second. No misbehaviour: what malformed ones are compared with."""
+    _call(plan, counts, begun, _step_calls)
+
+
+def malformed_calls(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Makes calls whose messages are wrong, each in another way, so many per second."""
+    _call(plan, counts, begun, malformed_steps)
+
+
+def messages(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Steps one session on a stream, so many messages per second. No misbehaviour: what malformed ones are compared with."""
+    blocks = _Blocks(plan)
+    _say(plan, counts, begun, iter(blocks.next, b""))
+
+
+def malformed_messages(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Sends messages that are wrong, each in another way, so many per second; where one ends the stream, on the next stream."""
+    _say(plan, counts, begun, itertools.cycle(malformed_blocks(plan)))
+
+
 def rollouts(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> None:
     """Reads endless rollouts, and says how fast they were in the plan's seconds before the end. No misbehaviour, as `chunks`."""
     rolling = Rolling(plan)
@@ -101,7 +127,8 @@ def rollouts(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> No
 
 
 KINDS: dict[str, Callable[[Any, Counts, Callable[[], None]], None]] = {
-    each.__name__: each for each in (chunks, silent, flood, streams, rollouts)
+    each.__name__: each
+    for each in (chunks, silent, flood, streams, rollouts, calls, malformed_calls, messages, malformed_messages)
 }
 
 
@@ -119,6 +146,90 @@ class _Blocks:
         self._block.first_seqs = self._block.acked = struct.pack("<Q", self._sent) * self._sessions
         self._sent += 1
         return inference_pb2.StreamRequest(block=self._block).SerializeToString()
+
+
+def malformed_steps(plan: Plan, session: str) -> list[bytes]:
+    """StepRequests that are refused: no messages, and messages that are wrong in one thing."""
+    right = _step(plan, session)
+    wrong = [
+        _step(plan, session, model="forged"),
+        _step(plan, "forged"),
+        _step(plan, "\n\x1b[2J"),
+        _step(plan, session, seq=2**64 - 1),
+        _step(plan, session, outputs=99),
+        _step(plan, session, inputs={"forged": inference_pb2.Values(numbers=[0.0])}),
+        _step(plan, session, inputs={"input": inference_pb2.Values(numbers=[0.0] * 999)}),
+    ]
+    return [_NOISE, right[: len(right) // 2], *wrong]
+
+
+def malformed_blocks(plan: Plan) -> list[bytes]:
+    """StreamRequests of which rows are refused, and two that end their stream: an empty one, and one that is none."""
+    one, two = struct.pack("<I", 0), struct.pack("<II", 0, 0)
+    seq, values = bytes(8), bytes(4 * plan.input_width)
+    wrong = [
+        inference_pb2.Block(handles=struct.pack("<I", 999), first_seqs=seq, inputs=[values]),
+        inference_pb2.Block(handles=one, first_seqs=seq, inputs=[values[:-1]]),
+        inference_pb2.Block(handles=one, first_seqs=seq),
+        inference_pb2.Block(handles=one, first_seqs=seq[1:], inputs=[values]),
+        inference_pb2.Block(handles=one, first_seqs=b"\xff" * 8, inputs=[values]),
+        inference_pb2.Block(handles=one, first_seqs=seq, lengths=b"\xff" * 4, inputs=[values]),
+        inference_pb2.Block(handles=one, first_seqs=seq, inputs=[b"\xff" * len(values)]),
+        inference_pb2.Block(handles=two, first_seqs=seq * 2, inputs=[values * 2]),
+    ]
+    return [*(inference_pb2.StreamRequest(block=block).SerializeToString() for block in wrong), b"", _NOISE]
+
+
+def _call(plan: Plan, counts: Counts, begun: Callable[[], None], requests: Callable[[Plan, str], Sequence[bytes]]) -> None:
+    """Makes calls of `Step`, at the rate that all share, on a session of its own."""
+    connection = connect(plan.address, lenient=True)
+    opening = session_pb2.OpenSessionRequest(model=plan.model).SerializeToString()
+    connection.send(connection.open_stream(_OPEN_SESSION), opening, last=True)
+    connection.flush()
+    answers: list[tuple[int, bytes]] = []
+    while not answers:
+        answers = connection.receive()
+    session = session_pb2.OpenSessionResponse.FromString(answers[0][1]).session.id
+    begun()
+    for request, _ in zip(itertools.cycle(requests(plan, session)), _beats(connection), strict=False):
+        connection.send(connection.open_stream(_STEP), request, last=True)
+        counts["calls"] += 1
+
+
+def _say(plan: Plan, counts: Counts, begun: Callable[[], None], messages: Iterator[bytes]) -> None:
+    """Sends messages, at the rate that all share, on a stream with a session; on another one where that has ended."""
+    connection = connect(plan.address, lenient=True)
+    stream = _open(connection, plan)
+    begun()
+    for message, _ in zip(messages, _beats(connection), strict=False):
+        if connection.ended > counts["streams ended"]:
+            counts["streams ended"] = connection.ended
+            stream = _open(connection, plan)
+        connection.send(stream, message)
+        counts["messages"] += 1
+
+
+def _step_calls(plan: Plan, session: str) -> list[bytes]:
+    return [_step(plan, session)]
+
+
+def _step(plan: Plan, session: str, **wrong: Any) -> bytes:
+    """A step of a session, right but for what is given."""
+    inputs = {"input": inference_pb2.Values(numbers=[0.5] * plan.input_width)}
+    return inference_pb2.StepRequest(
+        **{"model": plan.model, "session_id": session, "inputs": inputs, **wrong}
+    ).SerializeToString()
+
+
+def _beats(connection: Connection) -> Iterator[None]:
+    """So many turns per second, at even distances; what is sent in one is written, and what comes between them taken."""
+    begun = time.perf_counter()
+    for beat in range(round(_SECONDS * _BEATS)):
+        while (left := begun + beat / _BEATS - time.perf_counter()) > 0:
+            if select.select([connection], [], [], left)[0]:
+                connection.receive()
+        yield
+        connection.flush()
 
 
 def _turns(connection: Connection, busy: Callable[[], bool] = lambda: False) -> Iterator[None]:

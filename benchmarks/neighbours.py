@@ -28,7 +28,7 @@ from benchmarks.drive import (
 from benchmarks.load import Plan
 from benchmarks.paced import PacedResult
 from benchmarks.process import Checkout, Server, running, serve_command
-from benchmarks.report import Line, line
+from benchmarks.report import NO_ROW, Line, line
 from benchmarks.rolling import RollingPlan
 from benchmarks.timing import Effort, interleave, ratios
 from stepstream_server.bundles import Bundle, write
@@ -100,8 +100,8 @@ def row_15_streams(bundle: Bundle, effort: Effort, tell: Callable[[str], None], 
     with checkout.serving(bundle.path.parent) as server, running(echo_of_its_size) as echo:
         servers = {"echo": echo, "server": server}
         scenes = {name: Scene(each, "streams", plan_for(each, bundle, effort, 1)) for name, each in servers.items()}
-        seen = _look(scenes, _share_of_peak(server, bundle, effort), bundle, effort)
-        return [_line(15, "streams opened without end, against the echo's", seen, 2.0)]
+        seen = look(scenes, share_of_peak(server, bundle, effort), bundle, effort)
+        return [compared("streams opened without end, against the echo's", seen, 2.0, row=15)]
 
 
 def row_23(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
@@ -123,17 +123,17 @@ def _predicting(folder: Path) -> Bundle:
 
 def _against_alone(row: int, scenes: dict[str, Scene], bundle: Bundle, effort: Effort, target: float | None) -> list[Line]:
     """Compares each kind of client with nobody, line by line."""
-    seen = _look(scenes, _share_of_peak(scenes[_ALONE].server, bundle, effort), bundle, effort)
+    seen = look(scenes, share_of_peak(scenes[_ALONE].server, bundle, effort), bundle, effort)
     alone = seen.pop(_ALONE)
-    return [_line(row, who, {_ALONE: alone, "beside": each}, target) for who, each in seen.items()]
+    return [compared(who, {_ALONE: alone, "beside": each}, target, row) for who, each in seen.items()]
 
 
-def _share_of_peak(server: Server, bundle: Bundle, effort: Effort) -> float:
+def share_of_peak(server: Server, bundle: Bundle, effort: Effort) -> float:
     """Measures how many steps per second honest clients are to offer."""
     return _SHARE * rates([run(plan_for(server, bundle, effort, _STREAMS))])[0]
 
 
-def _look(scenes: Mapping[str, Scene], rate: float, bundle: Bundle, effort: Effort) -> dict[str, Seen]:
+def look(scenes: Mapping[str, Scene], rate: float, bundle: Bundle, effort: Effort) -> dict[str, Seen]:
     """Has honest clients offer so many steps per second in each scene in turn."""
     seen = {name: Seen([], []) for name in scenes}
 
@@ -150,7 +150,7 @@ def _look(scenes: Mapping[str, Scene], rate: float, bundle: Bundle, effort: Effo
     return seen
 
 
-def _line(row: int, who: str, seen: Mapping[str, Seen], target: float | None) -> Line:
+def compared(who: str, seen: Mapping[str, Seen], target: float | None, row: int = NO_ROW) -> Line:
     """Compares p99 in the second of two scenes with p99 in the first."""
     results = {name: each.honest for name, each in seen.items()}
     first, second = results

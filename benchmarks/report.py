@@ -15,6 +15,7 @@ from rich.table import Table
 Unit = Literal["×", "µs", "s", "B", "1/s"]
 Bound = Literal["at most", "at least"]
 
+NO_ROW = 0  # of a figure that is in no table of docs/performance.md
 TITLES = {
     1: "a turn of the backend against the same graph with its state in place",
     2: "single-step streams against the echo",
@@ -45,7 +46,7 @@ TITLES = {
 class Line:
     """One figure: the median over rounds, with the least and the greatest round, and what it was made of."""
 
-    row: int  # as docs/performance.md numbers them
+    row: int  # as docs/performance.md numbers them, or NO_ROW
     case: str
     value: float
     low: float
