@@ -1,4 +1,8 @@
-"""Row 11: memory over many steps, with sessions coming and going."""
+"""Row 11: memory over many steps, with sessions coming and going.
+
+Steps of one model, in blocks and at full speed: what a step leaves behind shows. `endurance` is the other half, all features at a
+moderate rate for many minutes: what a feature leaves behind shows there.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_processes_may_vanish(monkeypatch: pytest.MonkeyPatch, tree: subprocess.
     """A child that is gone when it is its turn counts nothing; one that was asked for must be there."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    monkeypatch.setattr(process, "_children", lambda pid: [ended.pid] if pid == tree.pid else [])
+    monkeypatch.setattr(process, "children", lambda pid: [ended.pid] if pid == tree.pid else [])
     assert 0 < resident_bytes(tree.pid) < MEMORY
     with pytest.raises(OSError, match=str(ended.pid)):
         cpu_seconds(ended.pid)
