@@ -97,25 +97,24 @@ async def plant(server: Watched) -> None:
     assert sender.codes["OK"]
 
 
-async def test_every_line_of_a_log_for_collectors_is_ours(models: Path, tmp_path: Path) -> None:
-    """Each is one JSON object with the time, the level and the logger of an event that is none of theirs."""
-    flags = ["--workers", "1", "--log.format", "json", "--log.level", "debug"]
-    async with watched(models, tmp_path / "log", *flags) as server:
+async def planted_log(models: Path, tmp_path: Path, *flags: str) -> list[str]:
+    """The lines of a server that all words were planted in, from its start to its end."""
+    async with watched(models, tmp_path / "log", *flags, "--log.level", "debug") as server:
         await plant(server)
         await server.close_sessions()
-        lines = await server.ended_well()
+        return await server.ended_well()
+
+
+async def test_every_line_of_a_log_for_collectors_is_ours(models: Path, tmp_path: Path) -> None:
+    """Each is one JSON object with the time, the level and the logger of an event that is none of theirs."""
+    lines = await planted_log(models, tmp_path, "--workers", "1", "--log.format", "json")
     assert not [line for line in lines if any(map(is_control, line))]
     assert SIGN not in {event["event"] for event in events(lines)}
 
 
 async def test_every_line_of_a_log_for_people_is_ours(models: Path, tmp_path: Path) -> None:
     """No control character but the ends of our lines, and no line that begins as a stranger wants it."""
-    flags = ["--workers", "0", "--log.format", "console", "--log.level", "debug"]
-    async with watched(models, tmp_path / "log", *flags) as server:
-        await plant(server)
-        await server.close_sessions()
-        lines = await server.ended_well()
-    for line in lines:
+    for line in await planted_log(models, tmp_path, "--workers", "0", "--log.format", "console"):
         assert not any(map(is_control, line)), ascii(line)
         assert SIGN not in line or LINE_OF_OURS.match(line), ascii(line)
 

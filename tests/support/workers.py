@@ -188,6 +188,16 @@ async def working_server(
                     worker.kill()
 
 
+async def all_ended(processes: Sequence[WorkerProcess]) -> None:
+    """Waits for the end of each; those that do not end are killed."""
+    try:
+        for each in processes:
+            await each.ended()
+    finally:
+        for each in processes:
+            each.kill()
+
+
 async def scraped(url: str) -> dict[str, float]:
     """A page of metrics: values by name and labels."""
     page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=PATIENCE).read().decode())

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.process import children
 from support.process import state
-from support.workers import PATIENCE, WorkerProcess
+from support.workers import PATIENCE, WorkerProcess, all_ended
 
 # A parent of one process, which asks for its end, says so and then echoes lines, spins, or stops.
 FAMILY = """
@@ -126,10 +126,5 @@ async def test_a_trial_of_a_graph_ends_with_who_asked_for_it(tmp_path: Path) -> 
         assert len(left) == 2
     finally:
         asker.kill()
-    try:
-        for each in left:
-            await each.ended()
-    finally:
-        for each in left:
-            each.kill()
-        await asker.wait()
+    await all_ended(left)
+    await asker.wait()

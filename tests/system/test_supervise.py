@@ -16,7 +16,7 @@ from support import crashing_server
 from support.health import SERVING, health
 from support.process import launch, server_process
 from support.wire import WireStream, block
-from support.workers import WorkerProcess, WorkingServer
+from support.workers import WorkerProcess, WorkingServer, all_ended
 
 
 async def test_an_engine_that_crashes_is_served_again_at_the_same_address(models: Path) -> None:
@@ -64,12 +64,7 @@ async def test_a_server_ends_with_the_process_in_front_of_it(models: Path) -> No
         assert len(left) == 3
         left[1].send_signal(signal.SIGSTOP)
         server.process.kill()
-        try:
-            for each in left:
-                await each.ended()
-        finally:
-            for each in left:
-                each.kill()
+        await all_ended(left)
         addresses = ("--listen", server.listen, "--metrics", server.metrics.split("/")[2])
         async with server_process(models, *addresses, "--workers", "0") as successor:
             assert successor.listen == server.listen
