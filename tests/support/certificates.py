@@ -1,18 +1,66 @@
-"""Certificates made for the occasion."""
+"""Certificates made for the occasion, with keys on an elliptic curve, which are made in milliseconds."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 OPENSSL = shutil.which("openssl")
 
+SERVER = "IP:127.0.0.1"  # the name that a server of tests is known by
+
+
+@dataclass(frozen=True)
+class Files:
+    """A private key and its chain of certificates, in PEM, each in a file."""
+
+    key_file: Path
+    chain_file: Path
+
+    @property
+    def key(self) -> bytes:
+        return self.key_file.read_bytes()
+
+    @property
+    def chain(self) -> bytes:
+        return self.chain_file.read_bytes()
+
+    def replace(self, by: Files) -> None:
+        """Has these files hold another key and chain. Nobody finds half of a file, but somebody may find one file replaced
+        and the other not yet."""
+        for old, new in ((self.chain_file, by.chain_file), (self.key_file, by.key_file)):
+            shutil.copy(new, coming := old.with_suffix(".coming"))
+            coming.rename(old)
+
+
+class Authority:
+    """Vouches for others. Its certificate is `chain_file`."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        self._folder = folder
+        self._own = _make(folder, name)
+        self.chain_file = self._own.chain_file
+        self.chain = self._own.chain
+
+    def issue(self, name: str, *names: str) -> Files:
+        """A certificate whose common name is `name`, with further names as openssl writes them: `DNS:gateway.example`,
+        `IP:10.0.0.1`, `URI:spiffe://...`; with none of them it is one of 127.0.0.1. The file names begin with `name`."""
+        vouched = ["-CA", str(self._own.chain_file), "-CAkey", str(self._own.key_file)]
+        leaf = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={','.join(names or (SERVER,))}"]
+        return _make(self._folder, name, *vouched, *leaf)
+
 
 def certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
     """A new key and a certificate that it vouches for itself, of a server at 127.0.0.1 or of a client."""
-    key, chain = folder / f"{name}.key", folder / f"{name}.pem"
+    made = _make(folder, name, "-addext", f"subjectAltName={SERVER}")
+    return made.key, made.chain
+
+
+def _make(folder: Path, name: str, *options: str) -> Files:
+    files = Files(folder / f"{name}.key", folder / f"{name}.pem")
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    said = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)]
-    subprocess.run([*make, *said], check=True, capture_output=True)
-    return key.read_bytes(), chain.read_bytes()
+    said = ["-subj", f"/CN={name}", "-keyout", str(files.key_file), "-out", str(files.chain_file)]
+    subprocess.run([*make, *said, *options], check=True, capture_output=True)
+    return files
