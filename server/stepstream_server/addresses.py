@@ -9,9 +9,10 @@ import contextlib
 import json
 
 
-def tell(listen: str, metrics: str, *, as_json: bool) -> str:
-    """`listening HOST:PORT` and `metrics URL`, a line each; as JSON both are one object on one line."""
-    told = {"listening": listen, "metrics": f"http://{metrics}/metrics"}
+def tell(listen: str, metrics: str, health: str, *, as_json: bool) -> str:
+    """`listening HOST:PORT`, `metrics URL` and, unless it is empty, `health HOST:PORT`, a line each; as JSON they are one object
+    on one line."""
+    told = {"listening": listen, "metrics": f"http://{metrics}/metrics"} | ({"health": health} if health else {})
     return json.dumps(told) if as_json else "\n".join(f"{what} {where}" for what, where in told.items())
 
 
@@ -20,5 +21,6 @@ def learn(line: str) -> dict[str, str]:
     told: dict[str, str] = {}
     with contextlib.suppress(ValueError):
         told = json.loads(line) if line.startswith("{") else dict([line.split()])
-    flags = {"--listen": told.get("listening", ""), "--metrics": told.get("metrics", "")}
+    named = {"--listen": "listening", "--metrics": "metrics", "--health": "health"}
+    flags = {flag: told.get(name, "") for flag, name in named.items()}
     return {flag: where.removeprefix("http://").removesuffix("/metrics") for flag, where in flags.items() if where}

@@ -20,7 +20,7 @@ import structlog
 
 from stepstream_server import backends, bundles, memory
 from stepstream_server.bundles import Bundle
-from stepstream_server.config import LogLevel, Settings, join_address, split_address
+from stepstream_server.config import LogLevel, Settings, join_address
 from stepstream_server.engine.compiled import cache_folder
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
@@ -44,6 +44,7 @@ class Bound:
 
     listen: str
     metrics: str
+    health: str = ""  # none
 
 
 async def serve(
@@ -70,11 +71,11 @@ async def serve(
     try:
         metrics_address = exporter.start()
         building = asyncio.to_thread(_build_all, loaded, settings, metrics, front.inboxes)
-        port, engines = await _both(front.start(settings.listen), building)
+        (listen, health), engines = await _both(front.start(settings.listen, settings.health), building)
         front.connect(engines)
         drivers += _start(front, engines, metrics, crashed)
         await front.serve(engines)
-        on_started(Bound(join_address(split_address(settings.listen)[0], port), join_address(*metrics_address)))
+        on_started(Bound(listen, join_address(*metrics_address), health))
         background.append(asyncio.create_task(memory.keep_small()))
         await _first(stop, crashed)
         if not crashed.is_set():

@@ -63,6 +63,11 @@ def _kind(annotation: Any) -> str:
     return "|".join(get_args(annotation)) or annotation.__name__.upper()
 
 
+def _shown(default: object, mark: str = "") -> str:
+    """A default as people read it, between marks."""
+    return "none" if default == "" else f"{mark}{default}{mark}"
+
+
 def _flag_parameters() -> list[reflection.Parameter]:
     """One optional flag per setting, so that a new setting is one line in its record."""
     return [
@@ -73,7 +78,7 @@ def _flag_parameters() -> list[reflection.Parameter]:
             default=typer.Option(
                 None,
                 f"--{key}",
-                help=f"{field.description} [default: {field.default}]",
+                help=f"{field.description} [default: {_shown(field.default)}]",
                 metavar=_kind(field.annotation),
             ),
         )
@@ -181,8 +186,8 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> No
 
 def _announce(bound: Bound, settings: LogSettings) -> None:
     """On stdout (flushed), in the form that logs have."""
-    typer.echo(addresses.tell(bound.listen, bound.metrics, as_json=logs.are_json(settings)))
-    structlog.get_logger(__name__).info("listening", listen=bound.listen, metrics=bound.metrics)
+    typer.echo(addresses.tell(bound.listen, bound.metrics, bound.health, as_json=logs.are_json(settings)))
+    structlog.get_logger(__name__).info("listening", listen=bound.listen, metrics=bound.metrics, health=bound.health)
 
 
 @app.command("init-model")
@@ -299,7 +304,7 @@ def settings() -> None:
     """
     typer.echo("| setting | default | environment | what, and why that default |\n|---|---|---|---|")
     for key, field in fields():
-        typer.echo(f"| `{key}` | `{field.default}` | `{variable(key)}` | {field.description} |")
+        typer.echo(f"| `{key}` | {_shown(field.default, '`')} | `{variable(key)}` | {field.description} |")
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -28,6 +28,11 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def bound_address(address: str, port: int) -> str:
+    """`HOST:PORT` as asked for, and the port as it was had -> `HOST:PORT` with that."""
+    return join_address(split_address(address)[0], port)
+
+
 def cannot_listen(setting: str, address: str, cause: object) -> OSError:
     """The error of an address that cannot be had: names the setting, the address and why."""
     return OSError(f"{setting}: cannot listen on {address}: {cause}")
@@ -36,6 +41,10 @@ def cannot_listen(setting: str, address: str, cause: object) -> OSError:
 def _checked_address(address: str) -> str:
     split_address(address)
     return address
+
+
+def _checked_optional_address(address: str) -> str:
+    return _checked_address(address) if address else ""
 
 
 _SHORTEST_HEARTBEAT_SECONDS = 0.1  # with a hundredth of a second no worker outlived its first collection of garbage
@@ -48,6 +57,7 @@ def _checked_heartbeat(seconds: float) -> float:
 
 
 Address = Annotated[str, AfterValidator(_checked_address)]
+OptionalAddress = Annotated[str, AfterValidator(_checked_optional_address)]
 Heartbeat = Annotated[float, AfterValidator(_checked_heartbeat)]
 
 
@@ -258,6 +268,27 @@ class DoorSettings(Section):
         ge=0,
         description="Clients that ping an idle connection more often are cut off. gRPC's 300 would cut off those behind a NAT.",
     )
+    tls_cert: str = Field(
+        default="",
+        description="File of the server's certificate and what leads to its authority (PEM): then TLS alone is spoken. Read anew "
+        "when it changes, with those below, for new connections. None: plaintext, since a certificate cannot be had by default.",
+    )
+    tls_key: str = Field(
+        default="",
+        description="File of the private key of the certificate (PEM), unencrypted: the server starts without anybody.",
+    )
+    tls_client_ca: str = Field(
+        default="",
+        description="File of authorities (PEM): each client must show a certificate of one of them. None: clients need none.",
+    )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError(f"tls_cert and tls_key: expected both or neither, got {'tls_cert' if self.tls_cert else 'tls_key'}")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca: expected tls_cert and tls_key with it, got neither")
+        return self
 
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -296,6 +327,11 @@ class Settings(Section):
     metrics: Address = Field(
         default="127.0.0.1:8102",
         description="Where Prometheus finds /metrics, HOST:PORT. Port 0: any free one. Loopback, as above.",
+    )
+    health: OptionalAddress = Field(
+        default="",
+        description="Where grpc.health.v1 alone is served besides, HOST:PORT, in plaintext: for probes, which speak no TLS, and "
+        "for which there is room there when all connections of `listen` are taken. Port 0: any free one. None: `listen` does.",
     )
     workers: int = Field(
         default=-1,

@@ -27,8 +27,9 @@ class Front(Protocol):
 
     inboxes: Sequence[Inbox]  # of the engines, in the order of their models
 
-    async def start(self, address: str) -> int:
-        """Listens, not serving yet; returns the port. Raises OSError if the address cannot be had."""
+    async def start(self, listen: str, health: str) -> tuple[str, str]:
+        """Listens, not serving yet, for all and for probes alone ("" for nowhere); returns both addresses as bound. Raises
+        OSError if one cannot be had, or if files of TLS are wrong."""
 
     def connect(self, engines: Sequence[Engine]) -> None:
         """Before the engines' first turns."""
@@ -67,8 +68,8 @@ class Inside:
         self._make_door = EngineClient
         self._doors: list[EngineClient] = []
 
-    async def start(self, address: str) -> int:
-        return await self._rpc.start(address)
+    async def start(self, listen: str, health: str) -> tuple[str, str]:
+        return await self._rpc.start(listen, health)
 
     def connect(self, engines: Sequence[Engine]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -114,11 +115,11 @@ class Workers:
         self._crew = Crew(size, specs, settings.door, settings.log, version, attach, self._counted, beat)
         self._metrics = metrics
 
-    async def start(self, address: str) -> int:
-        port = await self._crew.start(address)
+    async def start(self, listen: str, health: str) -> tuple[str, str]:
+        bound = await self._crew.start(listen, health)
         loop = asyncio.get_running_loop()
         self._metrics.ask_workers(partial(self._count_now, loop))
-        return port
+        return bound
 
     def connect(self, engines: Sequence[Engine]) -> None:
         for engine, exchange in zip(engines, self._exchanges, strict=True):

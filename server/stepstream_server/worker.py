@@ -72,7 +72,7 @@ class Worker:
     async def listen(self) -> None:
         """Says that it does, or why it cannot."""
         try:
-            await self._rpc.start(self._begin.listen)
+            await self._rpc.start(self._begin.listen, self._begin.health)
         except OSError as error:
             self._channel.tell(Listening(str(error)))
         else:

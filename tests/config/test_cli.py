@@ -31,7 +31,7 @@ from stepstream_server.cli import main
 sys.argv = ["stepstream-server", "serve", "--engine.capacity", "7", *{flags!r}]
 main()
 """
-WAIT = 'on_started(SimpleNamespace(listen="127.0.0.1:40123", metrics="127.0.0.1:40124"))\nawait stop.wait()'
+WAIT = 'on_started(SimpleNamespace(listen="127.0.0.1:40123", metrics="127.0.0.1:40124", health=""))\nawait stop.wait()'
 
 
 def command(body: str, *flags: str) -> subprocess.Popen[str]:

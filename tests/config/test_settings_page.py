@@ -14,7 +14,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 def test_the_page_has_the_records_table() -> None:
     """Name, default, variable and reason of every setting; renew it with `stepstream-server settings`."""
-    rows = [f"| `{key}` | `{field.default}` | `{variable(key)}` | {field.description} |" for key, field in fields()]
+    default = {key: "none" if field.default == "" else f"`{field.default}`" for key, field in fields()}
+    rows = [f"| `{key}` | {default[key]} | `{variable(key)}` | {field.description} |" for key, field in fields()]
     table = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     assert table == rows
 

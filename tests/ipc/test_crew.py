@@ -14,7 +14,7 @@ import pytest
 import structlog.testing
 
 from benchmarks.process import children
-from stepstream_server.config import DoorSettings, LogSettings
+from stepstream_server.config import DoorSettings, LogSettings, split_address
 from stepstream_server.ipc import Crew
 from stepstream_server.ipc import crew as crew_module
 from stepstream_server.ipc.channel import Channel
@@ -226,20 +226,22 @@ async def test_whatever_an_author_has_noted_does_not_cross(hire: Hire) -> None:
 
 
 async def test_the_port_stays_ours_while_nobody_listens(hire: Hire) -> None:
-    """Another server is refused it, though the only worker has just died."""
+    """Another server is refused either port, though the only worker has just died."""
     crew = hire(1)
-    port = await crew.start("127.0.0.1:0")
+    listen, health = await crew.start("127.0.0.1:0", "127.0.0.1:0")
     with socket.socket() as worker:  # as gRPC does it
         worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        worker.bind(("127.0.0.1", port))
+        worker.bind(split_address(listen))
         worker.listen()
         with pytest.raises(OSError, match="^listen: cannot listen on 127.0.0.1:[0-9]+: .* in use$"):
-            await hire(1).start(f"127.0.0.1:{port}")
+            await hire(1).start(listen)
     with pytest.raises(OSError, match="^listen: cannot listen on 127.0.0.1:[0-9]+: .* in use$"):
-        await hire(1).start(f"127.0.0.1:{port}")
+        await hire(1).start(listen)
+    with pytest.raises(OSError, match="^health: cannot listen on 127.0.0.1:[0-9]+: .* in use$"):
+        await hire(1).start("127.0.0.1:0", health)
     await crew.stop()
-    assert await hire(1).start(f"127.0.0.1:{port}") == port
+    assert await hire(1).start(listen, health) == (listen, health)
 
 
 async def test_one_that_began_before_the_level_of_the_log_changed_is_told(hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:

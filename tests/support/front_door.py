@@ -68,6 +68,7 @@ class FrontDoor:
     """What a test sees."""
 
     address: str
+    health: str  # the address for probes alone; "" for none
     channel: grpc.aio.Channel
     rpc: RpcServer
     models: dict[str, CountingModel]
@@ -96,12 +97,15 @@ async def front_door(
     tap: Callable[[Command], None] = lambda command: None,
     spec: Callable[[str], ModelSpec] = counter_spec,
     on_the_loop: bool = False,
+    probes: bool = False,
+    trusted: bytes = b"",
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ.
 
     `tap` hears of every command on its way to an engine. on_the_loop: whether the event loop turns engines where it may, while
-    their gates are open.
+    their gates are open. probes: whether it listens for these too. trusted: the authority that vouches for it where its settings
+    have it speak TLS, in PEM.
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     names = names or ("counter",)
@@ -112,22 +116,27 @@ async def front_door(
         model = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
         served[name] = model
         threads.append(_driver(model, clock, on_the_loop=on_the_loop))
-    port = await rpc.start("127.0.0.1:0")
+    address, health = await rpc.start("127.0.0.1:0", "127.0.0.1:0" if probes else "")
     for thread in threads:
         thread.start()
     if publish:
         models.publish([model.door for model in served.values()])
         rpc.health.serving()
-    address = f"127.0.0.1:{port}"
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield FrontDoor(address, channel, rpc, served, ended)
+        async with _channel(address, trusted) as channel:
+            yield FrontDoor(address, health, channel, rpc, served, ended)
     finally:
         for model in served.values():
             model.gate.open()
         await rpc.stop(0)
         for thread in threads:
             await asyncio.to_thread(thread.stop)
+
+
+def _channel(address: str, trusted: bytes) -> grpc.aio.Channel:
+    if trusted:
+        return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(trusted))
+    return grpc.aio.insecure_channel(address)
 
 
 def _model(

@@ -14,6 +14,7 @@ class Begin:
     """To a worker, first: what it needs to listen."""
 
     listen: str  # HOST:PORT; others listen there too
+    health: str  # likewise, for probes alone; "" for nowhere
     door: str  # DoorSettings as JSON, this worker's share of them
     log: str  # LogSettings as JSON
     version: str  # of the server

@@ -2,7 +2,7 @@
 
 All of them listen on one port (SO_REUSEPORT): the system gives each new connection to one of them, and what a dead worker held is
 given to the others when its clients connect again. The port is reserved by a socket of this process that never listens, so that
-it stays ours while a worker is replaced.
+it stays ours while a worker is replaced. A port for probes alone is shared and reserved in the same way.
 
 Being asked what it has counted is also a worker's heartbeat: one that leaves several beats unanswered is killed and replaced.
 Beats are counted, not seconds: where a machine or a container stands still as a whole, nobody is late.
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from stepstream_server.config import DoorSettings, LogLevel, LogSettings, cannot_listen, join_address, split_address
+from stepstream_server.config import DoorSettings, LogLevel, LogSettings, bound_address, cannot_listen, split_address
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc.channel import Channel
 from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve
@@ -86,8 +86,8 @@ class Crew:
         self._on_counted = on_counted
         self._heartbeat = heartbeat_seconds
         self._beating: asyncio.Task[None] | None = None
-        self._address = ""
-        self._reserved: socket.socket | None = None
+        self._addresses = "", ""  # for all callers, and for probes alone
+        self._reserved: list[socket.socket] = []
         self._serve: Serve | None = None  # once it was said, new workers are told at once
         self._workers: dict[int, _Worker] = {}  # those that listen, by place
         self._watched: set[_Worker] = set()  # these and those that begin, until they end
@@ -101,21 +101,16 @@ class Crew:
         """Workers at work."""
         return len(self._workers)
 
-    async def start(self, address: str) -> int:
-        """Starts all workers; returns the port once all of them listen. Raises OSError if the address cannot be had."""
-        host, port = split_address(address)
-        try:
-            self._reserved = _reserve(host, port)
-        except OSError as error:
-            raise cannot_listen("listen", address, error) from error
-        port = self._reserved.getsockname()[1]
-        self._address = join_address(host, port)
+    async def start(self, listen: str, health: str = "") -> tuple[str, str]:
+        """Starts all workers; returns both addresses, as bound, once all of them listen there. health: for probes alone; "" for
+        nowhere. Raises OSError if an address cannot be had."""
+        self._addresses = self._keep_address("listen", listen), self._keep_address("health", health) if health else ""
         if self._heartbeat:
             self._beating = asyncio.create_task(self._go_on_beating())
         for problem in await asyncio.gather(*map(self._fill, range(self._size)), return_exceptions=True):
             if problem is not None:  # `stop` ends those that could begin
                 raise problem
-        return int(port)
+        return self._addresses
 
     def serve(self, limits: Sequence[Limits]) -> None:
         """Every model is warm."""
@@ -154,8 +149,8 @@ class Crew:
             await asyncio.wait(self._keepers.values())
         if self._beating is not None:
             self._beating.cancel()
-        if self._reserved is not None:
-            self._reserved.close()
+        for reserved in self._reserved:
+            reserved.close()
 
     async def count(self) -> None:
         """Has all workers say what they have counted; what one counts that dies before that is lost."""
@@ -175,6 +170,15 @@ class Crew:
                 seconds = worker.unanswered * self._heartbeat
                 log.error("worker_hangs", worker=worker.place, pid=worker.process.pid, seconds=seconds)
                 _kill(worker.process)  # the end of its channel tells
+
+    def _keep_address(self, setting: str, address: str) -> str:
+        """Reserves an address for the workers until the end; returns it as bound. Raises OSError if it cannot be had."""
+        try:
+            reserved = _reserve(*split_address(address))
+        except OSError as error:
+            raise cannot_listen(setting, address, error) from error
+        self._reserved.append(reserved)
+        return bound_address(address, reserved.getsockname()[1])
 
     async def _go_on_beating(self) -> None:
         while True:
@@ -297,7 +301,7 @@ class Crew:
     async def _begin(self, worker: _Worker) -> None:
         """Returns once the worker listens. Raises OSError if it cannot."""
         door, logs = self._door.model_dump_json(), self._log.model_dump_json()
-        worker.channel.tell(Begin(self._address, door, logs, self._version, self._specs))
+        worker.channel.tell(Begin(*self._addresses, door, logs, self._version, self._specs))
         self._watched.add(worker)
         try:
             answer: Listening = await worker.channel.hear()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
@@ -19,13 +20,14 @@ from stepstream_proto.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
-from stepstream_server.config import DoorSettings, cannot_listen
+from stepstream_server.config import DoorSettings, bound_address, cannot_listen
 from stepstream_server.engine.ports import Command, Drain
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc import reflection
 from stepstream_server.rpc.accepting import Server
 from stepstream_server.rpc.boundary import Boundary, Limit, OnCall, Service
 from stepstream_server.rpc.connections import Connections, most_connections
+from stepstream_server.rpc.credentials import server_credentials
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.inference import InferenceService
 from stepstream_server.rpc.models import Models, ModelService
@@ -43,6 +45,9 @@ SERVICES = [  # of the contract
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 ]
 _ROOM_FOR_PROBES = 1000  # calls: each is answered at once
+# Where probes alone come: a kubelet connects for each of its three, and a load balancer or two may watch.
+_PROBE_CONNECTIONS = 32
+_PROBE_BYTES = 1 << 12  # of a message, either way: the name of a service, or every name with its status
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -58,11 +63,26 @@ class RpcServer:
         self._on_call = on_call
         self._shared = shared
         self._version = version  # of the server, which clients of the Open Inference Protocol may ask for
-        self._server: Server | None = None
+        self._servers: list[Server] = []  # that were started
         self._watching: asyncio.Task[None] | None = None  # how many connections there are
 
-    async def start(self, address: str) -> int:
-        """Listens; returns the port, which port 0 leaves to the system. Raises OSError if the address cannot be had."""
+    async def start(self, listen: str, health: str = "") -> tuple[str, str]:
+        """Listens, and for probes alone at `health`, if that is not empty. Returns both addresses as bound, since port 0 leaves
+        the port to the system. Raises OSError if an address cannot be had, or for files of TLS that are wrong."""
+        servers = [self._front()]
+        listen = _bind(servers[0], "listen", listen, server_credentials(self._settings))
+        if health:
+            servers.append(self._probes())
+            health = _bind(servers[1], "health", health)
+        self.health.starting()
+        self._watching = asyncio.create_task(Connections(most_connections(self._settings)).watch())
+        for server in servers:
+            await server.start()
+            self._servers.append(server)
+        return listen, health
+
+    def _front(self) -> Server:
+        """Serves everything."""
         server = Server(server_options(self._settings, shared=self._shared), _most_open(self._settings))
         self._boundary = boundary = Boundary(server, _services(self._settings), self._on_call, _most_arriving(self._settings))
         inference = InferenceService(self._models, self.streams, self._settings)
@@ -77,15 +97,16 @@ class RpcServer:
         # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.
         told = reflection.Reflection([*SERVICES, _HEALTH])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(told, boundary)  # type: ignore[no-untyped-call]
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise cannot_listen("listen", address, error) from error
-        self.health.starting()
-        self._watching = asyncio.create_task(Connections(most_connections(self._settings)).watch())
-        await server.start()
-        self._server = server
-        return port
+        return server
+
+    def _probes(self) -> Server:
+        """Serves the health alone, by connections of its own: gRPC counts them for each listener."""
+        settings = self._settings.model_copy(update={"max_message_bytes": _PROBE_BYTES})
+        options = server_options(settings, connections=_PROBE_CONNECTIONS, shared=self._shared)
+        server = Server(options, lambda method: _ROOM_FOR_PROBES)
+        boundary = Boundary(server, _services(settings), self._on_call, _ROOM_FOR_PROBES)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, boundary)  # type: ignore[arg-type]  # stands for a server
+        return server
 
     async def drain(self, seconds: float) -> bool:
         """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended,
@@ -117,8 +138,16 @@ class RpcServer:
         """Takes no more calls, and gives those that are open so long to end."""
         if self._watching is not None:
             self._watching.cancel()
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
+        await asyncio.gather(*(server.stop(grace_seconds) for server in self._servers))
+
+
+def _bind(server: Server, setting: str, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Returns the address as bound. Raises OSError if it cannot be had."""
+    try:
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise cannot_listen(setting, address, error) from error
+    return bound_address(address, port)
 
 
 def _services(settings: DoorSettings) -> dict[str, Service]:
@@ -149,12 +178,13 @@ def _as_it_is(error: StepStreamError) -> StepStreamError:
     return error
 
 
-def server_options(settings: DoorSettings, *, shared: bool = False) -> list[tuple[str, int]]:
-    """gRPC channel arguments of a server; benchmarks give the echo the same. shared: whether others listen on its port."""
+def server_options(settings: DoorSettings, *, connections: int = 0, shared: bool = False) -> list[tuple[str, int]]:
+    """gRPC channel arguments of a server; benchmarks give the echo the same. connections: at most so many; 0 for as many as the
+    settings make of it. shared: whether others listen on its port."""
     pending = max(1000, settings.max_streams)
     return [
         ("grpc.so_reuseport", int(shared)),  # on by default: a second server would silently share the port
-        ("grpc.max_allowed_incoming_connections", most_connections(settings)),
+        ("grpc.max_allowed_incoming_connections", connections or most_connections(settings)),
         ("grpc.server_handshake_timeout_ms", _ms(settings.silent_connection_seconds)),
         ("grpc.http2.settings_timeout", _ms(settings.silent_connection_seconds)),  # for ours to be acknowledged
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
