@@ -46,7 +46,7 @@ SERVICES = [  # of the contract
 ]
 _ROOM_FOR_PROBES = 1000  # calls: each is answered at once
 # Where probes alone come: a kubelet connects for each of its three, and a load balancer or two may watch.
-_PROBE_CONNECTIONS = 32
+PROBE_CONNECTIONS = 32
 _PROBE_BYTES = 1 << 12  # of a message, either way: the name of a service, or every name with its status
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -102,7 +102,7 @@ class RpcServer:
     def _probes(self) -> Server:
         """Serves the health alone, by connections of its own: gRPC counts them for each listener."""
         settings = self._settings.model_copy(update={"max_message_bytes": _PROBE_BYTES})
-        options = server_options(settings, connections=_PROBE_CONNECTIONS, shared=self._shared)
+        options = server_options(settings, connections=PROBE_CONNECTIONS, shared=self._shared)
         server = Server(options, lambda method: _ROOM_FOR_PROBES)
         boundary = Boundary(server, _services(settings), self._on_call, _ROOM_FOR_PROBES)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, boundary)  # type: ignore[arg-type]  # stands for a server
