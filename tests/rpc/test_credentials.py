@@ -18,7 +18,7 @@ from stepstream_proto.v1.model_pb2 import ListModelsRequest
 from stepstream_proto.v1.model_pb2_grpc import ModelServiceStub
 from stepstream_server.config import DoorSettings, split_address
 from stepstream_server.rpc.credentials import Certificates
-from support.certificates import OPENSSL, Authority, Files
+from support.certificates import OPENSSL, Authority, Files, shown
 from support.front_door import CountingStream, front_door
 from support.health import SERVING, health
 from support.workers import PATIENCE
@@ -36,22 +36,6 @@ def settings(files: Files, client_ca: Path | str = "", **others: float) -> DoorS
     """A front door with these files."""
     tls = {"tls_cert": str(files.chain_file), "tls_key": str(files.key_file), "tls_client_ca": str(client_ca)}
     return DoorSettings.model_validate({**tls, **others})
-
-
-def contexts(authority: Authority) -> ssl.SSLContext:
-    """What Python speaks TLS with, to servers of this authority."""
-    context = ssl.create_default_context(cafile=authority.chain_file)
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
-async def shown(address: str, context: ssl.SSLContext) -> str:
-    """The common name of the certificate that a new connection is shown."""
-    async with asyncio.timeout(PATIENCE):
-        _, writer = await asyncio.open_connection(*split_address(address), ssl=context)
-        certificate = writer.get_extra_info("peercert")
-        writer.transport.abort()
-    return str(dict(each[0] for each in certificate["subject"])["commonName"])
 
 
 async def lists(address: str, credentials: grpc.ChannelCredentials) -> bool:
@@ -74,7 +58,7 @@ async def test_a_certificate_that_was_replaced_is_shown_to_new_connections(tmp_p
         total = 0.0
         for number in range(5):
             files.replace(authority.issue(f"next-{number}"))
-            assert await shown(front.address, contexts(authority)) == f"next-{number}"
+            assert await shown(front.address, authority) == f"next-{number}"
             await stream.step([0], [number], [1.0])
             total += 1.0
             assert await stream.sums(1) == {(0, number): total}
@@ -183,11 +167,11 @@ async def test_an_authority_of_clients_is_replaced_too(tmp_path: Path, authority
     (later := tmp_path / "later").mkdir()
     trusted, old, new = tmp_path / "trusted.pem", authority.issue("client"), (successor := Authority(later)).issue("client")
     trusted.write_bytes(authority.chain)
-    shown = [grpc.ssl_channel_credentials(authority.chain, each.key, each.chain) for each in (old, new)]
+    clients = [grpc.ssl_channel_credentials(authority.chain, each.key, each.chain) for each in (old, new)]
     async with front_door(settings=settings(authority.issue("server"), trusted)) as front:
-        assert [await lists(front.address, each) for each in shown] == [True, False]
+        assert [await lists(front.address, each) for each in clients] == [True, False]
         trusted.write_bytes(successor.chain)
-        assert [await lists(front.address, each) for each in shown] == [False, True]
+        assert [await lists(front.address, each) for each in clients] == [False, True]
 
 
 async def test_clients_show_certificates_where_they_must(tmp_path: Path, authority: Authority) -> None:
@@ -211,7 +195,7 @@ async def test_clients_show_certificates_where_they_must(tmp_path: Path, authori
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_versions_of_tls_are_not_spoken(authority: Authority, highest: ssl.TLSVersion, agreed: str) -> None:
     """1.2 and 1.3 are."""
-    context = contexts(authority)
+    context = authority.context()
     context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, highest
     context.set_ciphers("ALL:@SECLEVEL=0")
     async with front_door(settings=settings(authority.issue("server"))) as front, asyncio.timeout(PATIENCE):
@@ -254,7 +238,7 @@ async def test_who_has_shaken_hands_and_says_nothing_is_let_go_of(authority: Aut
     """HTTP/2 is to begin in the same time."""
     door = settings(authority.issue("server"), silent_connection_seconds=0.1)
     async with front_door(settings=door) as front, asyncio.timeout(PATIENCE):
-        reader, writer = await asyncio.open_connection(*split_address(front.address), ssl=contexts(authority))
+        reader, writer = await asyncio.open_connection(*split_address(front.address), ssl=authority.context())
         await reader.read()
         writer.close()
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from stepstream_server.config import split_address
+from support.workers import PATIENCE
 
 OPENSSL = shutil.which("openssl")
 
@@ -50,6 +55,21 @@ class Authority:
         vouched = ["-CA", str(self._own.chain_file), "-CAkey", str(self._own.key_file)]
         leaf = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={','.join(names or (SERVER,))}"]
         return _make(self._folder, name, *vouched, *leaf)
+
+    def context(self) -> ssl.SSLContext:
+        """What Python speaks TLS and HTTP/2 with, to servers of this authority."""
+        context = ssl.create_default_context(cafile=self.chain_file)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+
+async def shown(address: str, authority: Authority) -> str:
+    """The common name of the certificate that a new connection is shown; it must be one of this authority."""
+    async with asyncio.timeout(PATIENCE):
+        _, writer = await asyncio.open_connection(*split_address(address), ssl=authority.context())
+    certificate = writer.get_extra_info("peercert")
+    writer.transport.abort()
+    return str(dict(each[0] for each in certificate["subject"])["commonName"])
 
 
 def certificate(folder: Path, name: str) -> tuple[bytes, bytes]:

@@ -28,6 +28,7 @@ class ServerProcess:
     process: asyncio.subprocess.Process
     listen: str
     metrics: str  # URL
+    health: str = ""  # for probes alone, where it says so in JSON
 
     async def listening(self) -> None:
         """Waits until it says where it listens."""
@@ -37,7 +38,7 @@ class ServerProcess:
             told = json.loads(line)
         else:  # for people, on two lines
             told = dict([line.split(), (await self.process.stdout.readline()).decode().split()])
-        self.listen, self.metrics = told["listening"], told["metrics"]
+        self.listen, self.metrics, self.health = told["listening"], told["metrics"], told.get("health", "")
 
     async def ended(self) -> tuple[int, str]:
         """Waits for its end: exit code and what it logged."""

@@ -228,7 +228,7 @@ _ADVICE: dict[type[StepStreamError], str] = {
     stepstream.SessionCapacity: "Try again later, or close sessions.",
     stepstream.Overloaded: "Try again later.",
     stepstream.SnapshotCorrupt: "Export it again.",
-    Unavailable: "Is the server running there? --server HOST:PORT says where to look.",
+    Unavailable: "Is the server running there? --server HOST:PORT says where to look, --tls and --tls-ca that it speaks TLS.",
     NoMetrics: "Is the server running there? --metrics HOST:PORT says where to look.",
     stepstream.EngineLost: "Its process that computes has ended: try again once it has been restarted.",
     stepstream.ServerDraining: "It is about to stop: try again, another replica or the restarted server answers.",
