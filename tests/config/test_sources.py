@@ -92,6 +92,23 @@ def test_text_becomes_the_settings_type() -> None:
             "flag --backend.device (backend.device): backend:"
             " device 'cuda' needs kind 'torch'; kind 'onnx' computes on 'cpu' alone",
         ),
+        (
+            {"door.tls_key": "/tls/tls.key"},
+            {},
+            "flag --door.tls_key (door.tls_key): door: tls_cert and tls_key: expected both or neither, got tls_key",
+        ),
+        (
+            {},
+            {"STEPSTREAM_DOOR__TLS_CLIENT_CA": "/tls/ca.crt"},
+            "environment STEPSTREAM_DOOR__TLS_CLIENT_CA (door.tls_client_ca): door:"
+            " tls_client_ca: expected tls_cert and tls_key with it, got neither",
+        ),
+        (
+            {"health": "8103"},
+            {},
+            "flag --health: health: expected HOST:PORT with a port from 0 to 65535,"
+            " like 127.0.0.1:8101 or [::1]:8101; got '8103'",
+        ),
     ],
 )
 def test_a_wrong_value_or_name_is_refused(flags: dict[str, str], environment: dict[str, str], expected: str) -> None:

@@ -15,7 +15,7 @@ import yaml
 from stepstream_server.config import DoorSettings
 from stepstream_server.sources import load
 
-BASE = Path(__file__).parents[2] / "deploy" / "kubernetes" / "base"
+BASE, TLS = (Path(__file__).parents[2] / "deploy" / "kubernetes" / name for name in ("base", "tls"))
 OLDEST = "1.29"  # the oldest Kubernetes that the manifests are for
 NAME = {"app.kubernetes.io/name": "stepstream"}
 Manifest = dict[str, Any]
@@ -27,9 +27,9 @@ def resources() -> list[str]:
     return names
 
 
-def manifest(kind: str) -> Manifest:
-    """The one manifest of this kind, as it lies in its file."""
-    loaded: Manifest = yaml.safe_load((BASE / f"{kind.lower()}.yaml").read_text())
+def manifest(kind: str, folder: Path = BASE) -> Manifest:
+    """The one manifest of this kind, as it lies in its file; in TLS it is a patch."""
+    loaded: Manifest = yaml.safe_load((folder / f"{kind.lower()}.yaml").read_text())
     assert loaded["kind"] == kind
     return loaded
 
@@ -39,6 +39,12 @@ def server() -> Manifest:
     (container,) = manifest("Deployment")["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
+
+
+def asked_port(flag: str) -> int:
+    """The port in the container's arguments."""
+    arguments: list[str] = server()["args"]
+    return int(arguments[arguments.index(f"--{flag}") + 1].rpartition(":")[2])
 
 
 def kubectl() -> str:
@@ -64,9 +70,10 @@ def test_every_file_is_listed() -> None:
     assert sorted(resources()) == sorted(path.name for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
 
 
-def test_rendered_base_is_valid() -> None:
+@pytest.mark.parametrize("folder", [BASE, TLS], ids=["base", "tls"])
+def test_what_is_rendered_is_valid(folder: Path) -> None:
     """What `kubectl apply -k` would send obeys the schema, and the image has a handle."""
-    rendered = subprocess.run([kubectl(), "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout
+    rendered = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=True).stdout
     manifests: list[Manifest] = list(yaml.safe_load_all(rendered))
     for each in manifests:
         kubernetes_validate.validate(each, OLDEST, strict=True)
@@ -98,26 +105,22 @@ def test_grace_period_outlasts_the_drain() -> None:
     assert pod["terminationGracePeriodSeconds"] >= int(pause) + DoorSettings().drain_seconds + 10
 
 
-def test_probes_ask_the_health_service_on_the_served_port() -> None:
+def test_probes_ask_the_health_service_at_its_own_port() -> None:
     """Startup and readiness follow the service `readiness`; liveness follows `liveness`, which stays on while draining."""
-    container = server()
-    arguments = container["args"]
-    listen = int(arguments[arguments.index("--listen") + 1].rpartition(":")[2])
+    container, health = server(), asked_port("health")
     probes = {name: container[f"{name}Probe"]["grpc"] for name in ("startup", "readiness", "liveness")}
     assert probes == {
-        "startup": {"port": listen, "service": "readiness"},
-        "readiness": {"port": listen, "service": "readiness"},
-        "liveness": {"port": listen, "service": "liveness"},
+        "startup": {"port": health, "service": "readiness"},
+        "readiness": {"port": health, "service": "readiness"},
+        "liveness": {"port": health, "service": "liveness"},
     }
 
 
 def test_ports_agree() -> None:
-    """Arguments, container, Service and scrape annotations name the same two ports."""
-    container = server()
-    arguments = container["args"]
-    asked = {name: int(arguments[arguments.index(f"--{name}") + 1].rpartition(":")[2]) for name in ("listen", "metrics")}
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"grpc": asked["listen"], "metrics": asked["metrics"]}
+    """Arguments, container, Service and scrape annotations name the same ports; that of probes is in no Service."""
+    ports = {port["name"]: port["containerPort"] for port in server()["ports"]}
+    assert ports == {"grpc": asked_port("listen"), "metrics": asked_port("metrics"), "health": asked_port("health")}
+    del ports["health"]
     service = manifest("Service")["spec"]
     assert service["clusterIP"] == "None"
     assert {port["name"]: port["port"] for port in service["ports"]} == ports
@@ -145,3 +148,20 @@ def test_pod_has_no_rights() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_tls_is_a_secret_beside_the_base() -> None:
+    """The patch finds the container and the port; its variables are settings, of files in the folder of the Secret."""
+    pod = manifest("Deployment", TLS)["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    (mount,) = container["volumeMounts"]
+    assert container["name"] == server()["name"]
+    door = load({}, {each["name"]: each["value"] for each in [*server()["env"], *container["env"]]}).door
+    assert (door.tls_cert, door.tls_key) == (f"{mount['mountPath']}/tls.crt", f"{mount['mountPath']}/tls.key")
+    assert (mount["name"], "subPath" in mount) == (volume["name"], False)
+    assert volume["secret"]["secretName"] in (TLS / "kustomization.yaml").read_text()
+    (port,) = manifest("Service", TLS)["spec"]["ports"]
+    assert (port["name"], port["port"], port["appProtocol"]) == ("grpc", asked_port("listen"), "https")
+    kustomization = yaml.safe_load((TLS / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == ["../base"]
+    assert sorted(each["path"] for each in kustomization["patches"]) == ["deployment.yaml", "service.yaml"]
