@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from stepstream_server.rpc.credentials import Certificates
 from support.certificates import OPENSSL, Authority, Files, shown
 from support.front_door import CountingStream, front_door
 from support.health import SERVING, health
+from support.hostile.frames import hello
 from support.workers import PATIENCE
 
 pytestmark = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
@@ -172,6 +174,34 @@ async def test_an_authority_of_clients_is_replaced_too(tmp_path: Path, authority
         assert [await lists(front.address, each) for each in clients] == [True, False]
         trusted.write_bytes(successor.chain)
         assert [await lists(front.address, each) for each in clients] == [False, True]
+
+
+def resumed(address: str, context: ssl.SSLContext, session: ssl.SSLSession | None) -> ssl.SSLSession | None:
+    """Connects with an earlier connection's session, if there is one; returns this one's, or None if it is not let in."""
+    with socket.create_connection(split_address(address), PATIENCE) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as connection:
+                connection.sendall(hello())
+                served = connection.recv(9)  # the server's settings
+                assert not served or bool(connection.session_reused) == (session is not None)
+                return connection.session if served else None
+        except OSError:
+            return None
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_of_before_is_no_way_in(tmp_path: Path, authority: Authority, version: ssl.TLSVersion) -> None:
+    """A client may take up the session of an earlier connection (RFC 8446, 2.2), unless it began under another authority."""
+    (later := tmp_path / "later").mkdir()
+    trusted, own, context = tmp_path / "trusted.pem", authority.issue("client"), authority.context()
+    trusted.write_bytes(authority.chain)
+    context.load_cert_chain(own.chain_file, own.key_file)
+    context.minimum_version = context.maximum_version = version
+    async with front_door(settings=settings(authority.issue("server"), trusted)) as front:
+        first = await asyncio.to_thread(resumed, front.address, context, None)
+        assert await asyncio.to_thread(resumed, front.address, context, first)
+        trusted.write_bytes(Authority(later).chain)
+        assert await asyncio.to_thread(resumed, front.address, context, first) is None
 
 
 async def test_clients_show_certificates_where_they_must(tmp_path: Path, authority: Authority) -> None:

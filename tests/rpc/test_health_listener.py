@@ -95,6 +95,16 @@ async def test_probes_hear_of_a_drain() -> None:
         assert await probed(front.health) == NOT_SERVING
 
 
+async def test_silent_connections_of_probes_are_let_go_of() -> None:
+    """As those of clients: whoever has taken all of them must say something."""
+    async with front_door(settings=DoorSettings(silent_connection_seconds=0.1), probes=True) as front, asyncio.timeout(PATIENCE):
+        silent = [await asyncio.open_connection(*split_address(front.health)) for _ in range(PROBE_CONNECTIONS)]
+        for reader, writer in silent:
+            await reader.read()
+            writer.close()
+        assert await probed(front.health) == SERVING
+
+
 async def test_a_probe_that_says_much_is_refused() -> None:
     """A request names a service: no more is read."""
     async with front_door(probes=True) as front, grpc.aio.insecure_channel(front.health) as channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +79,8 @@ async def test_wrong_files_end_the_start(models: Path, authority: Authority, way
 
 @pytest.mark.parametrize("way", ["on the loop", "2 workers"])
 async def test_clients_and_the_command_show_their_certificates(models: Path, authority: Authority, way: str) -> None:
-    """They are served as over plaintext; without a certificate, or without TLS, the error says that no connection was made.
-    Probes speak plaintext at their own address."""
+    """They are served as over plaintext; without a certificate, or without TLS, the error says that no connection was made, and
+    no line of the server's log is about them. Probes speak plaintext at their own address."""
     own = authority.issue("gateway")
     tls = TLS(root_certificates=authority.chain, private_key=own.key, certificate_chain=own.chain)
     async with server_process(models, *FLAGS[way], *flags(authority.issue("server"), authority.chain_file)) as server:
@@ -99,6 +100,10 @@ async def test_clients_and_the_command_show_their_certificates(models: Path, aut
             assert "--tls and --tls-ca that it speaks TLS" in told.stderr
         async with grpc.aio.insecure_channel(server.health) as channel, asyncio.timeout(PATIENCE):
             assert await health(channel, "readiness") == SERVING
+        server.process.terminate()
+        code, log = await server.ended()
+        assert code == 0
+        assert [json.loads(line)["event"] for line in log.splitlines()] == ["model_warm", "listening", "draining", "drained"]
 
 
 async def test_probes_find_every_worker(models: Path) -> None:

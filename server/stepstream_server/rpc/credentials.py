@@ -3,8 +3,8 @@
 gRPC asks before the handshake of each new connection, by a thread of its own, one at a time. What was right before stays in use
 while the files are wrong, or half replaced; connections that there are go on with what they began with.
 
-Clients whose certificate their authority has revoked are still let in: no list of such certificates is read. Who is to stay out
-is no longer named in the file of tenants.
+Clients whose certificate their authority has revoked still get a connection: no list of such certificates is read. Who is to
+stay out must be taken out of the file of tenants.
 """
 
 from __future__ import annotations
