@@ -12,6 +12,7 @@ import select
 import signal
 import struct
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load import Load, Plan
-from benchmarks.rolling import Rolling, RollingPlan
+from benchmarks.rolling import Rolling, RollingPlan, generate_request
 from benchmarks.wire import Connection, WireError, connect
 from stepstream_proto.v1 import inference_pb2, session_pb2
 
 _PATH = "/stepstream.v1.InferenceService/Stream"
 _STEP = "/stepstream.v1.InferenceService/Step"
+_GENERATE = "/stepstream.v1.InferenceService/Generate"
 _OPEN_SESSION = "/stepstream.v1.SessionService/OpenSession"
 _SECONDS = 600.0
 _SMALL_WINDOW = 65_535  # bytes: HTTP/2's default, and never widened
@@ -34,6 +36,7 @@ _STREAMS_HELD = 5_000  # half of what the server admits by default
 _STREAMS_ASKED = 256  # opened and not yet accepted
 _BEATS = 500  # per second, of clients whose rate is given: far more than a client makes that has gone wrong
 _NOISE = np.random.default_rng(0).bytes(100)
+_MOST_PATHS = 1024  # of a rollout
 _TICK = 0.1  # seconds between two looks at how much was drawn
 
 Counts = Counter[str]
@@ -126,9 +129,43 @@ def rollouts(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> No
         counts["draws/s"] = round((after - before) / max(end - begin, _TICK))
 
 
+def crowd(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Reads endless rollouts of one client over one connection, as fast as they come."""
+    connection = connect(plan.address)
+    for number in range(plan.callers):
+        connection.send(connection.open_stream(_GENERATE), generate_request(plan, number).SerializeToString(), last=True)
+    connection.flush()
+    heard: set[int] = set()
+    until = time.perf_counter() + _SECONDS
+    while time.perf_counter() < until:
+        select.select([connection], [], [], _SECONDS)
+        for stream, message in connection.receive():
+            counts["messages"] += 1
+            counts["draws"] += len(inference_pb2.GenerateResponse.FromString(message).tokens) // 8
+            if len(heard) < plan.callers:
+                heard.add(stream)
+                if len(heard) == plan.callers:
+                    begun()
+        connection.flush()
+
+
+def unread(plan: RollingPlan, counts: Counts, begun: Callable[[], None]) -> None:
+    """Asks for endless forecasts of as many paths as one may have, and reads nothing of them."""
+    connection = connect(plan.address, window=_SMALL_WINDOW)
+    request = generate_request(plan, 0)
+    request.paths, request.temperature, request.commit = _MOST_PATHS, 1.0, inference_pb2.COMMIT_NONE
+    for _ in range(plan.callers):
+        connection.send(connection.open_stream(_GENERATE), request.SerializeToString(), last=True)
+    connection.flush()
+    while not connection.receive():
+        pass
+    begun()
+    threading.Event().wait(_SECONDS)
+
+
 KINDS: dict[str, Callable[[Any, Counts, Callable[[], None]], None]] = {
     each.__name__: each
-    for each in (chunks, silent, flood, streams, rollouts, calls, malformed_calls, messages, malformed_messages)
+    for each in (chunks, silent, flood, streams, rollouts, crowd, unread, calls, malformed_calls, messages, malformed_messages)
 }
 
 
@@ -258,7 +295,7 @@ def main() -> None:
     """One kind and one plan in, counts out."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     act, counts = KINDS[sys.argv[1]], Counts()
-    plan = (RollingPlan if act is rollouts else Plan)(**json.loads(sys.argv[2]))
+    plan = (RollingPlan if act in (rollouts, crowd, unread) else Plan)(**json.loads(sys.argv[2]))
     try:
         act(plan, counts, lambda: print(json.dumps({"begun": 1}), flush=True))
     except KeyboardInterrupt:

@@ -46,6 +46,14 @@ class RollingPlan:
     seconds: float = 1.5
 
 
+def generate_request(plan: RollingPlan, number: int) -> inference_pb2.GenerateRequest:
+    """A rollout of the plan, with a prompt and a seed of its own."""
+    prompt = random_inputs(np.random.default_rng(number), (plan.prompt_steps, plan.width), plan.tokens)
+    return inference_pb2.GenerateRequest(
+        model=plan.model, prompt=[prompt.tobytes()], max_steps=plan.max_steps, temperature=plan.temperature, seed=number
+    )
+
+
 class Caller:
     """One rollout after the other, each with a seed of its own."""
 
@@ -53,14 +61,7 @@ class Caller:
         self._connection = connection
         self._plan = plan
         self._step_bytes = plan.width * (8 if plan.tokens else 4)
-        prompt = random_inputs(np.random.default_rng(number), (plan.prompt_steps, plan.width), plan.tokens)
-        self._request = inference_pb2.GenerateRequest(
-            model=plan.model,
-            prompt=[prompt.tobytes()],
-            max_steps=plan.max_steps,
-            temperature=plan.temperature,
-            seed=number,
-        )
+        self._request = generate_request(plan, number)
         self._end = plan.prompt_steps + plan.max_steps  # number behind the last draw
         self._next = 0  # number of the next draw
         self._sent = 0.0

@@ -117,16 +117,23 @@ class EngineSettings(Section):
         description="Rows of one launch. Beyond 512 rows the time per row no longer falls; more only adds latency.",
     )
     max_rollout_paths: int = Field(
-        default=2048,
+        default=4096,
         gt=0,
-        description="Paths of rollouts at once, each with a slot beside those of sessions: ten forecasts of 100 paths beside a "
-        "thousand texts that write themselves.",
+        description="Paths of rollouts at once, each with a slot beside those of sessions. A caller alone has at most half of "
+        "them, two forecasts of 1,024 paths, or ten of 100 beside a thousand texts that write themselves; the next one has less, "
+        "and something is always left.",
     )
     rollout_hold_seconds: float = Field(
         default=0.03,
         ge=0,
         description="How long a rollout's draws may wait for the next ones, to be told in one message; not its first and last. "
         "Nobody reads thirty times a second, and a message costs more than a draw. 0: each is told at once.",
+    )
+    rollout_unread_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A rollout ends that waits for its reader for so long, who has taken nothing of what it was told. A minute "
+        "outlasts a network's hiccup; a reader that hangs for longer would keep paths, and perhaps a session, from others.",
     )
     turn_budget_seconds: float = Field(
         default=0.002,

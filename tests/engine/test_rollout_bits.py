@@ -30,8 +30,8 @@ class Real(Harness):
             self.spec, weights = random_model(inputs=8, hidden=32, layers=2, outputs=TOKENS, tokens=TOKENS, seed=3)
         else:
             self.spec, weights = random_model(inputs=1, hidden=24, heads=[FORECASTER], seed=4)
-        backend = backends.build(self.spec, weights, BackendSettings(kind=kind, threads=1), slots=40, max_batch=max_batch)
-        super().__init__(cast(Any, backend), capacity=16, max_rollout_paths=24)
+        backend = backends.build(self.spec, weights, BackendSettings(kind=kind, threads=1), slots=64, max_batch=max_batch)
+        super().__init__(cast(Any, backend), capacity=16, max_rollout_paths=48)
         self.engine.clock = lambda: self._tick(seconds)
 
     def _tick(self, seconds: float) -> float:

@@ -56,7 +56,7 @@ class World(Rolling):
     """Sessions and calls under way."""
 
     def __init__(self, slow: bool, max_batch: int) -> None:
-        super().__init__(PATHS, SESSIONS, slow=slow, max_batch=max_batch, max_pending_steps=30)
+        super().__init__(PATHS, SESSIONS, slow=slow, max_batch=max_batch, max_pending_steps=60)
         self.sessions: list[Told] = []
         self.calls: dict[int, Sent] = {}  # by stream
         self.forks: dict[int, tuple[Told, int]] = {}  # by request: of which session, and where
@@ -298,4 +298,4 @@ def check_end(world: World) -> None:
         assert sent.over or sent.left
     stats = world.engine.stats()
     assert (stats.rollouts, stats.pending_steps, stats.sessions) == (0, 0, len(world.sessions))
-    assert len(world.backend.free) == SESSIONS + PATHS - len(world.sessions)
+    assert len(world.backend.free) == SESSIONS + 2 * PATHS - len(world.sessions)

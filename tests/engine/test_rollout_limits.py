@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -164,6 +165,117 @@ def test_rollouts_beyond_the_paths_there_are_are_refused(commit: Commit) -> None
     assert h.roll(c, 3, [4], commit=commit) == text([1, 2, 5, 4], 3)
 
 
+def test_something_is_left_for_others() -> None:
+    """Whoever is alone has at most half of all paths, the next client of its tenant an eighth, that of another one more. What
+    is refused says what its caller may have, and nothing of what others hold."""
+    h = Rolling(paths=2048, max_pending_steps=1 << 18)
+    many: dict[str, Any] = {"paths": 1024, "levels": (0.5,), "temperature": 1.0}
+    for number in range(2):
+        h.generate(None, 1000, [1], stream=501 + number, client="/one", **many)
+    more = h.generate(None, 3, [1], stream=503, client="/one")
+    second = h.generate(None, 3, [1], stream=504, client="/two", **(many | {"paths": 513}))
+    third = h.generate(None, 3, [1], stream=505, client="/two", **(many | {"paths": 512}))
+    fourth = h.generate(None, 3, [1], stream=506, client="b/one", **(many | {"paths": 341}))
+    h.turn()
+    assert h.refused(more).reason == h.refused(second).reason == Reason.QUEUE_FULL
+    assert "this caller may have 0 paths" in h.refused(more).message
+    assert "513 paths and 1 steps of prompt now: this caller may have 512 paths" in h.refused(second).message
+    assert [h.begun(each) for each in (third, fourth)] == [0, 0]
+    h.check_books()
+
+
+def test_prompts_leave_something_for_others() -> None:
+    """As paths do; what has been fed is given back."""
+    h = Rolling(slow=True, max_pending_steps=16)
+    requests = [
+        h.generate(None, 1, [1] * steps, stream=501 + number, client=client)
+        for number, (client, steps) in enumerate([("/a", 9), ("/a", 8), ("/b", 3), ("/b", 2)])
+    ]
+    h.turn()
+    assert [isinstance(h.ear.replies[each], CallerError) for each in requests] == [True, False, True, False]
+    h.settle()
+    request = h.generate(None, 1, [1] * 8, client="/b")
+    h.turn()
+    h.begun(request)
+    h.check_books()
+
+
+def test_a_tenant_with_a_limit_has_no_more_rollouts() -> None:
+    """Others have theirs; one that has ended makes room."""
+    h = Rolling()
+    h.engine._rollouts.limits["a"] = 2
+    requests = [h.generate(None, 5, [1], stream=501 + number, client=f"a/{number}") for number in range(3)]
+    other = h.generate(None, 5, [1], stream=510, client="b/0")
+    h.turn()
+    assert str(h.refused(requests[2])).endswith("all 2 rollouts of the tenant are in use")
+    assert [h.begun(each) for each in (*requests[:2], other)] == [0, 0, 0]
+    h.settle()
+    assert h.roll(None, 3, [1], client="a/2") == text([1], 3)
+    assert not h.engine._rollouts._of_tenant
+
+
+# Readers who do not come back --------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_rollout_that_nobody_reads_ends(commit: Commit) -> None:
+    """A minute after it has paused, though nothing else happens: the engine says when its next turn is due. END commits
+    nothing, EACH what was drawn."""
+    h = Rolling()
+    a = h.open_as("a")
+    h.speak(a, [1, 2])
+    before = h.engine.next_deadline
+    h.generate(a, 5000, commit=commit)
+    h.settle()
+    assert not h.engine.busy
+    assert h.engine.next_deadline == h.clock() + 60.0
+    h.clock.advance(59.9)
+    assert h.turn() == []
+    h.clock.advance(0.1)
+    drawn = MOST_AHEAD if commit is Commit.EACH else 0
+    expected = 0 if commit is Commit.NONE else 2 + drawn
+    assert h.turn() == [Refusal(CALLER, 0, 2 + MOST_AHEAD, 1, Reason.DEADLINE_EXCEEDED, expected)]
+    assert h.ear.messages == ["nothing of what was drawn has been read for 60 seconds: the rollout has ended"]
+    assert h.state(a) == after([1, 2, *text([1, 2], drawn)])
+    assert h.engine.next_deadline >= before
+    h.check_books()
+    assert h.roll(a, 2, stream=501) == text([1, 2, *text([1, 2], drawn)], 2)
+
+
+def test_a_reader_that_takes_something_is_waited_for_again() -> None:
+    """Each time that it does, for a minute from then on, also where it has taken too little for the rollout to go on."""
+    h = Rolling(rollout_unread_seconds=10.0)
+    h.generate(None, 5000, [0], stop=((0,) * 60 + (1,),), paths=1)
+    h.settle()
+    for _ in range(3):
+        h.clock.advance(9.0)
+        h.took(CALLER, 1)
+        h.settle()
+    assert h.engine.stats().rollouts == 1
+    h.clock.advance(9.0)
+    h.took(CALLER, MOST_AHEAD)
+    h.settle()
+    h.clock.advance(9.0)
+    h.turn()
+    assert h.engine.stats().rollouts == 1
+    h.clock.advance(1.0)
+    h.turn()
+    assert h.engine.stats().rollouts == 0
+
+
+def test_draining_ends_when_nobody_reads() -> None:
+    """A drained server does not wait for a reader for ever."""
+    h = Rolling()
+    h.generate(None, 5000, [1])
+    h.settle()
+    drain = h.drain()
+    h.turn()
+    assert drain not in h.ear.replies
+    h.clock.advance(60.0)
+    h.turn()
+    assert h.ear.replies[drain] is None
+
+
 def test_paths_are_taken_all_or_none() -> None:
     """A rollout of more than are free gets none of them."""
     h = Rolling(paths=4)
@@ -191,7 +303,7 @@ def test_rollouts_take_no_room_of_sessions() -> None:
 @EVERY
 def test_prompts_are_bounded(commit: Commit) -> None:
     """All that wait together have no more steps than may be pending; as they are fed there is room again."""
-    h = Rolling(slow=True, max_pending_steps=10)
+    h = Rolling(slow=True, max_pending_steps=20)
     a, b = h.open(2)
     first = h.generate(a, 1, [1] * 6, stream=501, commit=commit)
     second = h.generate(b, 1, [1] * 5, stream=502, commit=commit)
@@ -211,7 +323,7 @@ def test_prompts_are_bounded(commit: Commit) -> None:
 
 def test_a_cancelled_prompt_makes_room() -> None:
     """What is left of it is not waited for."""
-    h = Rolling(slow=True, max_pending_steps=10)
+    h = Rolling(slow=True, max_pending_steps=20)
     (a,) = h.open()
     h.generate(a, 1, [1] * 10, stream=501, commit=Commit.EACH)
     h.turn(3)
@@ -230,7 +342,7 @@ def test_sessions_and_rollouts_have_slots_of_their_own() -> None:
         h.generate(session, 5, [number + 1], stream=501 + number)
         h.generate(session, 5, [number + 2], stream=601 + number, commit=Commit.NONE)
     h.turn()
-    assert h.backend.free == []
+    assert len(h.backend.free) == 8
     h.check_books()
     h.settle()
     h.check_books()

@@ -68,8 +68,9 @@ class Wandering(Harness):
     )
 
     def __init__(self, paths: int = 40, max_batch: int = 1024, poison: float = float("nan"), **settings: float) -> None:
-        backend = WanderingBackend(slots=4 + paths, max_batch=max_batch, poison=poison)
-        super().__init__(backend, capacity=4, max_rollout_paths=paths, **settings)
+        """paths: that one caller may have."""
+        backend = WanderingBackend(slots=4 + 2 * paths, max_batch=max_batch, poison=poison)
+        super().__init__(backend, capacity=4, max_rollout_paths=2 * paths, **settings)
 
     def quantiles(self, levels: int = len(LEVELS)) -> NDArray[np.float32]:
         """What the caller was told: [steps, levels]."""
@@ -128,7 +129,7 @@ def test_slots_are_held_for_every_path_and_come_back() -> None:
         h.hang_up(CALLER)
         h.settle()
         assert len(h.backend.free) == h.backend.slots
-        assert len(h.engine._rollouts._free) == 40
+        assert len(h.engine._rollouts._free) == 80
         assert h.engine._rollouts.prompted == 0
 
 
@@ -209,7 +210,7 @@ def test_several_paths_fail_as_one(max_batch: int) -> None:
     assert h.drawn(501) == one_path([-1.0, -1.0], 12, 0, 0, 0.0)
     assert h.get(a.id).next_seq == 14
     assert len(h.backend.free) == h.backend.slots - 1
-    assert len(h.engine._rollouts._free) == 40
+    assert len(h.engine._rollouts._free) == 80
 
 
 @pytest.mark.parametrize("steps", [1, 2])

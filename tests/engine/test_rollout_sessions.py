@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stepstream_server.engine.ports import NO_SEQ, Begun, Close, Commit, Ending, Forked, Opened, RolloutEnding
-from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD
+from stepstream_server.engine.ports import NO_SEQ, Attach, Begun, Close, Commit, Ending, Forked, Open, Opened, RolloutEnding
+from stepstream_server.engine.rollouts.rollouts import MOST_AHEAD, TAKEN_OVER
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 from support.engine import Answer, Refusal
@@ -155,15 +156,143 @@ def test_a_copy_of_a_number_to_come_is_refused(commit: Commit) -> None:
     finish(h)
 
 
+# Who owns it -------------------------------------------------------------------------------------------------------------
+
+
+def check_taken_over(h: Rolling, session: Opened, next_seq: int) -> None:
+    """The caller heard so, once, with the number at which the session goes on, and stream 7 steps from there."""
+    outcomes = [each for each in h.turn() if each.stream == CALLER]
+    assert outcomes == [Refusal(CALLER, 0, 5, 1, Reason.SESSION_IN_USE, next_seq)]
+    assert "a stream has taken the session over" in h.ear.messages[-1]
+    assert h.engine.stats().rollouts == 0
+    h.check_books()
+    assert h.state(session) == after([*FED, *text(FED, 40)][:next_seq])
+    h.send([session], [next_seq], [[1]], stream=7)
+    assert [(each.stream, each.first) for each in h.settle() if isinstance(each, Answer) and each.sums][-1:] == [(7, next_seq)]
+    h.engine.books.check()
+
+
 @COMMITTING
-def test_a_stream_may_take_the_session_over_meanwhile(commit: Commit) -> None:
-    """The rollout goes on, and the stream steps when it has ended."""
-    h, a = under_way(commit)
-    attached = h.attach(a, stream=7)
-    assert attached.next_seq == (2 if commit is Commit.END else 5)
+@pytest.mark.parametrize("attached", [False, True])
+def test_attaching_with_the_secret_ends_a_rollout(commit: Commit, attached: bool) -> None:
+    """Also of whoever began it without a secret while nobody held the session. EACH: what was drawn is the session's; END:
+    nothing is."""
+    h, a = under_way(commit, attached=attached)
+    now_at = 2 if commit is Commit.END else 5
+    h.ear.outcomes.clear()
+    request = h.request()
+    h.door.submit(Attach(7, request, np.array([0], np.uint32), [a.id], [a.secret], np.array([0])))
+    check_taken_over(h, a, now_at)
+    assert h.ear.replies[request][0].next_seq == now_at
+    h.generate(a, 3, stream=501, commit=commit)
+    h.settle()
+    assert len(h.drawn(501)) == 3
+
+
+@COMMITTING
+def test_opening_again_on_a_stream_ends_a_rollout(commit: Commit) -> None:
+    """A request that was repeated has the session that it opened before, whoever rolled it out meanwhile."""
+    h = Rolling()
+    (a,) = h.open(request_id="once")
+    h.speak(a, FED)
+    h.end_stream(1)
+    h.generate(a, 40, commit=commit, secret=b"")
+    h.turn(3)
+    h.door.submit(Open(7, h.request(), [""], np.array([0], np.uint32), None, "once"))
+    check_taken_over(h, a, 2 if commit is Commit.END else 5)
+
+
+@COMMITTING
+def test_attaching_refuses_rollouts_that_wait_for_their_step(commit: Commit) -> None:
+    """One that has not begun begins no more."""
+    h = Rolling(slow=True)
+    a = h.open_as("a")
+    h.call(a, NO_SEQ, [1.0, 2.0, 3.0], stream=600)
+    request, beside = h.generate(a, 4, commit=commit), h.generate(a, 4, stream=501, commit=Commit.NONE)
+    h.turn()
+    assert isinstance(h.attach(a, stream=7), Opened)
+    error = h.refused(request)
+    assert (error.reason, error.message) == (Reason.SESSION_IN_USE, TAKEN_OVER)
+    h.settle()
+    assert h.begun(beside) == 3
+    assert h.state(a) == after([1, 2, 3])
+    h.check_books()
+
+
+def test_what_commits_nothing_goes_on_when_a_stream_attaches() -> None:
+    """It has a copy, and harms nobody."""
+    h, a = under_way(Commit.NONE)
+    h.attach(a, stream=7)
     finish(h)
-    h.send([a], [42], [[1]], stream=7)
-    assert [(each.stream, each.first) for each in h.settle() if isinstance(each, Answer) and each.sums] == [(7, 42)]
+
+
+def test_attaching_another_session_ends_no_rollout() -> None:
+    """Only those of what is handed over."""
+    h, _ = under_way(Commit.EACH)
+    h.attach(h.open_as("b"), stream=7)
+    finish(h)
+
+
+# Its numbers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("commit", [Commit.EACH, Commit.END])
+@pytest.mark.parametrize("attached", [False, True])
+def test_steps_whose_numbers_a_rollout_has_taken(commit: Commit, attached: bool) -> None:
+    """They were not applied, and hear so; what the owner had stepped before was, once. A chunk that begins before the rollout
+    is answered as far as that, and nothing of it is applied behind."""
+    h = Rolling()
+    a = h.open()[0] if attached else h.open_as("a")
+    h.speak(a, FED, seq=0 if attached else NO_SEQ)
+    h.speak(a, [6], seq=2)  # acknowledges what is below
+    h.roll(a, 3, commit=commit)
+    h.attach(a, stream=7)
+    fed = [*FED, 6, *text([*FED, 6], 3)]
+    h.turn()
+    for first, values in ((0, [1]), (3, [1]), (5, [1, 1]), (1, [1, 1, 1, 1, 1, 1])):
+        h.send([a], [first], [values], stream=7)
+    outcomes = h.settle()
+    told = [(each.first, each.length, each.reason) for each in outcomes if isinstance(each, Refusal)]
+    assert told[:3] == [
+        (0, 1, Reason.ANSWER_DISCARDED),
+        (3, 1, Reason.SEQUENCE_MISMATCH),
+        (5, 2, Reason.SEQUENCE_MISMATCH),
+    ]
+    assert told[-1] == (3, 4, Reason.SEQUENCE_MISMATCH)
+    assert {each.expected for each in outcomes if isinstance(each, Refusal)} == {6}
+    assert "a rollout has taken number 3: step 6 is expected" in h.ear.messages
+    assert h.state(a) == after(fed)
+    h.send([a], [6], [[1]], stream=7)
+    assert [each.first for each in h.settle() if isinstance(each, Answer)] == [6]
+    h.engine.books.check()
+
+
+def test_numbers_of_rollouts_one_behind_the_other() -> None:
+    """All of them were taken; those of an earlier one are not remembered once a step came between."""
+    h = Rolling()
+    a = h.open_as("a")
+    h.speak(a, FED)
+    for _ in range(2):
+        h.roll(a, 2, commit=Commit.EACH)
+    assert h.speak(a, [1], seq=2) == [Refusal(400, 0, 2, 1, Reason.SEQUENCE_MISMATCH, 6)]
+    h.speak(a, [1], seq=6)
+    h.roll(a, 2, commit=Commit.EACH)
+    assert [h.speak(a, [1], seq=seq)[0] for seq in (2, 7)] == [
+        Refusal(400, 0, 2, 1, Reason.ANSWER_DISCARDED, 9),
+        Refusal(400, 0, 7, 1, Reason.SEQUENCE_MISMATCH, 9),
+    ]
+
+
+def test_a_new_session_knows_nothing_of_numbers_taken_in_its_place() -> None:
+    """Whatever was rolled out in the session that had its record before."""
+    h = Rolling(sessions=1)
+    a = h.open_as("a")
+    h.roll(a, 4, [1], commit=Commit.EACH)
+    h.close(a)
+    b = h.open_as("b")
+    h.speak(b, [1, 2, 3], seq=0)
+    h.speak(b, [4], seq=3)
+    assert h.speak(b, [1], seq=0) == [Refusal(400, 0, 0, 1, Reason.ANSWER_DISCARDED, 4)]
 
 
 @COMMITTING

@@ -395,7 +395,7 @@ def test_a_rollout_that_commits_nothing_needs_no_window() -> None:
 
 
 def test_rolled_steps_cannot_be_repeated() -> None:
-    """Their answers were never kept."""
+    """Their numbers are the rollout's, and what comes under them was never applied."""
     h = Rolling()
     (a,) = h.open()
     h.send([a], [0], [[1, 2, 3]])
@@ -404,4 +404,4 @@ def test_rolled_steps_cannot_be_repeated() -> None:
     h.send([a], [2], [[3, 6]])
     outcomes = h.settle()
     assert [(type(each), each.first) for each in outcomes] == [(Answer, 2), (Refusal, 3)]
-    assert h.reports.failures == {Reason.ANSWER_NOT_KEPT: 1}
+    assert h.reports.failures == {Reason.SEQUENCE_MISMATCH: 1}

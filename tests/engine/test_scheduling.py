@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stepstream_server.engine.books.records import CANDIDATE
@@ -121,3 +123,50 @@ def test_idle_sessions_cost_no_launch() -> None:
     h.send([sessions[7]], [0], [[1.0]], handles=[7])
     h.settle()
     assert h.backend.launches == [(1, 1)]
+
+
+def of_tenants(tenants: list[int], steps: int, served: list[int] | None = None, fresh: bool = True) -> np.ndarray[Any, Any]:
+    """Candidates with so many steps each."""
+    waiting = np.zeros(len(tenants), CANDIDATE)
+    waiting["number"], waiting["steps"], waiting["tenant"], waiting["fresh"] = range(len(tenants)), steps, tenants, fresh
+    waiting["served"] = 0 if served is None else served
+    return waiting
+
+
+def first_launch(scheduler: Scheduler, waiting: Any) -> list[int]:
+    """Who takes part in it."""
+    chosen = np.empty(len(waiting), np.int64)
+    count, _ = choose(waiting, len(waiting), scheduler.plan[0], chosen)
+    return [int(each) for each in chosen[:count]]
+
+
+def test_a_batch_is_shared_out_among_tenants() -> None:
+    """Where it has no place for all: each tenant has as much as the others, as far as it wants it, its first in the line."""
+    scheduler = Scheduler(max_batch=6, turn_budget=1.0, alone_budget=1.0)
+    assert first_launch(scheduler, of_tenants([1] * 20 + [2, 2, 3], 1)) == [0, 1, 2, 20, 21, 22]
+    assert first_launch(scheduler, of_tenants([1] * 20 + [2] * 20, 1)) == [0, 1, 2, 20, 21, 22]
+    assert first_launch(scheduler, of_tenants([1, 2, 3, 1, 2, 3, 1, 2, 3], 1)) == [0, 1, 2, 3, 4, 5]
+    assert first_launch(scheduler, of_tenants([1] * 3 + [2] * 4, 1)) == [0, 1, 2, 3, 4, 5]
+    assert first_launch(scheduler, of_tenants([4, 4, 4, 5, 5, 5, 5, 6, 6], 1)) == [0, 1, 3, 4, 7, 8]
+    assert first_launch(scheduler, of_tenants([0] * 9, 1)) == [0, 1, 2, 3, 4, 5]
+    assert first_launch(scheduler, of_tenants([1029, 5, 1029, 5, 5, 5, 7], 1)) == [0, 1, 2, 3, 4, 6]  # share a place
+
+
+def test_what_is_left_of_a_batch_goes_to_the_first_in_the_line() -> None:
+    """A batch of five for three tenants."""
+    scheduler = Scheduler(max_batch=5, turn_budget=1.0, alone_budget=1.0)
+    assert first_launch(scheduler, of_tenants([3, 3, 3, 1, 1, 1, 2, 2, 2], 1)) == [0, 1, 3, 4, 6]
+
+
+def test_tenants_take_turns_to_lead_chunks() -> None:
+    """However many sessions one of them begins anew, which were never served."""
+    h = Harness(backend=FakeBackend(slots=8), max_batch=1)
+    h.backend.before_collect = lambda: h.clock.advance(1.0)
+    h.engine.warm_up()
+    sessions = h.open(8)
+    tenant = h.engine.books.table.sessions["tenant"]
+    tenant[[each.session for each in sessions]] = [1, 1, 1, 1, 1, 1, 1, 2]
+    h.send(sessions, [0] * 8, [[1.0] * 50] * 8)
+    h.turn(20)
+    applied = h.engine.books.table.next_seq[[each.session for each in sessions]]
+    assert applied[7] == applied[:7].sum() == 10

@@ -31,7 +31,7 @@ STEPS = 20  # that a message may have
 async def ring() -> AsyncIterator[FrontDoor]:
     """A front door of the model `ring`, with a session `s` that has made one step."""
     settings = DoorSettings(max_block_steps=STEPS)
-    async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=settings, max_rollout_paths=8) as front:
+    async with front_door("ring", spec=ring_spec, backend=ring_backend, settings=settings, max_rollout_paths=16) as front:
         await open_session(front, "ring", 0)
         yield front
 
@@ -159,7 +159,7 @@ WRONG_OF_NUMBERS: dict[str, tuple[dict[str, Any], str, str, str]] = {
 async def test_a_wrong_rollout_of_numbers_is_refused_by_name(case: str) -> None:
     """The same of a model that predicts quantiles of a number."""
     fields, reason, field, message = WRONG_OF_NUMBERS[case]
-    async with front_door("walk", spec=walk_spec, backend=walk_backend, max_rollout_paths=8) as front:
+    async with front_door("walk", spec=walk_spec, backend=walk_backend, max_rollout_paths=16) as front:
         await open_session(front, "walk", 1.0)
         plain = {"model": "walk", "prompt": [floats(1)], "commit": NONE, "temperature": 1.0, "session_id": "s"}
         found = await refusal(front.inference.Generate(request(**{**plain, **fields})))
@@ -193,12 +193,12 @@ def test_outputs_too_large_are_not_begun(largest: int, most: int) -> None:
     settings = DoorSettings(max_message_bytes=largest)
     for width in (most, most + 1):
         spec = dataclasses.replace(ring_spec("ring"), outputs=(TensorSpec("next", "float32", (width,)),))
-        assert not decode_generate(request(), spec, settings).outputs
+        assert not decode_generate(request(), spec, settings, "").outputs
         if width == most:
-            assert decode_generate(request(outputs=True), spec, settings).outputs
+            assert decode_generate(request(outputs=True), spec, settings, "").outputs
             continue
         with pytest.raises(CallerError, match=f"at most {4 * most} bytes of outputs per step") as refused:
-            decode_generate(request(outputs=True), spec, settings)
+            decode_generate(request(outputs=True), spec, settings, "")
         assert (refused.value.reason, refused.value.field) == (Reason.BLOCK_TOO_LARGE, "outputs")
 
 

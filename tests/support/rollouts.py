@@ -31,9 +31,9 @@ class Rolling(Harness):
         max_batch: int = 1024,
         **settings: float,
     ) -> None:
-        """slow: each launch takes a second, so that chunks are cut into single steps."""
-        self.speaking = SpeakingBackend(slots=sessions + paths, max_batch=max_batch, poison=poison)
-        super().__init__(self.speaking, capacity=sessions, max_rollout_paths=paths, **settings)
+        """paths: that one caller may have. slow: each launch takes a second, so that chunks are cut into single steps."""
+        self.speaking = SpeakingBackend(slots=sessions + 2 * paths, max_batch=max_batch, poison=poison)
+        super().__init__(self.speaking, capacity=sessions, max_rollout_paths=2 * paths, **settings)
         if slow:
             self.speaking.before_collect = lambda: self.clock.advance(1.0)
             self.engine.warm_up()

@@ -40,6 +40,7 @@ from stepstream_server.engine.ports import (
     Get,
     Import,
     Inbox,
+    Ints,
     Launch,
     Limits,
     List,
@@ -125,7 +126,7 @@ class Engine:
         self._one_shot = OneShot(books, outbox, self._admission, self._lifecycle)
         self._rollouts = Rollouts(spec, settings, backend, books, outbox)
         requests = Requests(settings.tombstone_seconds)
-        self._commands = Commands(books, outbox, self._settlement.resend, self._lifecycle, requests)
+        self._commands = Commands(books, outbox, self._settlement.resend, self._take_over, self._lifecycle, requests)
         self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts)
 
     def __repr__(self) -> str:
@@ -206,7 +207,7 @@ class Engine:
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""
-        return self.books.table.next_deadline
+        return min(self.books.table.next_deadline, self._rollouts.next_deadline)
 
     @property
     def failure(self) -> StepStreamError | None:
@@ -295,7 +296,7 @@ class Engine:
             case Fork() | Export() | Import() | Generate():
                 self._copies.handle(door, command, now, report)
             case Took():
-                self._rollouts.took(door, command)
+                self._rollouts.took(door, command, now)
             case CallersLeft() | StreamEnded() | DoorLost():
                 self._leave(door, command, now, report)
             case Statistics():
@@ -328,12 +329,18 @@ class Engine:
                 self._rollouts.leave([stream], now, report)
                 self._commands.end_stream(stream)
 
+    def _take_over(self, sessions: Ints, now: float, report: TurnReport) -> None:
+        """Ends rollouts that commit to sessions, those too that have not begun, since streams have taken the sessions over."""
+        self._rollouts.take_over(sessions, now, report)
+        self._copies.take_over(sessions)
+
     def _expire(self, report: TurnReport) -> None:
-        """Ends sessions whose time is over; none of them is in flight then."""
+        """Ends sessions whose time is over, and rollouts that nobody reads; none of them is in flight then."""
         now = self.clock()
         if now >= self.next_deadline:
             self._collect_all(report)
         self._lifecycle.expire(now, report)
+        self._rollouts.end_unread(now, report)
 
     # Compute ---------------------------------------------------------------------------------------------------------
 
@@ -357,18 +364,18 @@ class Engine:
         if not self.books.counters.queued[0] and not len(self._rollouts):
             return None
         now = self.clock()
-        batch = self._cut.batch(self._rollouts.candidates(now, report), now)
+        batch = self._cut.batch(self._rollouts.candidates(self._scheduler.most_rolled, now, report), now)
         self._settlement.tell(report)
         return batch
 
     def _launch(self, batch: Batch) -> None:
         slots, inputs = batch.slots, batch.inputs
+        begun = self.clock()
         if len(batch.rolls):
             slots, inputs = self._rollouts.depart(batch.rolls, batch.length)
             if len(batch.rows):
                 slots = np.concatenate([batch.slots, slots])
                 inputs = tuple(np.concatenate(pair) for pair in zip(batch.inputs, inputs, strict=True))
-        begun = self.clock()
         self._flights.append(_Flight(batch, self._backend.launch("step", slots, inputs, batch.length), begun))
 
     def _collect(self, report: TurnReport) -> None:
@@ -384,7 +391,10 @@ class Engine:
             if n:
                 self._steps += self._settlement.settle(batch, _part(computed, 0, n), flight.begun, now, report)
             self._rollouts.settle(batch.rolls, batch.length, _part(computed, n, None), now, report)
-        self._scheduler.learn(launch, self.clock() - flight.begun)
+        settled = self.clock() - flight.begun
+        self._scheduler.learn(launch, settled)
+        if len(batch.rolls) and batch.length == 1:
+            self._scheduler.learn_rolled(launch.batch, settled)
 
     def _collect_all(self, report: TurnReport) -> None:
         while self._flights:

@@ -76,8 +76,8 @@ def _draw_bytes(spec: ModelSpec) -> int:
     return spec.inputs[0].elements * (4 if spec.inputs[0].dtype == "float32" else 8)
 
 
-def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings) -> Generate:
-    """A command without its stream and request. Raises CallerError that names the field."""
+def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings, client: str) -> Generate:
+    """A command without its stream and request. client: who asks. Raises CallerError that names the field."""
     head = spec.rollout_head
     if head is None:
         message = f"model: {spec.name!r} has no output that predicts its next input, so that it cannot be rolled out"
@@ -103,6 +103,7 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
         stop=(*_decode_stops(request.stop, spec, head), *head.stop),
         paths=paths,
         levels=_decode_levels(request.levels) if paths > 1 else (),
+        client=client,
         outputs=request.outputs and _check_outputs(paths, spec, settings.max_message_bytes),
     )
 

@@ -66,8 +66,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         engine = self._models.find(request.model, request.version)
-        wanted = decode_generate(request, engine.spec, self._settings)
+        wanted = decode_generate(request, engine.spec, self._settings, client_of(context))
         caller = RolloutCaller(self._models.next_stream(), engine, self._settings.max_message_bytes)
         context.add_done_callback(lambda _: caller.leave())  # type: ignore[arg-type]  # its stub is no Protocol
         async for response in caller.run(wanted):
             yield response
+
+
+def client_of(context: Context) -> str:
+    """The client that a call's caller shares room and time with others as: the name that it gives itself, else its connection."""
+    return f"/{identity_of(context.invocation_metadata()).client or context.peer()}"

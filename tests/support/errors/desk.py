@@ -43,10 +43,11 @@ class Desk:
         """Looks a session up."""
         return await self.front.sessions.GetSession(session_pb2.GetSessionRequest(model=model, id=id))
 
-    async def open(self, id: str = "", model: str = "counter", **fields: object) -> object:
+    async def open(self, id: str = "", model: str = "counter", **fields: object) -> session_pb2.OpenSessionResponse:
         """Opens a session that no stream holds."""
         request = session_pb2.OpenSessionRequest(model=model, id=id, **fields)  # type: ignore[arg-type]
-        return await self.front.sessions.OpenSession(request)
+        opened: session_pb2.OpenSessionResponse = await self.front.sessions.OpenSession(request)
+        return opened
 
     async def fork(self, id: str = ALONE, **fields: object) -> session_pb2.ForkSessionResponse:
         """Forks a session."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from stepstream import Session
-from stepstream_proto.v1 import inference_pb2
+from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
 from stepstream_server.spec import ModelSpec
 from support.echo import ring_backend, ring_spec
-from support.errors.desk import HELD, POISON, VENOM, desk
+from support.errors.desk import ALONE, HELD, POISON, VENOM, desk
 from support.errors.heard import Heard
 from support.front_door import front_door
-from support.generating import floats, request, tokens, whole
+from support.generating import FOREVER, engine_when, floats, request, small_window, tokens, whole
 from support.wide import WideBackend, wide_spec
 
 _WIDTH = 1024  # float32 numbers: with the count beside them a step's outputs are just too many
 
 EACH = inference_pb2.COMMIT_EACH
+_ENDLESS: dict[str, Any] = {"prompt": [floats(0)], "max_steps": FOREVER}
 
 
 async def another_beginning(heard: Heard) -> None:
@@ -29,7 +31,7 @@ async def another_beginning(heard: Heard) -> None:
 
 
 async def no_room(heard: Heard) -> None:
-    """A rollout has more paths than are free of `engine.max_rollout_paths`, or a longer prompt than may wait beside others."""
+    """A rollout wants more paths of `engine.max_rollout_paths`, or a longer prompt, than its caller may have now."""
     async with desk(max_rollout_paths=1) as at, at.client() as client:
         session = await client.open_session("counter")
         going = at.front.inference.Generate(request(model="counter", prompt=[floats(0)], max_steps=2**32 - 1))
@@ -39,6 +41,38 @@ async def no_room(heard: Heard) -> None:
         going.cancel()
     async with desk(max_pending_steps=4) as at:
         await heard.call(at.generate(prompt=[floats(*range(5))]))
+
+
+async def taken_over(heard: Heard) -> None:
+    """A stream has taken the session over, with its secret, while a rollout that commits to it was under way or waited."""
+    async with desk() as at:
+        opened = await at.open("other")
+        going = at.front.inference.Generate(request(model="counter", session_id="other", commit=EACH, **_ENDLESS))
+        await going.read()
+        await at.send_attach(1, "other", opened.secret)
+        await heard.call(whole(going))
+
+
+async def unread(heard: Heard) -> None:
+    """Nothing of a rollout has been read for `engine.rollout_unread_seconds`."""
+    async with desk(rollout_unread_seconds=0.01) as at, small_window(at.front.address) as channel:
+        inference = inference_pb2_grpc.InferenceServiceStub(channel)
+        going = inference.Generate(request(model="counter", session_id=ALONE, commit=EACH, **_ENDLESS))
+        await going.read()
+        await engine_when(at.front, lambda stats: not stats.rollouts, "counter")
+        await heard.call(whole(going))
+
+
+async def number_taken(heard: Heard) -> None:
+    """A rollout that committed to the session has taken the input's number."""
+    async with desk() as at:
+        opened = await at.open("other")
+        await at.generate("other", commit=EACH, max_steps=3)
+        await heard.call(at.step(1, [1.0], id="other"))
+        await at.send_attach(1, "other", opened.secret)
+        await at.stream.receive()
+        await at.stream.step([1], [1], [1.0])
+        await heard.row(at.stream)
 
 
 async def beyond_the_window(heard: Heard) -> None:
@@ -100,6 +134,9 @@ async def generated(session: Session, value: float) -> object:
 SCENARIOS = (
     another_beginning,
     no_room,
+    taken_over,
+    unread,
+    number_taken,
     beyond_the_window,
     no_numbers,
     no_such_token_to_begin_with,

@@ -25,6 +25,7 @@ def begin_at(session: Record, next_seq: int, acked: int, kept: int) -> None:
     session["next_seq"] = session["admitted"] = next_seq
     session["acked"] = session["released"] = acked
     session["kept"] = kept
+    session["rolled_from"] = session["rolled_to"] = next_seq
 
 
 @compiled
@@ -64,8 +65,10 @@ def move_on(session: Record, steps: int) -> None:
     """Steps that no row asked for were applied to a session of which nothing is pending. Nobody will acknowledge them: where
     nothing before them waits for that, they do not either."""
     alone = session["released"] == session["next_seq"]
+    if session["rolled_to"] != session["next_seq"]:
+        session["rolled_from"] = session["next_seq"]
     session["next_seq"] += steps
-    session["admitted"] = session["next_seq"]
+    session["admitted"] = session["rolled_to"] = session["next_seq"]
     if alone:
         session["acked"] = session["released"] = session["next_seq"]
 

@@ -31,6 +31,9 @@ SESSION = np.dtype(
         ("acked", np.int64),  # answers below have been acknowledged
         ("released", np.int64),  # answers below are gone; less than acked while a repeat waits for one
         ("kept", np.int64),  # admitted steps from acked on whose outputs are, or will be, in the cache
+        # The last numbers without a gap that rollouts took, [from, up to); the ledger writes them, too.
+        ("rolled_from", np.int64),
+        ("rolled_to", np.int64),
         ("stream", np.int64),  # engine-wide number of the stream that holds it, or NO_STREAM
         ("generation", np.int64),  # of its number, which is used again
         ("slot", np.int64),
@@ -45,6 +48,7 @@ SESSION = np.dtype(
         ("repeats", np.int32),  # rows of it that ask for kept answers
         ("round", np.int32),  # in which it was last stepped
         ("refused_in", np.int32),  # turn in which it was last refused something: what follows belongs into the next one
+        ("tenant", np.int32),  # number of its tenant; 0 where there are none
         ("gone_back", np.int32),  # how often pending rows of it were dropped or moved up; goes on when its number is used again
         ("status", np.uint8),  # of Status, moved by `status` alone
         ("standing", np.uint8),  # IDLE, WAITING or IN_FLIGHT
@@ -107,6 +111,7 @@ CANDIDATE = np.dtype(
         ("number", np.int64),  # of the session, or of the rollout's row
         ("steps", np.int64),  # that are left to it
         ("served", np.int64),  # launch of several steps that it last took part in
+        ("tenant", np.int32),  # as of SESSION
         ("fresh", np.bool_),  # whether it has not been stepped in this round
         ("rolls", np.bool_),  # whether it is a rollout's
     ],

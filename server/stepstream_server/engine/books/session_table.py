@@ -197,6 +197,11 @@ class SessionTable:
         quarantined: NDArray[np.bool_] = (status == Status.QUARANTINED) | (status == Status.RESETTING)
         return quarantined
 
+    def rolled(self, session: int, seq: int) -> bool:
+        """Tells whether a rollout has taken the number: it is among the last ones without a gap that rollouts took."""
+        record = self.sessions[session]
+        return bool(record["rolled_from"] <= seq < record["rolled_to"])
+
     def alive(self, session: int, generation: int) -> bool:
         """Tells whether the session of that generation is open."""
         return bool(self.generation[session] == generation and self.status[session] != Status.FREE)
@@ -272,7 +277,7 @@ def open_sessions(records: NDArray[Any], numbers: Ints, slots: Ints, now: float)
         move(session, Event.OPENED)
         ledger.begin_at(session, 0, 0, 0)
         session["slot"], session["stream"], session["stop_at"] = slots[place], NO_STREAM, NEVER
-        session["served"], session["used_at"] = 0, now
+        session["served"], session["used_at"], session["tenant"] = 0, now, 0
         session["head"], session["tail"] = NONE, NONE
 
 

@@ -219,7 +219,8 @@ class Generate:
     """A rollout: a session stepped on its own outputs. A one-shot caller's: `stream` is its number, and it has but this one.
 
     It begins where its session stands after the steps that are pending now. Reply: `Begun | StepStreamError`, when it begins;
-    what it draws follows in `Rolled`, and if it fails, in RowErrors under handle 0. While it commits, its session takes no steps.
+    what it draws follows in `Rolled`, and if it fails, in RowErrors under handle 0. While it commits, its session takes no steps;
+    once a stream opens or attaches that session, it ends (SESSION_IN_USE). It also ends if its caller takes nothing for too long.
     """
 
     stream: int
@@ -239,6 +240,7 @@ class Generate:
     paths: int = 1  # more than one: quantiles over them are told, and nothing is committed
     levels: tuple[float, ...] = ()  # of the quantiles
     outputs: bool = False  # whether outputs are told
+    client: str = ""  # `tenant/name` of whoever asks: who it shares room and time with
 
     @property
     def prompt_steps(self) -> int:

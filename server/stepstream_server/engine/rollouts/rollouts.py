@@ -7,6 +7,7 @@ that whatever was told is part of the state.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,12 +38,14 @@ from stepstream_server.engine.ports import (
     TurnReport,
 )
 from stepstream_server.engine.rollouts.sampling import Draws, Stops
+from stepstream_server.engine.rollouts.shares import Shares, first_in_turn, tenant_of
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import ModelSpec
 
 # Draws that a caller has been told and has not taken; then it pauses. Eight times what a caller takes before it says so: some
 # kilobytes, and enough that a rollout does not wait for a reader who keeps up.
 MOST_AHEAD = 8 * TAKEN_AT_ONCE
+TAKEN_OVER = "a stream has taken the session over, with the proof that it is its caller's: rollouts that commit to it have ended"
 _RETRY_SECONDS = 0.1  # rollouts end all the time
 _NOBODY = -1  # a row whose steps are no session's
 _FAULTS = {
@@ -72,6 +75,11 @@ class Rollout:
         self.outputs: list[tuple[Tensor, ...]] = []  # beside it, if they are wanted: each [*shape]
 
     @property
+    def tenant(self) -> str:
+        """Of its caller."""
+        return tenant_of(self.wanted.client)
+
+    @property
     def plain(self) -> bool:
         """Tells whether every draw is told as it is."""
         return not (self.wanted.stop or self.wanted.outputs or len(self.rows) > 1)
@@ -86,7 +94,7 @@ class Rollouts:
         self._table = books.table
         self._outbox = outbox
         self._pieces = outbox.pieces
-        self._most_prompted = settings.max_pending_steps
+        self._unread_seconds = settings.rollout_unread_seconds
         self._window_steps = settings.window_steps
         head = spec.rollout_head
         most = settings.max_rollout_paths if head else 0
@@ -98,6 +106,11 @@ class Rollouts:
         self._by_stream: dict[int, Rollout] = {}
         self._of_row: dict[int, Rollout] = {}
         self._free = list(range(most - 1, -1, -1))
+        self._paths = Shares(most)
+        self._prompts = Shares(settings.max_pending_steps)  # steps of prompts that wait
+        self._of_tenant: Counter[str] = Counter()  # rollouts
+        self.limits: dict[str, int] = {}  # rollouts that a tenant may have at once, where there is a limit
+        self.tenants: dict[str, int] = {}  # numbers of tenants, as sessions have them; 0 of all others
         self._active = np.zeros(0, np.int64)  # rows of all rollouts
         self._used = np.zeros(most, np.bool_)  # whether it is one of them
         self._slot = np.zeros(most, np.int64)
@@ -113,19 +126,33 @@ class Rollouts:
         self._leads = np.zeros(most, np.bool_)  # whether it is its rollout's first path
         self._plain = np.zeros(most, np.bool_)
         self._ahead = np.zeros(most, np.int64)  # draws told and not taken
+        self._paused_at = np.full(most, np.inf)  # monotonic seconds since which nothing was taken, of those that have paused
         self._served = np.zeros(most, np.int64)  # the last launch of several steps
         self._round = np.zeros(most, np.int64)  # in which it was last stepped
+        self._tenant, self._client = np.zeros((2, most), np.int64)  # whose it is; equal numbers for equal names of clients
+        self._stepped_in = np.zeros(most, np.int64)  # the last launch of any
         self._in_flight = np.zeros(most, np.bool_)
         self._arrival = np.zeros(most)  # monotonic seconds
         self._drew_at = np.zeros(most)  # monotonic seconds of the last draw; nan: there was none; inf: it has paused since
+        self._launches = 0
+        self._single_round = -1  # the last in which some took part that wait for one step
         self.slots = 0  # that rollouts hold, beside those of sessions; counted, since other threads read it
-        self.prompted = 0  # steps of prompts that wait
         # Of the launch that settles:
         self._ended: list[tuple[Rollout, RolloutEnding]] = []
         self._stepped: dict[Rollout, None] = {}  # of several paths, in order
 
     def __len__(self) -> int:
         return len(self._by_stream)
+
+    @property
+    def prompted(self) -> int:
+        """Steps of prompts that wait."""
+        return self._prompts.total - self._prompts.free
+
+    @property
+    def next_deadline(self) -> float:
+        """Monotonic seconds at which a rollout ends that is not read by then; inf if none has paused."""
+        return float(self._paused_at[self._active].min()) + self._unread_seconds if len(self._active) else np.inf
 
     @property
     def busy(self) -> bool:
@@ -164,17 +191,23 @@ class Rollouts:
         self._prompt_left[rows[0]], self._prompting[rows[0]], self._due[rows[0]] = wanted.prompt_steps, bool(wanted.prompt), True
         self._leads[rows] = rows == rows[0]
         self._plain[rows], self._ahead[rows], self._served[rows] = rollout.plain, 0, 0
-        self._round[rows], self._in_flight[rows] = 0, False
+        self._round[rows], self._in_flight[rows], self._stepped_in[rows] = 0, False, self._launches
         self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
-        self.prompted += wanted.prompt_steps
+        self._paused_at[rows] = np.inf
+        self._tenant[rows], self._client[rows] = self.tenants.get(rollout.tenant, 0), hash(wanted.client)
+        self._paths.take(wanted.client, len(rows))
+        self._prompts.take(wanted.client, wanted.prompt_steps)
+        self._of_tenant[rollout.tenant] += 1
         self._used[rows] = True
         self._active = np.concatenate([self._active, rows])
         return Begun(start)
 
-    def took(self, door: int, took: Took) -> None:
+    def took(self, door: int, took: Took, now: float) -> None:
         """A caller has been handed draws."""
         if (rollout := self._by_stream.get(global_stream(door, took.stream))) is not None:
             self._ahead[rollout.rows] -= took.draws
+            self._paused_at[rollout.rows] = np.inf
+            self._pause(rollout.rows, now)
 
     def of_door(self, door: int) -> list[int]:
         """Engine-wide numbers of the door's callers that have a rollout."""
@@ -186,6 +219,35 @@ class Rollouts:
             if (rollout := self._by_stream.get(stream)) is not None:
                 self._end(rollout, RolloutEnding.CANCELLED, now, report)
 
+    def take_over(self, sessions: Ints, now: float, report: TurnReport) -> None:
+        """Ends the rollouts that commit to sessions, which streams have taken over."""
+        if not self._by_stream:
+            return
+        for row in self._active[np.isin(self._commits_to[self._active], sessions)].tolist():
+            rollout = self._of_row[row]  # its only one
+            if self._table.alive(rollout.session, rollout.generation):
+                self._give_up(rollout, Reason.SESSION_IN_USE, TAKEN_OVER, now, report)
+
+    def end_unread(self, now: float, report: TurnReport) -> None:
+        """Ends the rollouts that have paused for so long that nobody can be waiting for what they have told."""
+        if now < self.next_deadline:
+            return
+        message = f"nothing of what was drawn has been read for {self._unread_seconds:g} seconds: the rollout has ended"
+        for row in self._active[
+            self._leads[self._active] & (self._paused_at[self._active] + self._unread_seconds <= now)
+        ].tolist():
+            self._give_up(self._of_row[row], Reason.DEADLINE_EXCEEDED, message, now, report)
+
+    def _give_up(self, rollout: Rollout, reason: Reason, message: str, now: float, report: TurnReport) -> None:
+        """Ends a rollout that its caller wants to go on, and tells why."""
+        self._refuse(rollout, reason, message)
+        self._end(rollout, RolloutEnding.FAILED, now, report)
+
+    def _pause(self, rows: Ints, now: float) -> None:
+        """Has those wait whose caller has been told much that it has not taken."""
+        paused = rows[self._ahead[rows] >= MOST_AHEAD]
+        self._paused_at[paused], self._drew_at[paused] = now, np.inf
+
     def _check(self, wanted: Generate, session: int | None, commit: Commit, now: float) -> Tensor:
         """The last output that the rollout begins with; zeros before a prompt. Raises CallerError."""
         table = self._table
@@ -194,16 +256,26 @@ class Rollouts:
         if session is not None and commit is not Commit.NONE and table.status[session] == Status.ROLLING:
             message = "a rollout of the session is under way: no other one can commit to it"
             raise CallerError(Reason.SESSION_IN_USE, message, expected_seq=int(table.next_seq[session]))
-        if wanted.paths > len(self._free) or self.prompted + wanted.prompt_steps > self._most_prompted:
-            message = (
-                f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
-                f"{len(self._free)} paths and {self._most_prompted - self.prompted} steps are free"
-            )
-            raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
+        self._check_room(wanted)
         last = np.zeros(self._draws.last.shape[1:], np.float32) if wanted.prompt else self._last_output(session)
         if session is not None and commit is not Commit.NONE:
             self._make_room(wanted, session, now)
         return last
+
+    def _check_room(self, wanted: Generate) -> None:
+        """Raises CallerError where the caller's share has no room for it."""
+        tenant = tenant_of(wanted.client)
+        message, most = "", self.limits.get(tenant)
+        if most is not None and self._of_tenant[tenant] >= most:
+            message = f"all {most} rollouts of the tenant are in use"
+        paths, steps = self._paths.room(wanted.client), self._prompts.room(wanted.client)
+        if wanted.paths > paths or wanted.prompt_steps > steps:
+            message = (
+                f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
+                f"this caller may have {paths} paths and {steps} steps more"
+            )
+        if message:
+            raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
 
     def _last_output(self, session: int | None) -> Tensor:
         """Reads what a session has predicted last. Raises CallerError where there was nothing to predict from."""
@@ -239,18 +311,24 @@ class Rollouts:
 
     # A turn ----------------------------------------------------------------------------------------------------------
 
-    def candidates(self, now: float, report: TurnReport) -> NDArray[Any]:
-        """The rows that could take part in the next launch: [n] of CANDIDATE."""
+    def candidates(self, most: int, now: float, report: TurnReport) -> NDArray[Any]:
+        """The rows, `most` at most, that could take part in the next launch: [n] of CANDIDATE.
+
+        Where more could, each round has a launch with those whose turn it is; of the others only chunks take part in it, or a
+        round would not end before all had been stepped.
+        """
         if not self._by_stream:
             return _NOBODY_WAITS
         self.drop_ended(now, report)
-        rows = self._active
-        paused = self._ahead[rows] >= MOST_AHEAD
-        self._drew_at[rows[paused]] = np.inf
-        rows = rows[self._due[rows] & ~paused & ~self._in_flight[rows]]
+        rows, this_round = self._active, self._books.counters.round.item(0)
+        rows = rows[self._due[rows] & (self._ahead[rows] < MOST_AHEAD) & ~self._in_flight[rows]]
+        if len(rows) > most:
+            if self._single_round == this_round:
+                rows = rows[self._prompt_left[rows] > 1]
+            rows = rows[first_in_turn(self._tenant[rows], self._client[rows], self._stepped_in[rows], most)]
         found = np.empty(len(rows), CANDIDATE)
         found["number"], found["steps"], found["served"] = rows, np.maximum(self._prompt_left[rows], 1), self._served[rows]
-        found["fresh"], found["rolls"] = self._round[rows] != self._books.counters.round[0], True
+        found["tenant"], found["fresh"], found["rolls"] = self._tenant[rows], self._round[rows] != this_round, True
         return found
 
     def depart(self, rows: Ints, length: int) -> tuple[Ints, tuple[Tensor, ...]]:
@@ -258,7 +336,10 @@ class Rollouts:
         `length`
         steps: one [n, length, *shape] per input."""
         counters = self._books.counters
-        self._in_flight[rows], self._round[rows] = True, counters.round[0]
+        self._launches += 1
+        self._in_flight[rows], self._round[rows], self._stepped_in[rows] = True, counters.round[0], self._launches
+        if (self._prompt_left[rows] <= 1).any():
+            self._single_round = counters.round.item(0)
         if length > 1:
             self._served[rows] = counters.launch[0]
         prompting = self._prompting[rows]
@@ -273,8 +354,8 @@ class Rollouts:
             wanted = self._of_row[row].wanted
             first = wanted.prompt_steps - int(self._prompt_left[row])
             inputs[place] = wanted.prompt[0][first : first + length]
+            self._prompts.give_back(wanted.client, length)
         self._prompt_left[rows[prompting]] -= length
-        self.prompted -= length * int(prompting.sum())
         return self._slot[rows], (inputs,)
 
     def settle(self, rows: Ints, length: int, computed: Computed, now: float, report: TurnReport) -> None:
@@ -305,7 +386,7 @@ class Rollouts:
             self._branch(self._of_row[row])
         stepped, self._stepped = self._stepped, {}
         failed = {rollout for rollout, ending in self._ended if ending is RolloutEnding.FAILED}
-        self._tell_quantiles([each for each in stepped if each not in failed and not self._due[each.rows].any()])
+        self._tell_quantiles([each for each in stepped if each not in failed and not self._due[each.rows].any()], now)
         ended, self._ended = self._ended, []
         for rollout, ending in ended:
             if self._by_stream.get(rollout.stream) is rollout:
@@ -323,7 +404,7 @@ class Rollouts:
         if np.isnan(since).any() or not self._left[rows].all():
             self._pieces.hurry()  # the first or the last of a rollout
         plain = self._plain[rows]
-        self._tell_plain(rows[plain])
+        self._tell_plain(rows[plain], now)
         for place in np.flatnonzero(~plain).tolist():
             row = int(rows[place])
             rollout = self._of_row[row]
@@ -335,9 +416,9 @@ class Rollouts:
                 rollout.outputs.append(tuple(values[place, 0] for values in outputs))
             rollout.drawn.append(self._drawn[row].copy())
             free, stopped = rollout.stops.take(int(self._drawn[row])) if rollout.wanted.stop else (1, False)
-            self._tell(rollout, free, stopped)
+            self._tell(rollout, free, stopped, now)
 
-    def _tell_plain(self, rows: Ints) -> None:
+    def _tell_plain(self, rows: Ints, now: float) -> None:
         if not len(rows):
             return
         over = self._left[rows] == 0
@@ -349,9 +430,10 @@ class Rollouts:
         pieces["ending"][over] = RolloutEnding.LENGTH
         self._pieces.add(pieces, values.ravel(), None)
         self._ahead[rows] += 1
+        self._pause(rows, now)
         self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
 
-    def _tell_quantiles(self, stepped: Sequence[Rollout]) -> None:
+    def _tell_quantiles(self, stepped: Sequence[Rollout], now: float) -> None:
         """All paths of these have taken a step: tells how their draws are spread. Those that want the same are one operation: by
         itself each takes as long as a launch."""
         alike: dict[tuple[int, tuple[float, ...]], list[Rollout]] = {}
@@ -363,9 +445,9 @@ class Rollouts:
             self._due[rows] = True
             for place, rollout in enumerate(rollouts):
                 rollout.drawn.append(quantiles[:, place])
-                self._tell(rollout, 1, stopped=False)
+                self._tell(rollout, 1, stopped=False, now=now)
 
-    def _tell(self, rollout: Rollout, free: int, stopped: bool) -> None:
+    def _tell(self, rollout: Rollout, free: int, stopped: bool, now: float) -> None:
         """Tells the oldest draws that were not told; all that are left at the end of the last step, except a stop sequence."""
         row = int(rollout.rows[0])
         over = not stopped and self._left[row] == 0
@@ -381,6 +463,7 @@ class Rollouts:
         rollout.told += count
         del rollout.drawn[:count], rollout.outputs[:count]
         self._ahead[rollout.rows] += count
+        self._pause(rollout.rows, now)
         if ending is not None:
             self._pieces.hurry()
             self._ended.append((rollout, ending))
@@ -403,8 +486,8 @@ class Rollouts:
         for row in self._active[gone].tolist():
             rollout = self._of_row[row]
             how = self._table.ending(rollout.wanted.id) or Ending.CLOSED  # nothing is remembered of one whose id another has
-            self._refuse(rollout, REASON_OF_ENDING[how], f"session {rollout.wanted.id!r} {HOW_ENDED[how]}")
-            self._end(rollout, RolloutEnding.FAILED, now, report)
+            message = f"session {rollout.wanted.id!r} {HOW_ENDED[how]}"
+            self._give_up(rollout, REASON_OF_ENDING[how], message, now, report)
 
     def _fail(self, rows: Ints, faults: Ints) -> None:
         """Steps of rows with a fault were not applied. Of several paths the first one's fault is told."""
@@ -439,7 +522,11 @@ class Rollouts:
         if rollout.commit is not Commit.EACH:
             self._backend.release(slots)
             self.slots -= len(slots)
-        self.prompted -= int(self._prompt_left[rows].sum())
+        self._paths.give_back(rollout.wanted.client, len(rows))
+        self._prompts.give_back(rollout.wanted.client, int(self._prompt_left[rows].sum()))
+        self._of_tenant[rollout.tenant] -= 1
+        if not self._of_tenant[rollout.tenant]:
+            del self._of_tenant[rollout.tenant]
         self._free += rows.tolist()
         self._used[rows] = False
         self._active = self._active[self._used[self._active]]

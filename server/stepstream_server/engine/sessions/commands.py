@@ -39,13 +39,21 @@ class Commands:
     """Carries commands about sessions out."""
 
     def __init__(
-        self, books: Books, outbox: Outbox, resend: Callable[[Ints], None], lifecycle: Lifecycle, requests: Requests
+        self,
+        books: Books,
+        outbox: Outbox,
+        resend: Callable[[Ints], None],
+        take_over: Callable[[Ints, float, TurnReport], None],
+        lifecycle: Lifecycle,
+        requests: Requests,
     ) -> None:
-        """resend: tells the streams that hold sessions again what these have not acknowledged."""
+        """resend: tells the streams that hold sessions again what these have not acknowledged. take_over: ends rollouts that
+        commit to sessions, those too that have not begun."""
         self._books = books
         self._table = books.table
         self._outbox = outbox
         self._resend = resend
+        self._take_over = take_over
         self._lifecycle = lifecycle
         self._requests = requests
         self._fence = Fence()
@@ -83,7 +91,7 @@ class Commands:
             case Open():
                 return self._open(door, command, now, report)
             case Attach():
-                return self._attach(door, command, now)
+                return self._attach(door, command, now, report)
             case Get():
                 return self._get(command, now)
             case List():
@@ -111,10 +119,10 @@ class Commands:
         if command.handles is not None:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)
-            self._hand_over(sessions, global_stream(door, command.stream), command.handles[here])
+            self._hand_over(sessions, global_stream(door, command.stream), command.handles[here], now, report)
         return self._lifecycle.describe(results, with_secret=True)
 
-    def _attach(self, door: int, command: Attach, now: float) -> list[Opened | StepStreamError]:
+    def _attach(self, door: int, command: Attach, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
         """Takes all of them over at once, then tells each what was kept for it. Raises CallerError."""
         self._fence.check(command, global_stream(door, command.stream))
         found = [self._to_attach(command, index) for index in range(len(command.ids))]
@@ -125,7 +133,7 @@ class Commands:
         sessions, here = np.array(list(places), np.int64), list(places.values())
         self._lifecycle.let_go(sessions, Ending.TAKEN)
         self._books.acknowledge(sessions, command.acked[here], now)
-        self._hand_over(sessions, global_stream(door, command.stream), command.handles[here])
+        self._hand_over(sessions, global_stream(door, command.stream), command.handles[here], now, report)
         attached: list[int | StepStreamError] = [
             one if isinstance(one, int) and places[one] == place else _not_attached(one, session_id)
             for place, (one, session_id) in enumerate(zip(found, command.ids, strict=True))
@@ -139,9 +147,13 @@ class Commands:
         except CallerError as error:
             return error
 
-    def _hand_over(self, sessions: Ints, stream: int, handles: NDArray[np.uint32]) -> None:
-        """Attaches distinct sessions to a stream, which is told again what it may not have heard."""
+    def _hand_over(self, sessions: Ints, stream: int, handles: NDArray[np.uint32], now: float, report: TurnReport) -> None:
+        """Attaches distinct sessions to a stream, which is told again what it may not have heard.
+
+        Whoever proves to own a session has it: no rollout of somebody else goes on with it, or of its owner's lost call.
+        """
         self._lifecycle.let_go(sessions, Ending.TAKEN)
+        self._take_over(sessions, now, report)
         for session, handle in zip(sessions.tolist(), handles.tolist(), strict=True):
             self._lifecycle.hold(session, stream, handle)
         self._resend(sessions)

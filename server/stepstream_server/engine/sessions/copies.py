@@ -17,6 +17,7 @@ from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
     Backend,
+    Commit,
     Copying,
     Ending,
     Export,
@@ -25,12 +26,13 @@ from stepstream_server.engine.ports import (
     Generate,
     Import,
     Imported,
+    Ints,
     Origin,
     Reply,
     TurnReport,
     Value,
 )
-from stepstream_server.engine.rollouts.rollouts import Rollouts
+from stepstream_server.engine.rollouts.rollouts import TAKEN_OVER, Rollouts
 from stepstream_server.engine.sessions.idempotency import Requests
 from stepstream_server.engine.sessions.lifecycle import Lifecycle
 from stepstream_server.errors import CallerError, Reason, StepStreamError
@@ -40,7 +42,7 @@ from stepstream_server.spec import ModelSpec
 _MOST_WAITING = 256  # looked at in every turn, which takes 3 ms then
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A command whose step is still pending."""
 
@@ -51,6 +53,11 @@ class _Waiting:
     place: int  # of the newest row queued before it, among all that were ever
     at_seq: int  # the number that it waits for
     gone_back: int  # how often its session had gone back when that was so
+
+    @property
+    def commits(self) -> bool:
+        """Tells whether it is a rollout whose steps are to be its session's."""
+        return isinstance(self.command, Generate) and self.command.commit is not Commit.NONE
 
     @property
     def numbered(self) -> bool:
@@ -106,16 +113,32 @@ class Copies:
         self._forget(lambda stream: door_of(stream) == door)
 
     def _forget(self, gone: Callable[[int], bool]) -> None:
-        kept = [
-            each
-            for each in self._waiting
-            if not (isinstance(each.command, Generate) and gone(global_stream(each.door, each.command.stream)))
-        ]
-        if len(kept) < len(self._waiting):
+        self._drop(
+            [
+                each
+                for each in self._waiting
+                if isinstance(each.command, Generate) and gone(global_stream(each.door, each.command.stream))
+            ]
+        )
+
+    def _drop(self, waiting: list[_Waiting]) -> None:
+        """They wait no longer."""
+        if waiting:
             self._go_on()
-            self._waiting = kept
-            for each in kept:
+            self._waiting = [each for each in self._waiting if each not in waiting]
+            for each in self._waiting:
                 self._stop(each)
+
+    def take_over(self, sessions: Ints) -> None:
+        """Streams have taken the sessions over: refuses rollouts that commit to them and have not begun."""
+        alive = self._table.alive
+        taken = [
+            each for each in self._waiting if each.commits and each.session in sessions and alive(each.session, each.generation)
+        ]
+        for each in taken:
+            error = CallerError(Reason.SESSION_IN_USE, TAKEN_OVER, expected_seq=int(self._table.next_seq[each.session]))
+            self._outbox.reply(each.door, Reply(each.command.request, error))
+        self._drop(taken)
 
     def carry_out(self, now: float, report: TurnReport) -> None:
         """Answers whoever waited for a step that has been applied now, or that will not be."""

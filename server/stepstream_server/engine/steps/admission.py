@@ -260,16 +260,24 @@ def _acknowledge(records: Records, row: Record, unfit: int, found: int, now: flo
 
 @compiled
 def _enter(records: Records, number: int, row: Record, unfit: int, intake: int, offset: int) -> None:
-    """Splits a row at the acknowledged count and at the admission point, and queues the parts."""
+    """Splits a row at the acknowledged count and at the admission point, and queues the parts.
+
+    What would repeat a number that a rollout has taken was never applied, and nothing behind it in the row may be.
+    """
     session = records.sessions[number]
-    first, end = row["first"], row["first"] + row["length"]
+    first, whole = row["first"], row["first"] + row["length"]
     acked, admitted = session["acked"], session["admitted"]
-    if first < acked:
+    end = whole
+    if max(first, session["rolled_from"]) < min(whole, session["rolled_to"]):
+        end = max(first, session["rolled_from"])
+    if first < acked and first < end:
         gone = queue.append(records, number, row, first, min(end, acked), Kind.REFUSE, intake, offset)
         gone["reason"] = Reason.ANSWER_DISCARDED
-    if first < admitted and end > acked:
+    if first < min(end, admitted) and end > acked:
         queue.append(records, number, row, max(first, acked), min(end, admitted), Kind.REPEAT, intake, offset)
-    if end > admitted:
+    if end < whole:
+        _turn_away(records, number, row, end, intake, offset)["reason"] = Reason.SEQUENCE_MISMATCH
+    elif end > admitted:
         _enter_new(records, number, row, max(first, admitted), unfit, intake, offset)
 
 

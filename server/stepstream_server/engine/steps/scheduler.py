@@ -24,9 +24,12 @@ _LAUNCH_STEPS: Final = (
     16_384  # rows x steps of one launch: bounds the kernel's scratch memory (4 H floats each, 33 MB at H = 128)
 )
 _FIRST_GUESS = 8  # steps of a first chunk launch, before anything has been measured
+_FIRST_ROLLED = 64  # rows of rollouts in a launch, before any has been measured
 _LEAST_SECONDS = 1e-7  # of a step: what a clock that did not move is taken for
 _SMOOTHING = 0.25  # weight of the newest measurement: follows a change of load within a few launches, ignores one hiccup
 _BUCKETS = 64  # powers of two of batch sizes
+_ROLLED_SHARE = 0.5  # of a turn's budget: what a launch may take longer than one row's for the rows of rollouts in it
+_TENANTS: Final = 1024  # that are told apart; beyond it several share a place
 
 _PLAN = np.dtype(
     [
@@ -35,8 +38,13 @@ _PLAN = np.dtype(
         ("turn_budget", np.float64),  # seconds for chunk steps of a round while single steps wait
         ("alone_budget", np.float64),  # seconds while none do
         ("budget", np.float64),  # seconds that are left to this round
+        ("chunks", np.int64),  # launches of chunks so far
         ("alone", np.bool_),  # whether nothing was launched in this turn
         ("pace", np.float64, _BUCKETS),  # seconds per step of a whole batch, by bit length of its size; 0: not measured
+        # By tenant, that of number n at n % _TENANTS:
+        ("tenant_served", np.int64, _TENANTS),  # launch of chunks that one of its rows last took part in
+        ("tenant_fresh", np.int64, _TENANTS),  # of its candidates that are fresh; scratch, as the next one
+        ("tenant_taken", np.int64, _TENANTS),
     ],
     align=True,
 )
@@ -63,6 +71,8 @@ class Scheduler:
         self._turn_budget = turn_budget
         self._budget, self._alone, self._pace = self.plan["budget"], self.plan["alone"], self.plan["pace"][0]
         self._single = np.zeros(_BUCKETS)  # seconds of a launch of one step and its settlement, by bit length of its size
+        self._rolled_budget = _ROLLED_SHARE * turn_budget
+        self._rolled = 0.0  # seconds by which a row makes a launch longer in which rollouts take part; 0: not measured
         self.begin_turn()
 
     def begin_turn(self) -> None:
@@ -81,6 +91,21 @@ class Scheduler:
         bucket, seconds = launch.batch.bit_length(), max(seconds, _LEAST_SECONDS)
         known = learned.item(bucket) or seconds
         learned[bucket] = known + _SMOOTHING * (seconds - known)
+
+    def learn_rolled(self, rows: int, seconds: float) -> None:
+        """Learns from a launch of one step in which rows of rollouts took part: from before they drew until it was settled."""
+        pace = max(seconds - self._single.item(1), _LEAST_SECONDS) / rows
+        known = self._rolled or pace
+        self._rolled = known + _SMOOTHING * (min(pace, 2 * known) - known)  # however long one hiccup was
+
+    @property
+    def most_rolled(self) -> int:
+        """Rows of rollouts that a launch has time for; at least 1. They may double what one row takes, however long that is.
+
+        Where few take part each costs more than it would among many: their number grows, launch by launch, while more wait.
+        """
+        budget = max(self._rolled_budget, self._single.item(1))
+        return max(1, int(budget / self._rolled)) if self._rolled else _FIRST_ROLLED
 
     def expected_seconds(self, rows: int) -> float:
         """The time of a launch of one step of so many rows, from it to its settlement; inf if none of that bit length has been
@@ -167,6 +192,7 @@ def _candidates(records: Records, candidates: NDArray[Any], now: float) -> int:
         if steps > 0:
             one = candidates[count]
             one["number"], one["steps"], one["served"] = number, steps, session["served"]
+            one["tenant"] = session["tenant"]
             one["fresh"], one["rolls"] = session["round"] != counters["round"], False
             count += 1
         number = behind
@@ -231,7 +257,7 @@ def choose(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> 
     plan["alone"] = False
     if singles > 0:
         # Chunks take part in the launch of single steps: their next step costs next to nothing there, and nobody starves.
-        return _fresh(candidates, count, plan["max_batch"], chosen), 1
+        return _fresh(candidates, count, plan, chosen), 1
     if chunks > 0 and plan["budget"] > 0:
         return _chunk(candidates, count, plan, chosen)
     plan["budget"] = plan["turn_budget"]
@@ -239,25 +265,70 @@ def choose(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> 
 
 
 @compiled
-def _fresh(candidates: NDArray[Any], count: int, most: int, chosen: Ints) -> int:
-    """Chooses the first that have not been stepped in this round."""
-    taken = 0
+def _fresh(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> int:
+    """Chooses those that have not been stepped in this round: the first ones, of each tenant, where there are too many."""
+    taken, most = 0, plan["max_batch"]
     for index in range(count):
-        if candidates[index]["fresh"] and taken < most:
+        if candidates[index]["fresh"]:
+            if taken == most:
+                return _share_out(candidates, count, plan, chosen)
             chosen[taken] = index
             taken += 1
     return taken
 
 
 @compiled
+def _share_out(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> int:
+    """Chooses as many fresh ones as a batch has, of each tenant the first ones, so that none has more than another wants: the
+    shares are max-min fair. More are fresh than a batch has."""
+    fresh, taken_of = plan["tenant_fresh"], plan["tenant_taken"]
+    highest = 0
+    for index in range(count):
+        highest = max(highest, candidates[index]["tenant"] % _TENANTS)
+    fresh[: highest + 1] = 0
+    taken_of[: highest + 1] = 0
+    for index in range(count):
+        fresh[candidates[index]["tenant"] % _TENANTS] += candidates[index]["fresh"]
+    share, left = _max_min(fresh[: highest + 1], plan["max_batch"])
+    taken = 0
+    for index in range(count):
+        one = candidates[index]
+        tenant = one["tenant"] % _TENANTS
+        if one["fresh"] and (taken_of[tenant] < share or (taken_of[tenant] == share and left > 0)):
+            left -= taken_of[tenant] == share
+            taken_of[tenant] += 1
+            chosen[taken] = index
+            taken += 1
+    return taken
+
+
+@compiled
+def _max_min(wanted: Ints, room: int) -> tuple[int, int]:
+    """The largest share that all can have as far as they want it, of which all together want more than there is room for; and
+    what is left then, too little for one more each."""
+    share, left, wanting = 0, room, 1
+    while wanting > 0:
+        wanting = 0
+        for each in wanted:
+            wanting += each > share
+        if wanting > left:
+            return share, left
+        share += 1
+        left -= wanting
+    return share, left
+
+
+@compiled
 def _chunk(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> tuple[int, int]:
-    """Chooses a group of equal length: who was served least recently, and whoever takes as many steps."""
+    """Chooses a group of equal length: who was served least recently, of the tenant that was, and whoever takes as many steps."""
     chunks, leader, least, most = 0, -1, 0, 0
+    served = plan["tenant_served"]
+    plan["chunks"] += 1
     for index in range(count):
         one = candidates[index]
         if one["steps"] > 1:
             chunks += 1
-            if leader < 0 or one["served"] < candidates[leader]["served"]:
+            if leader < 0 or _is_before(one, candidates[leader], served):
                 leader = index
             least = one["steps"] if chunks == 1 else min(least, one["steps"])
             most = max(most, one["steps"])
@@ -272,10 +343,18 @@ def _chunk(candidates: NDArray[Any], count: int, plan: Record, chosen: Ints) -> 
         room = batch if index >= leader else batch - 1  # the leader has a place
         if one["steps"] > 1 and taken < room and _take(one["steps"], limit, mixed) == length:
             chosen[taken] = index
+            served[one["tenant"] % _TENANTS] = plan["chunks"]
             taken += 1
     pace = plan["pace"][_bit_length(taken)]
     plan["budget"] = plan["budget"] - pace * length if pace > 0 else 0.0  # one launch is budget enough while the pace is unknown
     return taken, length
+
+
+@compiled
+def _is_before(one: Record, other: Record, served: Ints) -> bool:
+    """Tells whether a chunk leads rather than another one: tenants take turns, and those of one tenant do."""
+    mine, others = served[one["tenant"] % _TENANTS], served[other["tenant"] % _TENANTS]
+    return bool(mine < others or (mine == others and one["served"] < other["served"]))
 
 
 @compiled

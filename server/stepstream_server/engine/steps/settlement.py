@@ -98,7 +98,7 @@ class Settlement:
         first: int,
         length: int,
         _kept: int,
-        _session: int,
+        session: int,
         expected: int,
         intake: int,
         _kind: int,
@@ -106,6 +106,8 @@ class Settlement:
     ) -> None:
         reason = Reason(number)
         message = self._books.queue.text(intake) or self._outbox.explain(reason, first, length, expected)
+        if reason is Reason.SEQUENCE_MISMATCH and self._books.table.rolled(session, first):
+            message = f"a rollout has taken number {first}: step {expected} is expected"
         self._outbox.refuse(stream, handle, first, length, reason, expected, message)
 
 
