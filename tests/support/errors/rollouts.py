@@ -11,7 +11,7 @@ from stepstream import Session
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
 from stepstream_server.spec import ModelSpec
 from support.echo import ring_backend, ring_spec
-from support.errors.desk import ALONE, HELD, POISON, VENOM, desk
+from support.errors.desk import HELD, POISON, VENOM, desk
 from support.errors.heard import Heard
 from support.front_door import front_door
 from support.generating import FOREVER, engine_when, floats, request, small_window, tokens, whole
@@ -53,11 +53,12 @@ async def taken_over(heard: Heard) -> None:
         await heard.call(whole(going))
 
 
-async def unread(heard: Heard) -> None:
+async def left_unread(heard: Heard) -> None:
     """Nothing of a rollout has been read for `engine.rollout_unread_seconds`."""
     async with desk(rollout_unread_seconds=0.01) as at, small_window(at.front.address) as channel:
+        await at.open("other")
         inference = inference_pb2_grpc.InferenceServiceStub(channel)
-        going = inference.Generate(request(model="counter", session_id=ALONE, commit=EACH, **_ENDLESS))
+        going = inference.Generate(request(model="counter", session_id="other", commit=EACH, **_ENDLESS))
         await going.read()
         await engine_when(at.front, lambda stats: not stats.rollouts, "counter")
         await heard.call(whole(going))
@@ -135,7 +136,7 @@ SCENARIOS = (
     another_beginning,
     no_room,
     taken_over,
-    unread,
+    left_unread,
     number_taken,
     beyond_the_window,
     no_numbers,

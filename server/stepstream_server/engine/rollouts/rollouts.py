@@ -401,8 +401,8 @@ class Rollouts:
         report.first_draw_seconds += (now - self._arrival[leads[np.isnan(since)]]).tolist()
         report.between_draws_seconds.append(now - since[np.isfinite(since)])
         self._drew_at[leads] = now
-        if np.isnan(since).any() or not self._left[rows].all():
-            self._pieces.hurry()  # the first or the last of a rollout
+        for row in [*leads[np.isnan(since)].tolist(), *rows[self._left[rows] == 0].tolist()]:
+            self._pieces.hurry(int(self._stream[row]))  # the first or the last of a rollout
         plain = self._plain[rows]
         self._tell_plain(rows[plain], now)
         for place in np.flatnonzero(~plain).tolist():
@@ -428,7 +428,7 @@ class Rollouts:
         pieces["next"] = self._seq[rows]
         pieces["first"] = pieces["next"] - 1
         pieces["ending"][over] = RolloutEnding.LENGTH
-        self._pieces.add(pieces, values.ravel(), None)
+        self._pieces.add(pieces, values.ravel(), None, now)
         self._ahead[rows] += 1
         self._pause(rows, now)
         self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
@@ -459,13 +459,14 @@ class Rollouts:
         outputs = [np.array(each) for each in zip(*rollout.outputs[:count], strict=True)] or None
         kept = count if outputs else 0
         piece = (rollout.stream, rollout.told, count, int(self._seq[row]), ending or 0, values.size, kept)
-        self._pieces.add(np.array([piece], PIECE), values, outputs)
+        self._pieces.add(np.array([piece], PIECE), values, outputs, now)
+        if ending is not None or rollout.told == rollout.start + rollout.wanted.prompt_steps:
+            self._pieces.hurry(rollout.stream)
         rollout.told += count
         del rollout.drawn[:count], rollout.outputs[:count]
         self._ahead[rollout.rows] += count
         self._pause(rollout.rows, now)
         if ending is not None:
-            self._pieces.hurry()
             self._ended.append((rollout, ending))
 
     def _branch(self, rollout: Rollout) -> None:
@@ -505,7 +506,7 @@ class Rollouts:
         session, seq = rollout.session, int(self._seq[rollout.rows[0]])
         there = session != _NOBODY and self._table.alive(session, rollout.generation)
         expected = int(self._table.next_seq[session]) if there else 0  # a copy's number is nothing to go on from
-        self._pieces.hurry()  # what it had drawn before comes before
+        self._pieces.hurry(rollout.stream)  # what it had drawn before comes before
         self._outbox.refuse(rollout.stream, 0, seq, 1, reason, expected, message)  # the next step: it may have wanted billions
 
     def _end(self, rollout: Rollout, ending: RolloutEnding, now: float, report: TurnReport) -> None:
