@@ -21,7 +21,8 @@ NOT_GIVEN_YET = {"SESSION_EVICTED"}
 NOT_BY_THE_CLIENT = {
     "a_gap", "window_full", "too_late", "unknown_handle", "mixed_models", "handle_in_use", "unreadable", "unparsable",
     "too_large", "rolling", "another_beginning", "beyond_the_window", "no_such_token_to_begin_with", "outputs_too_large",
-    "durable", "unread", "left_unread", "taken_over", "number_taken", "replaced", "replaced_elsewhere", "lost", "out_of_time", "unheard_of",
+    "durable", "unread", "left_unread", "taken_over", "number_taken", "replaced", "replaced_elsewhere", "lost", "out_of_time",
+    "unheard_of",
 }  # fmt: skip
 
 
