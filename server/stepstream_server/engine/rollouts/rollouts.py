@@ -428,7 +428,7 @@ class Rollouts:
         pieces["next"] = self._seq[rows]
         pieces["first"] = pieces["next"] - 1
         pieces["ending"][over] = RolloutEnding.LENGTH
-        self._pieces.add(pieces, values.ravel(), None, now)
+        self._pieces.add(pieces, self._client[rows], values.ravel(), None, now)
         self._ahead[rows] += 1
         self._pause(rows, now)
         self._ended += [(self._of_row[row], RolloutEnding.LENGTH) for row in rows[over].tolist()]
@@ -459,7 +459,7 @@ class Rollouts:
         outputs = [np.array(each) for each in zip(*rollout.outputs[:count], strict=True)] or None
         kept = count if outputs else 0
         piece = (rollout.stream, rollout.told, count, int(self._seq[row]), ending or 0, values.size, kept)
-        self._pieces.add(np.array([piece], PIECE), values, outputs, now)
+        self._pieces.add(np.array([piece], PIECE), self._client[[row]], values, outputs, now)
         if ending is not None or rollout.told == rollout.start + rollout.wanted.prompt_steps:
             self._pieces.hurry(rollout.stream)
         rollout.told += count

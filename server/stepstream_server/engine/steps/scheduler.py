@@ -25,6 +25,7 @@ _LAUNCH_STEPS: Final = (
 )
 _FIRST_GUESS = 8  # steps of a first chunk launch, before anything has been measured
 _FIRST_ROLLED = 64  # rows of rollouts in a launch, before any has been measured
+_LEAST_SHARE = 0.1  # of a launch's time that its rows are taken to cost, however much as one row's it seems to take
 _LEAST_SECONDS = 1e-7  # of a step: what a clock that did not move is taken for
 _SMOOTHING = 0.25  # weight of the newest measurement: follows a change of load within a few launches, ignores one hiccup
 _BUCKETS = 64  # powers of two of batch sizes
@@ -72,6 +73,7 @@ class Scheduler:
         self._budget, self._alone, self._pace = self.plan["budget"], self.plan["alone"], self.plan["pace"][0]
         self._single = np.zeros(_BUCKETS)  # seconds of a launch of one step and its settlement, by bit length of its size
         self._rolled_budget = _ROLLED_SHARE * turn_budget
+        self._least = 0.0  # seconds of the quickest launch of one row's step and its settlement; 0: not measured
         self._rolled = 0.0  # seconds by which a row makes a launch longer in which rollouts take part; 0: not measured
         self.begin_turn()
 
@@ -89,14 +91,19 @@ class Scheduler:
         if launch.length > 1:
             learned, seconds = self._pace, launch.seconds / launch.length
         bucket, seconds = launch.batch.bit_length(), max(seconds, _LEAST_SECONDS)
+        if launch.length == launch.batch == 1:
+            self._least = min(self._least or seconds, seconds)
         known = learned.item(bucket) or seconds
         learned[bucket] = known + _SMOOTHING * (seconds - known)
 
     def learn_rolled(self, rows: int, seconds: float) -> None:
         """Learns from a launch of one step in which rows of rollouts took part: from before they drew until it was settled."""
-        pace = max(seconds - self._single.item(1), _LEAST_SECONDS) / rows
+        pace = max(seconds - self._least, _LEAST_SHARE * seconds, _LEAST_SECONDS) / rows
         known = self._rolled or pace
-        self._rolled = known + _SMOOTHING * (min(pace, 2 * known) - known)  # however long one hiccup was
+        weight = (
+            _SMOOTHING if pace < known else _SMOOTHING / 4
+        )  # what else a machine has to do makes launches longer, not shorter
+        self._rolled = known + weight * (min(pace, 2 * known) - known)
 
     @property
     def most_rolled(self) -> int:
@@ -104,7 +111,7 @@ class Scheduler:
 
         Where few take part each costs more than it would among many: their number grows, launch by launch, while more wait.
         """
-        budget = max(self._rolled_budget, self._single.item(1))
+        budget = max(self._rolled_budget, self._least)
         return max(1, int(budget / self._rolled)) if self._rolled else _FIRST_ROLLED
 
     def expected_seconds(self, rows: int) -> float:
