@@ -21,7 +21,8 @@ from stepstream_server.config import Settings
 
 PREFIX = "STEPSTREAM_"
 CONFIG_VARIABLE = "STEPSTREAM_CONFIG"
-CLIENT_VARIABLES = {"STEPSTREAM_SERVER", "STEPSTREAM_SECRET"}  # of the command `stepstream`, often used from the same shell
+# Of the command `stepstream`, often used from the same shell.
+CLIENT_VARIABLES = {"STEPSTREAM_SERVER", "STEPSTREAM_SECRET", "STEPSTREAM_TOKEN"}
 
 # Kubernetes gives every pod such variables for each Service of its namespace; one named `stepstream` or `stepstream-metrics`
 # would otherwise keep the server from starting.

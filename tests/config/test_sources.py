@@ -165,7 +165,7 @@ def test_what_kubernetes_makes_of_services_is_passed_over(name: str) -> None:
     assert load({}, {name: "tcp://10.0.0.1:8101"}) == Settings()
 
 
-@pytest.mark.parametrize("name", ["STEPSTREAM_SERVER", "STEPSTREAM_SECRET"])
+@pytest.mark.parametrize("name", ["STEPSTREAM_SERVER", "STEPSTREAM_SECRET", "STEPSTREAM_TOKEN"])
 def test_what_the_client_command_reads_is_passed_over(name: str) -> None:
     """A shell in which `stepstream` is used can start a server too."""
     assert load({}, {name: "127.0.0.1:8101"}) == Settings()
