@@ -344,6 +344,19 @@ class AccessDenied(StepStreamError):
     default_code = StatusCode.PERMISSION_DENIED
 
 
+class Unauthenticated(AccessDenied):
+    """The server knows no caller by the token or certificate that was shown, or none was. Of a stream that was under way: inputs
+    without an answer may or may not have been applied, as with ConnectionLost."""
+
+    default_code, default_reason = StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"
+
+
+class NotPermitted(AccessDenied):
+    """The server knows the caller, who may not do this."""
+
+    default_reason = "NOT_PERMITTED"
+
+
 class ServerFault(StepStreamError):
     """The server failed; the caller did nothing wrong."""
 

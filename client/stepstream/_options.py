@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from stepstream._token import bearer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +18,7 @@ class TLS:
     root_certificates: bytes | None = None
     """Who may vouch for the server. None: the authorities that gRPC ships."""
 
-    private_key: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
     """The client's own key, where the server asks for a certificate."""
 
     certificate_chain: bytes | None = None
@@ -24,7 +27,7 @@ class TLS:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
-    """Limits and times of one client. Raises ValueError naming the field that is not positive."""
+    """Limits and times of one client, and what it shows. Raises ValueError naming the field that cannot be used."""
 
     max_message_bytes: int = 4 << 20
     """Largest message sent. 4 MiB is what a gRPC server accepts unless told otherwise."""
@@ -69,14 +72,26 @@ class ClientOptions:
     tls: TLS | None = None
     """None: an unencrypted connection, as between programs of one machine or one cluster."""
 
+    token: str | None = field(default=None, repr=False)
+    """What the server's operator gave you, shown with every call: over an unencrypted connection as well, since something else
+    may encrypt it. None: none is shown."""
+
+    token_file: Path | str | None = None
+    """A file with the token instead, which may be replaced at any time: each call and each new stream looks whether it was. White
+    space around the token does not count."""
+
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name == "reconnect_seconds":
                 if not value >= 0:
                     raise ValueError(f"{each.name}: expected 0 or a positive number, got {value!r}")
-            elif each.name != "tls" and not value > 0:
+            elif each.default is not None and not value > 0:  # without a default it is no number
                 raise ValueError(f"{each.name}: expected a positive number, got {value!r}")
+        if self.token is not None:
+            bearer("token", self.token)
+            if self.token_file is not None:
+                raise ValueError("token and token_file: expected one of them, got both")
 
 
 class Backoff:

@@ -1,4 +1,4 @@
-"""Reaching the server: directly or through a proxy, how long to try, and what to say where nobody answers."""
+"""Reaching the server: directly or through a proxy, with which token, how long to try, and what to say where nobody answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from grpc import StatusCode
 
-from stepstream._errors import StepStreamError
+from stepstream._errors import StepStreamError, Unauthenticated
 from stepstream._options import Backoff, ClientOptions
+from stepstream._token import Token
 
 # In gRPC's order of preference: https://grpc.github.io/grpc/core/md_doc_environment_variables.html
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -26,13 +27,16 @@ class Reach:
         self._host = host_of(address)
         self.reached = False
         """Whether the server has ever answered."""
+        self.token = Token(options.token, options.token_file)
         self.direct = is_loopback(self._host)
         """Whether a proxy must not be asked: a proxy's loopback is another machine's."""
         self._proxy = "" if self.direct else _proxy(self._host, environment)
 
-    def heard(self) -> None:
-        """The server has answered, if only with a refusal."""
-        self.reached = True
+    def heard(self, failure: StepStreamError | None = None) -> None:
+        """The server has answered, if only with a refusal: with a failure that has a reason, by which the server speaks."""
+        if failure is None or failure.reason:
+            self.reached = True
+            self.token.accepted = self.token.accepted or not isinstance(failure, Unauthenticated)
 
     def backoff(self) -> Backoff:
         """The waits between the tries of one undertaking."""

@@ -37,6 +37,7 @@ from stepstream._models import ModelInfo
 from stepstream._options import Backoff
 from stepstream._tensors import MAX_COUNT, Values, at_least_one, is_real, pack, step_count, whole
 from stepstream._text import Writer
+from stepstream._token import Token
 from stepstream._translation import from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
 
@@ -209,7 +210,7 @@ Ending = Literal["stop", "length"]
 
 _ENDINGS: dict[int, Ending] = {pb.ROLLOUT_ENDING_STOP: "stop", pb.ROLLOUT_ENDING_LENGTH: "length"}
 
-OpenCall = Callable[[pb.GenerateRequest], grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]]
+OpenCall = Callable[..., grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]]
 
 
 @dataclass
@@ -299,7 +300,12 @@ async def pieces(
 
 
 async def messages(
-    open_call: OpenCall, request: pb.GenerateRequest, model: ModelInfo, backoff: Backoff, on_begun: Callable[[], None]
+    open_call: OpenCall,
+    request: pb.GenerateRequest,
+    model: ModelInfo,
+    backoff: Backoff,
+    token: Token,
+    on_begun: Callable[[], None],
 ) -> AsyncGenerator[pb.GenerateResponse, None]:
     """A rollout's messages, from as many calls as it takes while patience lasts. All errors are this package's. on_begun: called
     when there is something from the server.
@@ -312,7 +318,8 @@ async def messages(
     while True:
         told: list[bytes] = []  # by this call, in steps to be fed
         ended = False
-        call = open_call(request)
+        shown = token.metadata()
+        call = open_call(request, metadata=shown)
         try:
             async for message in call:
                 backoff.worked()
@@ -342,28 +349,36 @@ async def messages(
         if ended and not together:
             return
         together.clear()
-        delay = _delay(request, failure, broken, backoff, _steps(model, told))
-        if failure.code is grpc.StatusCode.UNAVAILABLE:
+        breaks = failure.code is grpc.StatusCode.UNAVAILABLE or token.mends(failure, shown)
+        delay = _delay(request, failure, broken, backoff, _steps(model, told), breaks=breaks)
+        if breaks:
             broken = failure
         _feed(request, model, told)
         await asyncio.sleep(delay)
 
 
 def _delay(
-    request: pb.GenerateRequest, failure: StepStreamError, broken: StepStreamError | None, backoff: Backoff, told: int
+    request: pb.GenerateRequest,
+    failure: StepStreamError,
+    broken: StepStreamError | None,
+    backoff: Backoff,
+    told: int,
+    *,
+    breaks: bool,
 ) -> float:
     """Seconds after which to call again, having been told so many steps. Raises what to tell the caller instead.
 
-    broken: why it was called before this time. A call that the server has not missed yet may hold the session for a while; one
-    that has ended there unheard has moved it on; and there may be more to feed by now than one message holds. Whoever placed a
-    rollout that a server did not begin, since it is about to stop, knows better where to go on than a call that is repeated.
+    breaks: another call may fare better. broken: why it was called before this time. A call that the server has not missed yet
+    may hold the session for a while; one that has ended there unheard has moved it on; and there may be more to feed by now than
+    one message holds. Whoever placed a rollout that a server did not begin, since it is about to stop, knows better where to go
+    on than a call that is repeated.
     """
     if isinstance(failure, ServerDraining) and broken is None and not told and request.HasField("seq"):
         raise failure
     if broken is not None and isinstance(failure, (SequenceError, BlockTooLarge)):
         raise lost(broken)
     refused = isinstance(failure, QueueFull) or (broken is not None and isinstance(failure, SessionInUse))  # it did not begin
-    if failure.code is not grpc.StatusCode.UNAVAILABLE and not refused:
+    if not breaks and not refused:
         raise failure
     placed = request.commit == pb.COMMIT_END and request.HasField("seq")
     repeatable = refused or ((placed or request.commit == pb.COMMIT_NONE) and told < request.max_steps)

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 
-from stepstream._errors import ConnectionLost, GroupError, ServerDraining
+from stepstream._errors import ConnectionLost, GroupError, ServerDraining, Unauthenticated
 from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
@@ -149,11 +149,13 @@ class Service:
         repeatable: bool = True,
         waits_for_successor: bool = True,
     ) -> Response:
-        """One call, tried again within its time while the server cannot be reached or is about to stop.
+        """One call, tried again within its time while the server cannot be reached or is about to stop, and once where the token
+        that it has shown was replaced meanwhile.
 
         repeatable: False if a repeat would do more than once. waits_for_successor: False to have ServerDraining raised at once.
         """
-        backoff = self._reach.backoff()
+        backoff, token = self._reach.backoff(), self._reach.token
+        renewed = False
         left = seconds = self.options.call_timeout_seconds
         until: float | None = None  # by the loop's clock; begins to run once the server has ever answered
         while True:
@@ -163,8 +165,9 @@ class Service:
                 left = until - now
             if self._channel is None:
                 raise ConnectionLost("the client was closed")
+            shown = token.metadata()
             try:
-                response = await method(message, timeout=left)
+                response = await method(message, timeout=left, metadata=shown)
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc(error)
             except asyncio.CancelledError:  # also what gRPC raises where its channel is closed
@@ -175,8 +178,10 @@ class Service:
             else:
                 self._reach.heard()
                 return response
-            if failure.reason:  # by which the server speaks
-                self._reach.heard()
+            self._reach.heard(failure)
+            if isinstance(failure, Unauthenticated) and not renewed and token.replaced(shown):
+                renewed = True
+                continue
             delay = backoff.delay(failure.retry_delay)
             if isinstance(failure, ServerDraining) and not waits_for_successor:
                 raise failure
@@ -189,7 +194,7 @@ class Service:
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
         """A rollout's messages. on_begun: called when the server has begun it. Raises ServerDraining, for one that has its number
         among a session's steps, rather than wait for another server."""
-        return messages(self.inference.Generate, request, model, self._reach.backoff(), on_begun)
+        return messages(self.inference.Generate, request, model, self._reach.backoff(), self._reach.token, on_begun)
 
     async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
         """Asks for one model. version: None is the newest served. Raises ModelNotFound."""
@@ -270,6 +275,7 @@ class Service:
     def _connected(self, sessions: int) -> Connection:
         """A connection with room for so many sessions more: a new one with a stream of its own if there is none."""
         open_stream = self.inference.Stream
+        self._reach.token.metadata()  # a file without a token is told here rather than in the connection's task
         self._connections = [each for each in self._connections if each.ended is None]
         for connection in self._connections:
             if connection.has_room(sessions):

@@ -34,6 +34,7 @@ from stepstream._errors import (
     ModelNotReady,
     NonFiniteInput,
     NonFiniteState,
+    NotPermitted,
     Overloaded,
     ProtocolError,
     QueueFull,
@@ -59,6 +60,7 @@ from stepstream._errors import (
     SnapshotCorrupt,
     StepStreamError,
     StreamReplaced,
+    Unauthenticated,
     Unavailable,
     Unimplemented,
     WindowFull,
@@ -76,7 +78,7 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
         InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, ModelFailed, BlockTooLarge, MixedModels,
         ServerDraining, EngineFailed, EngineLost, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
-        StreamReplaced,
+        StreamReplaced, Unauthenticated, NotPermitted,
     )
 }  # fmt: skip
 
@@ -88,7 +90,7 @@ BY_CODE: dict[StatusCode, type[StepStreamError]] = {
     StatusCode.NOT_FOUND: StepStreamError,
     StatusCode.ALREADY_EXISTS: SessionError,
     StatusCode.PERMISSION_DENIED: AccessDenied,
-    StatusCode.UNAUTHENTICATED: AccessDenied,
+    StatusCode.UNAUTHENTICATED: Unauthenticated,
     StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     StatusCode.FAILED_PRECONDITION: SessionError,
     StatusCode.ABORTED: SequenceError,
@@ -231,8 +233,11 @@ def lasting(reason: StepStreamError) -> bool:
     return isinstance(reason, ProtocolError) or (reason.code in _LASTING and not isinstance(reason, QueueFull))
 
 
-def lost(reason: StepStreamError) -> ConnectionLost:
-    """What everybody on the stream hears when it has ended for a reason."""
+def lost(reason: StepStreamError) -> StepStreamError:
+    """What everybody on the stream hears when it has ended for a reason: that the connection is lost, but for a token that is no
+    longer good."""
+    if isinstance(reason, Unauthenticated):
+        return reason.again()
     error = ConnectionLost(
         f"the stream to the server has ended: {reason.message}",
         code=reason.code,

@@ -16,6 +16,7 @@ from stepstream import Client, ConnectionLost, ServerDraining, Session, Unavaila
 from stepstream._models import model_info
 from stepstream._options import Backoff
 from stepstream._rollout import messages
+from stepstream._token import Token
 from stepstream_proto.v1 import inference_pb2 as pb
 from support.servicer import QUICK, FakeServicer, reciting, rolling_models
 from support.status import failed_call
@@ -212,7 +213,7 @@ class Calls:
     def __init__(self) -> None:
         self.prompts: list[bytes] = []
 
-    def __call__(self, request: pb.GenerateRequest) -> Any:
+    def __call__(self, request: pb.GenerateRequest, metadata: object) -> Any:
         self.prompts += request.prompt
         self._told = iter([[3, 4], None] if len(self.prompts) == 1 else [[5, 6]])
         return self
@@ -240,7 +241,7 @@ async def test_tokens_of_4_bytes_are_fed_as_the_model_takes_them() -> None:
     model = replace(digits, inputs=(replace(digits.inputs[0], dtype=np.dtype(np.int32)),))
     request = pb.GenerateRequest(prompt=[np.array([1, 2], "<i4").tobytes()], max_steps=4, commit=pb.COMMIT_NONE)
     calls = Calls()
-    told = [message async for message in messages(calls, request, model, Backoff(QUICK), lambda: None)]
+    told = [message async for message in messages(calls, request, model, Backoff(QUICK), Token(None, None), lambda: None)]
     assert [np.frombuffer(each.tokens, "<i8").tolist() for each in told] == [[3, 4], [5, 6]]
     assert [np.frombuffer(each, "<i4").tolist() for each in calls.prompts] == [[1, 2], [1, 2, 3, 4]]
     assert request.max_steps == 2

@@ -560,10 +560,14 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
 
 @asynccontextmanager
 async def serving(
-    servicer: FakeServicer, credentials: grpc.ServerCredentials | None = None, *, local: str = "127.0.0.1:0"
+    servicer: FakeServicer,
+    credentials: grpc.ServerCredentials | None = None,
+    *,
+    local: str = "127.0.0.1:0",
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[str]:
     """Runs a servicer, on a free port unless told otherwise, encrypted if there are credentials. Gives the address."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer.unary, server)

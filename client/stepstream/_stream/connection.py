@@ -227,7 +227,8 @@ class Connection:
     async def _serve(self, open_stream: Callable[..., StreamCall]) -> float | None:
         """One stream's life. Returns the seconds after which to try another; None: there will be none."""
         self._streams += 1
-        metadata = (("stepstream-client", self._name), ("stepstream-stream", str(self._streams)))
+        shown = self._reach.token.metadata()
+        metadata = (("stepstream-client", self._name), ("stepstream-stream", str(self._streams)), *shown)
         self.members.begin()
         wire = self._wire = Wire(open_stream(metadata=metadata), self._outbox, self._changed, self._heed)
         reason = await self._guarded(wire)
@@ -235,12 +236,12 @@ class Connection:
         self._held = False
         self._draining.end(self)
         self._trouble = reason
-        if reason.reason:  # by which the server speaks
-            self._reach.heard()
+        self._reach.heard(reason)
         self._outbox.clear()
         self.members.interrupt()
         self._outcomes.interrupt()
-        delay = None if lasting(reason) else self._backoff.delay(reason.retry_delay)
+        final = lasting(reason) and not self._reach.token.mends(reason, shown)
+        delay = None if final else self._backoff.delay(reason.retry_delay)
         if delay is None:
             refused = not wire.heard and type(reason) is not Unavailable  # the stream as such, with a reason of its own
             self._give_up(reason if refused else lost(self._reach.explained(reason)))
