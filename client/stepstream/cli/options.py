@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -25,12 +25,13 @@ from stepstream import TLS, Client, ClientOptions, StepStreamError, Unavailable
 # What every command takes --------------------------------------------------------------------------------------------
 
 SERVER_VARIABLE = "STEPSTREAM_SERVER"
+TOKEN_VARIABLE = "STEPSTREAM_TOKEN"
 DEFAULT_SERVER = "127.0.0.1:8101"  # where `stepstream-server serve` listens unless told otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The values of those flags. Raises Misuse for a server that is no address."""
+    """The values of those flags. Raises Misuse for a server that is no address and for a token that cannot be sent."""
 
     server: str = DEFAULT_SERVER
     json: bool = False
@@ -38,12 +39,20 @@ class Options:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^/]+:[0-9]+|(unix|dns):.+", self.server):
             raise Misuse(f"--server: expected HOST:PORT, got {self.server!r}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise Misuse("--tls-cert and --tls-key: expected both or neither, got one")
+        if self.token is not None and self.token_file is not None:
+            raise Misuse("--token and --token-file: expected one of them, got both")
+        try:
+            ClientOptions(token=self.token)
+        except ValueError as error:
+            raise Misuse(f"--{error}") from None
 
     @classmethod
     def merged(cls, before: Mapping[str, Any], after: Mapping[str, Any]) -> Self:
@@ -51,12 +60,17 @@ class Options:
         given = {name: value for name, value in (*before.items(), *after.items()) if value is not None}
         if server := os.environ.get(SERVER_VARIABLE):
             given.setdefault("server", server)
+        if (token := os.environ.get(TOKEN_VARIABLE)) and "token_file" not in given:
+            given.setdefault("token", token)
         return cls(**given)
 
     def client(self, reconnect_seconds: float = 0.0) -> Client:
         """A client of the server, to be entered. People at a shell would rather know at once than wait for a server that is
         not there; only what is under way is worth waiting for, `reconnect_seconds` long."""
-        return Client(self.server, ClientOptions(tls=self._tls(), reconnect_seconds=reconnect_seconds))
+        options = ClientOptions(
+            reconnect_seconds=reconnect_seconds, tls=self._tls(), token=self.token, token_file=self.token_file
+        )
+        return Client(self.server, options)
 
     def _tls(self) -> TLS | None:
         if not (self.tls or self.tls_ca or self.tls_cert):
@@ -73,6 +87,7 @@ def parameters() -> list[inspect.Parameter]:
     """The flags, as typer reads them from a command's signature. None: not given here."""
     file: dict[str, Any] = {"metavar": "FILE", "exists": True, "dir_okay": False, "readable": True}
     where = f"Where it is served. [environment: {SERVER_VARIABLE}; default: {DEFAULT_SERVER}]"
+    seen = f"The token itself. Lists of processes show it: prefer the file or the variable. [environment: {TOKEN_VARIABLE}]"
     flags: dict[str, tuple[Any, Any]] = {
         "server": (str, typer.Option(None, "--server", metavar="HOST:PORT", help=where)),
         "json": (bool, typer.Option(None, "--json", help="Print JSON, also what goes wrong.")),
@@ -80,6 +95,8 @@ def parameters() -> list[inspect.Parameter]:
         "tls_ca": (Path, typer.Option(None, "--tls-ca", help="Encrypt, trusting these authorities (PEM).", **file)),
         "tls_cert": (Path, typer.Option(None, "--tls-cert", help="Certificate of yours, if the server wants one (PEM).", **file)),
         "tls_key": (Path, typer.Option(None, "--tls-key", help="Its key (PEM).", **file)),
+        "token_file": (Path, typer.Option(None, "--token-file", help="The token that lets you in stands there.", **file)),
+        "token": (str, typer.Option(None, "--token", metavar="TOKEN", help=seen)),
     }
     return [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind | None, default=option)
@@ -223,6 +240,8 @@ _ADVICE: dict[type[StepStreamError], str] = {
     stepstream.SessionInUse: "A stream holds it: give its --secret, or wait until it is let go.",
     stepstream.SessionQuarantined: "Close it with `stepstream close` and open another.",
     stepstream.SecretMismatch: "Give the --secret that `open` printed. What STEPSTREAM_SECRET says is given as well.",
+    stepstream.Unauthenticated: f"Give the token that your server's operator gave you, by --token-file or {TOKEN_VARIABLE}.",
+    stepstream.NotPermitted: "Ask your server's operator: only those who run it may do this.",
     stepstream.SequencePassed: "Leave --at-seq out to take the session as it stands.",
     stepstream.SequenceMismatch: "The session is not as far as that: leave --at-seq out, or send the missing steps.",
     stepstream.SessionCapacity: "Try again later, or close sessions.",
