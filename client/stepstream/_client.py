@@ -66,7 +66,8 @@ class Client:
     A stream is opened with the first session. When it breaks, another takes its place: sessions are attached anew, what had
     no answer is sent again, and nobody notices but by the delay. Only after `ClientOptions.reconnect_seconds` without a server
     do the sessions end with ConnectionLost; the next one that is opened or attached begins anew. A server that has never answered
-    is given up after `ClientOptions.connect_seconds`.
+    is given up after `ClientOptions.connect_seconds`. All methods raise Unauthenticated where the server does not take the token
+    that `ClientOptions` names; one in a file may be replaced at any time.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:

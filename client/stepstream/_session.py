@@ -205,8 +205,8 @@ class Session(ClosesOnLeaving):
 
         timeout: seconds after which the call fails with DeadlineExceeded. The server drops a step that it has not begun to
         compute by then; one that was on its way may yet be applied, and `next_seq` counts it until the server has said.
-        Raises InvalidInput before anything is sent, and any other error of this package; but for DeadlineExceeded and
-        ConnectionLost, the state has then not moved.
+        Raises InvalidInput before anything is sent, and any other error of this package; but for DeadlineExceeded,
+        ConnectionLost and Unauthenticated, the state has then not moved.
         """
         return await self._begin_step(values, timeout)
 

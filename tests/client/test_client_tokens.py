@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import traceback
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -236,25 +237,15 @@ async def test_an_old_token_is_shown_again_for_as_long_as_patience_lasts(
     assert doorkeeper.turned_away > 1
 
 
-async def test_a_call_is_made_once_more_with_a_token_that_is_new(file: Path) -> None:
+async def test_a_call_is_made_once_more_with_a_token_that_is_new(address: str, doorkeeper: Doorkeeper, file: Path) -> None:
     """Also one that must not be repeated otherwise, since what was turned away was not done."""
-
-    class Rotating(Doorkeeper):
-        """Replaces the file while the call with the old token is on its way."""
-
-        async def _refuse(self, request: object, context: object) -> None:
-            replaced(file, self.good or "")
-            await super()._refuse(request, context)
-
-    rotating = Rotating("first")
-    options = replace(SHORT, token_file=file)
-    async with serving(FakeServicer(), interceptors=[rotating]) as address, Client(address, options) as client:
+    async with Client(address, replace(SHORT, token_file=file)) as client:
         await client.step("level", "a", 1, open=True)
-        rotating.good = "second"
+        doorkeeper.good, doorkeeper.on_refusal = "second", lambda: replaced(file, "second")
         assert (await client.step("level", "a", 1))["count"][0] == 2
-        assert rotating.shown[-2:] == [("Step", ["Bearer first"]), ("Step", ["Bearer second"])]
-        rotating.good = "third"
-        assert len(await client.models()) == 3
+        assert doorkeeper.shown[-2:] == [("Step", ["Bearer first"]), ("Step", ["Bearer second"])]
+        doorkeeper.good, doorkeeper.on_refusal = "third", lambda: replaced(file, "third")
+        assert "level" in {model.name for model in await client.models()}
 
 
 async def test_a_rollout_goes_on_under_a_new_token(
@@ -266,7 +257,32 @@ async def test_a_rollout_goes_on_under_a_new_token(
         doorkeeper.good = "second"
         asyncio.get_running_loop().call_later(0.02, replaced, file, "second")
         assert await client.generate("letters", "I like ", max_steps=40).whole() == whole
-    assert doorkeeper.turned_away >= 1
+        assert doorkeeper.turned_away >= 1
+        servicer.rollouts.break_at, servicer.rollouts.breaks_with = [9, 20], UNKNOWN
+        assert await client.generate("letters", "I like ", max_steps=40).whole() == whole
+        assert len(servicer.rollouts.calls) == 5
+
+
+async def test_a_rollout_that_is_applied_step_by_step_ends(
+    address: str, servicer: FakeServicer, doorkeeper: Doorkeeper, file: Path
+) -> None:
+    """Nobody knows what was applied and not heard."""
+    async with Client(address, replace(QUICK, token_file=file)) as client, client.open_session("letters") as session:
+        servicer.rollouts.break_at, servicer.rollouts.breaks_with = [9], UNKNOWN
+        with pytest.raises(Unauthenticated):
+            await session.generate("I like ", max_steps=40, commit="each").whole()
+        assert session.next_seq == 9
+
+
+async def test_a_call_is_made_once_more_only(address: str, doorkeeper: Doorkeeper, file: Path) -> None:
+    """Where the new token is not good either."""
+    async with Client(address, replace(SHORT, token_file=file)) as client:
+        await client.models()
+        doorkeeper.good = "third"
+        doorkeeper.on_refusal = lambda: replaced(file, f"token-{doorkeeper.turned_away}")
+        with pytest.raises(Unauthenticated):
+            await client.models()
+    assert doorkeeper.turned_away == 2
 
 
 async def test_a_file_that_is_missing_for_a_moment_leaves_the_token_in_use(address: str, file: Path) -> None:
@@ -279,15 +295,19 @@ async def test_a_file_that_is_missing_for_a_moment_leaves_the_token_in_use(addre
         await client.models()
 
 
-async def test_a_pipe_is_read_once(address: str) -> None:
-    """As bash makes one of `<(command)`."""
-    read, write = os.pipe()
-    os.write(write, b"first\n")
-    os.close(write)
-    async with Client(address, ClientOptions(token_file=f"/dev/fd/{read}")) as client:
+async def test_a_pipe_is_read_once(address: str, doorkeeper: Doorkeeper, tmp_path: Path) -> None:
+    """It would be waited for without end where nobody writes to it again, as when its token is refused."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("first\n",))
+    writer.start()
+    async with Client(address, ClientOptions(token_file=pipe)) as client:
         for _ in range(3):
             await client.models()
-    os.close(read)
+        writer.join()
+        doorkeeper.good = "second"
+        with pytest.raises(Unauthenticated):
+            await client.models()
 
 
 # Tokens that cannot be used ------------------------------------------------------------------------------------------

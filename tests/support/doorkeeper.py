@@ -21,6 +21,7 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         self.refusal = refusal
         self.shown: list[tuple[str, list[str]]] = []
         self.turned_away = 0
+        self.on_refusal: Callable[[], None] = lambda: None  # while the caller still waits
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails) -> Any:
         """Called by gRPC for each call before its servicer hears of it."""
@@ -33,4 +34,5 @@ class Doorkeeper(grpc.aio.ServerInterceptor):
         return handler._replace(unary_unary=self._refuse, unary_stream=self._refuse, stream_stream=self._refuse)
 
     async def _refuse(self, _: Any, context: Any) -> None:
+        self.on_refusal()
         await abort(context, self.refusal)

@@ -32,6 +32,7 @@ class FakeRollouts:
         self.pieces = 1  # draws per message
         self.hold_at: int | None = None  # rollouts wait before the draw of this number
         self.break_at: list[int] = []  # the first calls break before the draws of these numbers, in order
+        self.breaks_with = status_pb2.Status(code=14, message="cut")
         self.ahead = 0  # draws that such a call applies and does not tell
         self.lose_endings = 0  # so many calls break in the place of their last message
         self.still_held = 0  # calls so many after one that broke find the session in use
@@ -136,7 +137,7 @@ class FakeRollouts:
         if session.next_seq == self.hold_at:
             await self._server.until(lambda: self.hold_at is None)
         if break_at is not None:
-            await abort(context, status_pb2.Status(code=14, message="cut"))
+            await abort(context, self.breaks_with)
         yield pb.GenerateResponse(next_seq=session.next_seq + request.max_steps, ending=pb.ROLLOUT_ENDING_LENGTH)
 
     async def _stand(self, session: FakeSession, break_at: int | None, context: Any) -> None:
@@ -146,7 +147,7 @@ class FakeRollouts:
         if session.next_seq == break_at:
             for _ in range(self.ahead):
                 _step(session, 0)
-            await abort(context, status_pb2.Status(code=14, message="cut"))
+            await abort(context, self.breaks_with)
 
     def _draw(self, seed: int, seq: int, session: FakeSession, path: int = 0) -> Any:
         limit = session.model.inputs[0].limit
