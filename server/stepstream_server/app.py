@@ -19,14 +19,17 @@ from typing import TypeVar, cast
 import structlog
 
 from stepstream_server import backends, bundles, memory
+from stepstream_server.access import Access
 from stepstream_server.bundles import Bundle
 from stepstream_server.config import LogLevel, Settings, join_address
+from stepstream_server.desk import Desk
 from stepstream_server.engine.compiled import cache_folder
 from stepstream_server.engine.engine import Engine
 from stepstream_server.engine.ports import Inbox
 from stepstream_server.engine.steps.rehearsal import is_prepared
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.fronts import Front, Inside, Workers
+from stepstream_server.gate import Gate, warn_if_open
 from stepstream_server.spec import ModelSpec
 from stepstream_server.telemetry import Exporter, Metrics, Replacements, new_registry
 
@@ -63,7 +66,8 @@ async def serve(
     registry = new_registry()
     metrics = Metrics(registry)
     loaded = await asyncio.to_thread(_load, settings, metrics)
-    front = _front([bundle.spec for bundle in loaded], settings, metrics)
+    gate = Gate(settings.door.tokens)
+    front = _front([bundle.spec for bundle in loaded], settings, metrics, gate.access)
     exporter = Exporter(registry, settings.metrics)
     crashed = asyncio.Event()
     background = [asyncio.create_task(_follow(levels or asyncio.Queue(), front))]
@@ -73,10 +77,13 @@ async def serve(
         building = asyncio.to_thread(_build_all, loaded, settings, metrics, front.inboxes)
         (listen, health), engines = await _both(front.start(settings.listen, settings.health), building)
         front.connect(engines)
+        desks = [Desk(engine, asyncio.get_running_loop()) for engine in engines]
         drivers += _start(front, engines, metrics, crashed)
+        gate.open(front, desks)
         await front.serve(engines)
+        warn_if_open(settings.listen, settings.door)
         on_started(Bound(listen, join_address(*metrics_address), health))
-        background.append(asyncio.create_task(memory.keep_small()))
+        background += [asyncio.create_task(memory.keep_small()), asyncio.create_task(gate.watch())]
         await _first(stop, crashed)
         if not crashed.is_set():
             await _drain(front, engines, settings.door.drain_seconds)
@@ -105,12 +112,12 @@ def _load(settings: Settings, metrics: Metrics) -> list[Bundle]:
     return folder.bundles
 
 
-def _front(specs: Sequence[ModelSpec], settings: Settings, metrics: Metrics) -> Front:
+def _front(specs: Sequence[ModelSpec], settings: Settings, metrics: Metrics, access: Access | None) -> Front:
     version = importlib.metadata.version("stepstream")
     metrics.build_info(version, settings.backend.kind, settings.backend.device)
     if settings.worker_count:
-        return Workers(settings, specs, metrics, version)
-    return Inside(specs, settings.door, metrics, version)
+        return Workers(settings, specs, metrics, version, access)
+    return Inside(specs, settings.door, metrics, version, access)
 
 
 def _build_all(loaded: Sequence[Bundle], settings: Settings, metrics: Metrics, inboxes: Sequence[Inbox]) -> list[Engine]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
 
-from stepstream_server.errors import BundleError, StepStreamError
+from stepstream_server.errors import AccessError, BundleError, StepStreamError
 
 try:
     import structlog
@@ -128,7 +128,7 @@ def serve(
         raise typer.Exit(_supervise(reread_level))
     try:
         code = _run(settings, reread_level)
-    except (BundleError, StepStreamError, OSError) as error:
+    except (BundleError, AccessError, StepStreamError, OSError) as error:
         _fail(str(error), FAILED)
     raise typer.Exit(code)
 

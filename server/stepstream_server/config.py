@@ -288,6 +288,11 @@ class DoorSettings(Section):
         default="",
         description="File of authorities (PEM): each client must show a certificate of one of them. None: clients need none.",
     )
+    tokens: str = Field(
+        default="",
+        description="File of tenants (TOML): the hashes of their tokens, the names in their certificates, their limits. It is "
+        "read again when it changes. None: whoever reaches the server may call, as on one's own machine.",
+    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -46,6 +46,8 @@ class Reason(enum.IntEnum):
     STREAM_REPLACED = 33
     ENGINE_LOST = 34
     MODEL_FAILED = 35
+    UNAUTHENTICATED = 36
+    NOT_PERMITTED = 37
 
 
 class StepStreamError(Exception):
@@ -74,6 +76,10 @@ class CallerError(StepStreamError):
 
 class ServerFault(StepStreamError):
     """The server's own failure; the caller did nothing wrong."""
+
+
+class AccessError(Exception):
+    """A file of tenants cannot be used. The message names the file, the entry and the field, and repeats no secret."""
 
 
 class BundleError(Exception):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from stepstream_server.access import Access
 from stepstream_server.config import DoorSettings, LogLevel, Settings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Engine
@@ -43,6 +44,9 @@ class Front(Protocol):
     def log_level(self, level: LogLevel) -> None:
         """This process logs at another level from now on; others are to do so too."""
 
+    def take_access(self, access: Access) -> None:
+        """From now on this tells who may call, and what they may have."""
+
     async def drain(self, seconds: float) -> bool:
         """Ends without losing what was accepted. Returns whether everything was finished and every stream has ended so."""
 
@@ -59,12 +63,14 @@ class Front(Protocol):
 class Inside:
     """One process for all: what there is on few cores, and to debug and to embed."""
 
-    def __init__(self, specs: Sequence[ModelSpec], settings: DoorSettings, metrics: Metrics, version: str) -> None:
+    def __init__(
+        self, specs: Sequence[ModelSpec], settings: DoorSettings, metrics: Metrics, version: str, access: Access | None = None
+    ) -> None:
         from stepstream_server.rpc import EngineClient, Models, RpcServer  # takes time, which workers spend instead
 
         self.inboxes: Sequence[Inbox] = [queue.SimpleQueue() for _ in specs]
         self._models = Models(specs)
-        self._rpc = RpcServer(self._models, settings, metrics.rpc_handled, version)
+        self._rpc = RpcServer(self._models, settings, metrics.rpc_handled, version, access)
         self._make_door = EngineClient
         self._doors: list[EngineClient] = []
 
@@ -91,6 +97,9 @@ class Inside:
     def log_level(self, level: LogLevel) -> None:
         """There are no others."""
 
+    def take_access(self, access: Access) -> None:
+        self._rpc.take_access(access)
+
     async def drain(self, seconds: float) -> bool:
         return await self._rpc.drain(seconds)
 
@@ -107,12 +116,14 @@ class Inside:
 class Workers:
     """Processes that share a port, and what they count."""
 
-    def __init__(self, settings: Settings, specs: Sequence[ModelSpec], metrics: Metrics, version: str) -> None:
+    def __init__(
+        self, settings: Settings, specs: Sequence[ModelSpec], metrics: Metrics, version: str, access: Access | None = None
+    ) -> None:
         self._exchanges = [Exchange() for _ in specs]
         self.inboxes: Sequence[Inbox] = self._exchanges
         attach = [exchange.attach for exchange in self._exchanges]
         size, beat = settings.worker_count, settings.worker_heartbeat_seconds
-        self._crew = Crew(size, specs, settings.door, settings.log, version, attach, self._counted, beat)
+        self._crew = Crew(size, specs, settings.door, settings.log, version, attach, self._counted, beat, access)
         self._metrics = metrics
 
     async def start(self, listen: str, health: str) -> tuple[str, str]:
@@ -133,6 +144,9 @@ class Workers:
 
     def log_level(self, level: LogLevel) -> None:
         self._crew.log_level(level)
+
+    def take_access(self, access: Access) -> None:
+        self._crew.take_access(access)
 
     async def drain(self, seconds: float) -> bool:
         return await self._crew.drain(seconds)

@@ -16,11 +16,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from stepstream_server import logs, memory, parent, process
+from stepstream_server.access import Access
 from stepstream_server.config import DoorSettings, LogSettings
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc import RemoteEngine
 from stepstream_server.ipc.channel import Channel
-from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve
+from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve, TakeAccess
 from stepstream_server.rpc import EngineClient, Models, RpcServer
 
 _END_GRACE_SECONDS = 1.0  # for calls to be told how they ended
@@ -66,7 +67,8 @@ class Worker:
         self._models = Models(begin.specs)
         self._calls: Counter[tuple[str, str, str]] = Counter()  # that have ended since the main process asked
         settings = DoorSettings.model_validate_json(begin.door)
-        self._rpc = RpcServer(self._models, settings, self._count, begin.version, shared=True)
+        access = Access.model_validate_json(begin.access) if begin.access else None
+        self._rpc = RpcServer(self._models, settings, self._count, begin.version, access, shared=True)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
@@ -85,6 +87,8 @@ class Worker:
                 self._do(self._serve(limits))
             case LogAt(level):
                 logs.take_level(level)
+            case TakeAccess(access):
+                self._rpc.take_access(Access.model_validate_json(access))
             case DrainStreams(seconds):
                 self._do(self._drain(seconds))
             case Fail():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stepstream_server.engine.ports import NO_SEQ, Ending, Keep
-from stepstream_server.engine.sessions import idempotency
+from stepstream_server.engine.sessions import idempotency, lifecycle
 from stepstream_server.errors import Reason
 from support.engine import Answer, Harness, Refusal
 from support.sequences import CALLER, closed, step
@@ -159,7 +159,7 @@ def test_a_queued_repeat_of_a_replaced_sessions_end_is_its_own() -> None:
 
 def test_last_answers_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go first."""
-    monkeypatch.setattr(idempotency, "_MOST_BYTES", 3 * idempotency._ANSWER_BYTES)
+    monkeypatch.setattr(lifecycle, "MOST_BYTES", 3 * idempotency._ANSWER_BYTES)
     h = Harness()
     for name in ("a", "b", "c"):
         step(h, 1.0, name=name, seq=0, start=True, end=True)

@@ -167,7 +167,7 @@ def test_rollouts_beyond_the_paths_there_are_are_refused(commit: Commit) -> None
 
 def test_something_is_left_for_others() -> None:
     """Whoever is alone has at most half of all paths, the next client of its tenant an eighth, that of another one more. What
-    is refused says what its caller may have, and nothing of what others hold."""
+    is refused says what was asked for, and nothing of what others hold."""
     h = Rolling(paths=2048, max_pending_steps=1 << 18)
     many: dict[str, Any] = {"paths": 1024, "levels": (0.5,), "temperature": 1.0}
     for number in range(2):
@@ -178,14 +178,14 @@ def test_something_is_left_for_others() -> None:
     fourth = h.generate(None, 3, [1], stream=506, client="b/one", **(many | {"paths": 341}))
     h.turn()
     assert h.refused(more).reason == h.refused(second).reason == Reason.QUEUE_FULL
-    assert "this caller may have 0 paths" in h.refused(more).message
-    assert "513 paths and 1 steps of prompt now: this caller may have 512 paths" in h.refused(second).message
+    assert "no room for another rollout of this caller" in h.refused(more).message
+    assert "of 513 paths and 1 steps of prompt, now" in h.refused(second).message
     assert [h.begun(each) for each in (third, fourth)] == [0, 0]
     h.check_books()
 
 
 def test_prompts_leave_something_for_others() -> None:
-    """As paths do; what has been fed is given back."""
+    """They are shared like paths; what has been fed is given back."""
     h = Rolling(slow=True, max_pending_steps=16)
     requests = [
         h.generate(None, 1, [1] * steps, stream=501 + number, client=client)
@@ -203,7 +203,7 @@ def test_prompts_leave_something_for_others() -> None:
 def test_a_tenant_with_a_limit_has_no_more_rollouts() -> None:
     """Others have theirs; one that has ended makes room."""
     h = Rolling()
-    h.engine._rollouts.limits["a"] = 2
+    h.engine._rollouts.limits = {"a": 2}
     requests = [h.generate(None, 5, [1], stream=501 + number, client=f"a/{number}") for number in range(3)]
     other = h.generate(None, 5, [1], stream=510, client="b/0")
     h.turn()

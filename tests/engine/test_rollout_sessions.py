@@ -14,6 +14,7 @@ from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 from support.engine import Answer, Refusal
 from support.rollouts import CALLER, Rolling, after, text
+from support.sequences import step
 
 COMMITTING = pytest.mark.parametrize("commit", [Commit.END, Commit.EACH])
 FED = [2, 3]
@@ -175,7 +176,7 @@ def check_taken_over(h: Rolling, session: Opened, next_seq: int) -> None:
 @COMMITTING
 @pytest.mark.parametrize("attached", [False, True])
 def test_attaching_with_the_secret_ends_a_rollout(commit: Commit, attached: bool) -> None:
-    """Also of whoever began it without a secret while nobody held the session. EACH: what was drawn is the session's; END:
+    """So does one of whoever began it without a secret while nobody held the session. EACH: what was drawn is the session's; END:
     nothing is."""
     h, a = under_way(commit, attached=attached)
     now_at = 2 if commit is Commit.END else 5
@@ -462,3 +463,18 @@ def test_a_new_session_in_the_slot_of_one_that_rolled() -> None:
     assert h.speaking.states[h.get("a").slot].tolist() == after([6])
     assert h.engine.stats().rollouts == 0
     h.check_books()
+
+
+@COMMITTING
+def test_another_session_starts_in_the_place_of_one_that_is_rolled(commit: Commit) -> None:
+    """Though a launch of the rollout is under way: it has settled before its session's number and slot are another's."""
+    h, a = under_way(commit, attached=False)
+    h.lands = False
+    h.turn()
+    step(h, 1.0, name="a", start=True)
+    outcomes = h.settle()
+    assert [(each.stream, each.reason) for each in outcomes if isinstance(each, Refusal)] == [(CALLER, Reason.SESSION_CLOSED)]
+    assert h.get("a").next_seq == 1
+    assert h.state(a) == after([1])
+    h.check_books()
+    h.engine.books.check()

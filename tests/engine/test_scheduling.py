@@ -141,7 +141,7 @@ def first_launch(scheduler: Scheduler, waiting: Any) -> list[int]:
 
 
 def test_a_batch_is_shared_out_among_tenants() -> None:
-    """Where it has no place for all: each tenant has as much as the others, as far as it wants it, its first in the line."""
+    """It has no place for all: each tenant has as much as the others, as far as it wants it, its first in the line."""
     scheduler = Scheduler(max_batch=6, turn_budget=1.0, alone_budget=1.0)
     assert first_launch(scheduler, of_tenants([1] * 20 + [2, 2, 3], 1)) == [0, 1, 2, 20, 21, 22]
     assert first_launch(scheduler, of_tenants([1] * 20 + [2] * 20, 1)) == [0, 1, 2, 20, 21, 22]

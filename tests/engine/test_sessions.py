@@ -29,7 +29,7 @@ def test_capacity_refuses_with_a_retry_delay_and_room_returns() -> None:
     assert h.settle() == [Answer(1, 7, 0, 1, (1.0,))]
 
 
-@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ä", "a/b"])
+@pytest.mark.parametrize("bad", ["a b", "x" * 129, "ä"])
 def test_malformed_ids_are_refused(bad: str) -> None:
     """An id outside the alphabet or too long opens nothing."""
     h = Harness()

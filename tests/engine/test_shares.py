@@ -11,7 +11,7 @@ from support.rollouts import Rolling
 
 
 def taken(shares: Shares, *clients: str) -> list[int]:
-    """What each gets, one after the other, where each takes all that it may have."""
+    """The part that each gets, one after the other, where each takes all that it may have."""
     found = []
     for client in clients:
         found.append(shares.room(client))
@@ -25,7 +25,7 @@ def test_a_lone_client_has_half() -> None:
 
 
 def test_another_tenant_has_a_quarter() -> None:
-    """And what is left is another one's."""
+    """The rest is another one's."""
     assert taken(Shares(4096), "a/x", "b/x", "c/x", "d/x", "e/x") == [2048, 1024, 512, 256, 128]
 
 
@@ -43,7 +43,7 @@ def test_one_is_given_to_a_tenant_that_has_none() -> None:
 
 
 def test_what_is_given_back_can_be_had_again() -> None:
-    """And nothing is kept of who holds nothing."""
+    """Nothing is kept of who holds nothing."""
     shares = Shares(64)
     for client in ("/a", "b/a", "b/b"):
         shares.take(client, 8)
@@ -76,7 +76,7 @@ def test_clients_of_one_tenant_do_not_take_another_tenants_part() -> None:
 
 
 def test_equals_take_turns() -> None:
-    """Where there are more clients than places, those that were served longest ago come first."""
+    """There are more clients than places, those that were served longest ago come first."""
     served = np.zeros(5, np.int64)
     for launch in range(1, 20):
         served[first_in_turn(np.zeros(5, np.int64), np.arange(5), served, 2)] = launch

@@ -19,7 +19,7 @@ def drawn(pieces: Pieces, streams: list[int], now: float, client: int = 1, value
 
 
 def told(pieces: Pieces, now: float, *, idle: bool = False) -> dict[int, list[float]]:
-    """What each stream is told."""
+    """Draws that each stream is told."""
     rolled = pieces.take(now, idle=idle)
     if rolled is None:
         return {}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from benchmarks.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame
+from benchmarks.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, frame, prefixed
 from stepstream_proto.v1.model_pb2 import ListModelsRequest
 from stepstream_server.config import DoorSettings
 from stepstream_server.rpc import boundary
@@ -23,6 +23,7 @@ from support.workers import PATIENCE
 
 PATH = b"/\xff\xfe\xc0/x"
 STEP = "/stepstream.v1.InferenceService/Step"
+LIST = "/stepstream.v1.ModelService/ListModels"
 
 
 def address(told: str) -> tuple[str, int]:
@@ -81,6 +82,17 @@ async def test_of_too_many_requests_that_do_not_come_whole_the_oldest_are_given_
         assert await front.ended.get() == ("stepstream.v1.ModelService", "ListModels", "OK")
 
 
+async def test_requests_of_strangers_drive_out_none_of_callers() -> None:
+    """Whoever may ask for the health alone can begin as many calls without a request as they like."""
+    settings = DoorSettings(max_unread_bytes=1 << 20, max_message_bytes=1 << 18)
+    late = frame(HEADERS, END_HEADERS, 1, headers(LIST))
+    asked = [frame(HEADERS, END_HEADERS, stream, headers("/grpc.health.v1.Health/Check")) for stream in range(3, 3 + 2 * 65, 2)]
+    async with front_door(settings=settings) as front, connected(front, late, *asked) as stranger:
+        assert await front.ended.get() == ("grpc.health.v1.Health", "Check", "DEADLINE_EXCEEDED")
+        stranger.write(frame(DATA, END_STREAM, 1, prefixed(b"")))
+        assert await front.ended.get() == ("stepstream.v1.ModelService", "ListModels", "OK")
+
+
 async def test_a_call_without_a_request_is_refused(front: FrontDoor) -> None:
     """One is expected, and none comes."""
     async with connected(front, frame(HEADERS, END_HEADERS | END_STREAM, 1, headers(STEP))):
@@ -88,11 +100,11 @@ async def test_a_call_without_a_request_is_refused(front: FrontDoor) -> None:
 
 
 @asynccontextmanager
-async def connected(front: FrontDoor, *frames: bytes) -> AsyncIterator[None]:
-    """A stranger who has sent these frames."""
+async def connected(front: FrontDoor, *frames: bytes) -> AsyncIterator[asyncio.StreamWriter]:
+    """A stranger who has sent these frames, and may send others."""
     _, writer = await asyncio.open_connection(*address(front.address))
     writer.write(hello(*frames))
-    yield
+    yield writer
     writer.transport.abort()
 
 

@@ -41,7 +41,7 @@ def settings(files: Files, client_ca: Path | str = "", **others: float) -> DoorS
 
 
 async def lists(address: str, credentials: grpc.ChannelCredentials) -> bool:
-    """Whether a new connection with these credentials is served; False if it is not made."""
+    """Tells whether a new connection with these credentials is served; False if it is not made."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(address, credentials, options) as channel:
         try:

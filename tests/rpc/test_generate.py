@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
+from stepstream_server.access import Access
 from stepstream_server.engine.ports import (
     NO_SEQ,
     NO_STREAM,
@@ -30,6 +31,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.rollouts.sampling import chances
 from stepstream_server.rpc import EngineClient
 from stepstream_server.rpc.generate import RolloutCaller
+from stepstream_server.rpc.quotas import Pace, Quotas
 from support.echo import TOKENS, ended_spec, ring, ring_backend, ring_spec, walk_backend, walk_spec
 from support.front_door import CollectingDoor, CountingStream, FrontDoor, front_door
 from support.generating import check_nothing_rolls, floats, refusal, request, tokens, whole
@@ -201,12 +203,13 @@ async def test_a_model_tells_how_it_is_rolled_out(ring_door: FrontDoor) -> None:
 class Teller:
     """In an engine's place: a rollout that is told as a test wants it."""
 
-    def __init__(self, max_message_bytes: int, **wanted: Any) -> None:
+    def __init__(self, max_message_bytes: int, quotas: Quotas | None = None, **wanted: Any) -> None:
+        """quotas: of tenant `a`, which is the caller's."""
         spec = ring_spec("ring")
         self._engine = CollectingDoor()
         self.door = EngineClient(spec, Limits(1024, 1 << 20, 64, 1024, 60.0, 1), asyncio.get_running_loop())
         self.door.open(self._engine)
-        caller = RolloutCaller(5, self.door, max_message_bytes)
+        caller = RolloutCaller(5, self.door, max_message_bytes, Pace(quotas or Quotas(None), "a"))
         plain = Generate(NO_STREAM, 0, "", b"", NO_SEQ, Commit.NONE, (), 1000, 0.0, **wanted)
         self.messages = caller.run(plain)
         self._outputs = bool(wanted.get("outputs"))
@@ -233,6 +236,29 @@ class Teller:
             rolled = Rolled(np.array([piece], PIECE), drawn, (outputs,))
             self.door.hear(Delivery([], None, RowErrors(), Detached(), rolled=rolled))
             self._seq += count
+
+
+async def test_whoever_waits_for_a_rate_reads_all_the_same() -> None:
+    """The engine hears so again and again, else it would end the rollout as one that nobody reads."""
+    quotas = Quotas(Access.model_validate({"tenants": {"a": {"steps_per_second": 0.001}}}))
+    teller = Teller(1 << 20, quotas)
+    first = asyncio.ensure_future(anext(teller.messages))
+    while not teller._engine.commands:  # noqa: ASYNC110  # submitted at the end of a round of the loop
+        await asyncio.sleep(0)
+    teller.begin()
+    teller.tell(1)
+    assert (await first).next_seq == 1
+    teller.tell(20)
+    rate = quotas.rate("a")
+    assert rate is not None
+    assert rate.wait > 20_000  # what has been computed counts, though its reader may leave
+    teller.tell(1, ending=True)
+    last = asyncio.ensure_future(anext(teller.messages))
+    while teller.taken != [0, 0]:
+        assert not last.done()
+        await asyncio.sleep(0)
+    quotas.replace(Access.model_validate({"tenants": {"a": {}}}))
+    assert [(await last).next_seq, *[each.next_seq async for each in teller.messages]][-1] == 22
 
 
 @pytest.mark.parametrize("outputs", [False, True])

@@ -13,6 +13,7 @@ import pytest_asyncio
 from stepstream_proto.v1 import inference_pb2, session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.generate import decode_generate
 from stepstream_server.spec import TensorSpec
 from support.backend import FakeBackend
@@ -151,7 +152,7 @@ WRONG_OF_NUMBERS: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "many levels": (
         {"levels": [n / 101 for n in range(1, 101)], "paths": 2}, "INVALID_ARGUMENT", "levels", "expected at most 99, got 100",
     ),
-    "more paths than there is room for": ({"paths": 9}, "QUEUE_FULL", "", "no room for a rollout of 9 paths"),
+    "more paths than there is room for": ({"paths": 9}, "QUEUE_FULL", "", "no room for another rollout of this caller"),
 }  # fmt: skip
 
 
@@ -193,12 +194,12 @@ def test_outputs_too_large_are_not_begun(largest: int, most: int) -> None:
     settings = DoorSettings(max_message_bytes=largest)
     for width in (most, most + 1):
         spec = dataclasses.replace(ring_spec("ring"), outputs=(TensorSpec("next", "float32", (width,)),))
-        assert not decode_generate(request(), spec, settings, "").outputs
+        assert not decode_generate(request(), spec, settings, Party()).outputs
         if width == most:
-            assert decode_generate(request(outputs=True), spec, settings, "").outputs
+            assert decode_generate(request(outputs=True), spec, settings, Party()).outputs
             continue
         with pytest.raises(CallerError, match=f"at most {4 * most} bytes of outputs per step") as refused:
-            decode_generate(request(outputs=True), spec, settings, "")
+            decode_generate(request(outputs=True), spec, settings, Party())
         assert (refused.value.reason, refused.value.field) == (Reason.BLOCK_TOO_LARGE, "outputs")
 
 

@@ -38,7 +38,7 @@ async def strangers(address: str, connections: int) -> AsyncIterator[None]:
 
 
 async def refused(address: str) -> bool:
-    """Whether another connection is closed at once."""
+    """Tells whether another connection is closed at once."""
     reader, writer = await asyncio.open_connection(*split_address(address))
     writer.write(hello())
     try:
@@ -96,7 +96,7 @@ async def test_probes_hear_of_a_drain() -> None:
 
 
 async def test_silent_connections_of_probes_are_let_go_of() -> None:
-    """As those of clients: whoever has taken all of them must say something."""
+    """They are treated like those of clients: whoever has taken all of them must say something."""
     async with front_door(settings=DoorSettings(silent_connection_seconds=0.1), probes=True) as front, asyncio.timeout(PATIENCE):
         silent = [await asyncio.open_connection(*split_address(front.health)) for _ in range(PROBE_CONNECTIONS)]
         for reader, writer in silent:
@@ -114,7 +114,7 @@ async def test_a_probe_that_says_much_is_refused() -> None:
 
 
 async def test_without_an_address_there_is_no_listener(front: FrontDoor) -> None:
-    """As it is by default; one that is taken names its setting."""
+    """There is none by default; one that is taken names its setting."""
     assert (front.health, Settings().health) == ("", "")
     second = RpcServer(Models(), DoorSettings(), lambda *_: None, "0.0.0")
     with pytest.raises(OSError, match=f"^health: cannot listen on {front.address}"):

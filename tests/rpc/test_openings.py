@@ -1,4 +1,4 @@
-"""Openings, one in a round of the event loop, whoever asks for them."""
+"""Openings, one in a round of the event loop, in which callers take turns."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 from stepstream_proto.v1 import session_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.openings import Openings
 from support.front_door import CountingStream, front_door
 
 
-async def opened_by(openings: Openings, name: str, order: list[str]) -> None:
+async def opened_by(openings: Openings, name: str, order: list[str], party: Party = Party()) -> None:  # noqa: B008  # immutable
     """Opens something when it may."""
-    await openings.turn()
+    await openings.turn(party)
     order.append(name)
 
 
@@ -25,7 +26,7 @@ def hold_up(openings: Openings, monkeypatch: pytest.MonkeyPatch) -> asyncio.Even
     """Nobody may open anything any more. The event is set when somebody waits for it."""
     waits = asyncio.Event()
 
-    async def never() -> None:
+    async def never(party: Party) -> None:
         waits.set()
         await asyncio.Event().wait()
 
@@ -34,7 +35,7 @@ def hold_up(openings: Openings, monkeypatch: pytest.MonkeyPatch) -> asyncio.Even
 
 
 async def test_what_others_do_goes_between_two_openings() -> None:
-    """However many wait: first come, first served."""
+    """However many wait; one caller is served in order."""
     openings, order = Openings(), list[str]()
     opening = [asyncio.create_task(opened_by(openings, f"opening {number}", order)) for number in range(5)]
 
@@ -48,6 +49,19 @@ async def test_what_others_do_goes_between_two_openings() -> None:
     assert openings_only == [f"opening {number}" for number in range(5)]
     places = [order.index(each) for each in openings_only]
     assert all("step" in order[one:following] for one, following in itertools.pairwise(places))
+
+
+async def test_tenants_take_turns_and_then_their_clients() -> None:
+    """However many openings one of them has waiting before the others come."""
+    openings, order = Openings(), list[str]()
+    flood, other, honest = (Party(tenant, client) for tenant, client in (("a", "a/1"), ("a", "a/2"), ("b", "b/1")))
+    opening = [asyncio.create_task(opened_by(openings, f"flood {number}", order, flood)) for number in range(6)]
+    opening += [asyncio.create_task(opened_by(openings, f"other {number}", order, other)) for number in range(2)]
+    opening += [asyncio.create_task(opened_by(openings, f"honest {number}", order, honest)) for number in range(2)]
+    await asyncio.wait_for(asyncio.gather(*opening), 60)
+    assert order[0] == "flood 0"  # nobody else was there
+    assert order[1:8] == ["flood 1", "honest 0", "other 0", "honest 1", "flood 2", "other 1", "flood 3"]
+    await asyncio.wait_for(opened_by(openings, "later", order, flood), 60)
 
 
 async def test_one_that_gives_up_holds_nobody_up() -> None:
@@ -80,7 +94,7 @@ async def test_an_opening_that_waits_when_its_stream_is_finished_is_answered(mon
     """It was read: a server that is about to stop does not pass it over."""
     async with front_door() as front, CountingStream(front.channel) as stream:
         await stream.open("counter", [0])
-        waits = hold_up(front.rpc.streams.openings, monkeypatch)
+        waits = hold_up(front.rpc.openings, monkeypatch)
         await stream.send_open("counter", [1])
         await asyncio.wait_for(waits.wait(), 60)
         (open_stream,) = front.rpc.streams._open
@@ -93,7 +107,7 @@ async def test_an_opening_of_a_stream_that_was_ended_is_dropped(monkeypatch: pyt
     """Nobody would ever let go of its session."""
     async with front_door() as front, CountingStream(front.channel) as stream:
         await stream.open_stream()
-        waits = hold_up(front.rpc.streams.openings, monkeypatch)
+        waits = hold_up(front.rpc.openings, monkeypatch)
         await stream.send_open("counter", [0])
         await asyncio.wait_for(waits.wait(), 60)
         (open_stream,) = front.rpc.streams._open

@@ -1,14 +1,14 @@
-"""Certificates made for the occasion, with keys on an elliptic curve, which are made in milliseconds."""
+"""Authorities and certificates of servers and clients, made for the occasion."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import ssl
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.certificates import make_certificate
 from stepstream_server.config import split_address
 from support.workers import PATIENCE
 
@@ -56,17 +56,20 @@ class Authority:
         leaf = ["-addext", "basicConstraints=critical,CA:FALSE", "-addext", f"subjectAltName={','.join(names or (SERVER,))}"]
         return _make(self._folder, name, *vouched, *leaf)
 
-    def context(self) -> ssl.SSLContext:
-        """What Python speaks TLS and HTTP/2 with, to servers of this authority."""
+    def context(self, own: Files | None = None) -> ssl.SSLContext:
+        """Has Python speak TLS and HTTP/2 to servers of this authority. own: shown to those that ask for it."""
         context = ssl.create_default_context(cafile=self.chain_file)
+        if own is not None:
+            context.load_cert_chain(own.chain_file, own.key_file)
         context.set_alpn_protocols(["h2"])
         return context
 
 
-async def shown(address: str, authority: Authority) -> str:
-    """The common name of the certificate that a new connection is shown; it must be one of this authority."""
+async def shown(address: str, authority: Authority, own: Files | None = None) -> str:
+    """The common name of the certificate that a new connection is shown, which has one of its own; it must be one of this
+    authority."""
     async with asyncio.timeout(PATIENCE):
-        _, writer = await asyncio.open_connection(*split_address(address), ssl=authority.context())
+        _, writer = await asyncio.open_connection(*split_address(address), ssl=authority.context(own))
     certificate = writer.get_extra_info("peercert")
     writer.transport.abort()
     return str(dict(each[0] for each in certificate["subject"])["commonName"])
@@ -79,8 +82,4 @@ def certificate(folder: Path, name: str) -> tuple[bytes, bytes]:
 
 
 def _make(folder: Path, name: str, *options: str) -> Files:
-    files = Files(folder / f"{name}.key", folder / f"{name}.pem")
-    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    said = ["-subj", f"/CN={name}", "-keyout", str(files.key_file), "-out", str(files.chain_file)]
-    subprocess.run([*make, *said, *options], check=True, capture_output=True)
-    return files
+    return Files(*make_certificate(folder, name, *options))

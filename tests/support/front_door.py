@@ -7,23 +7,25 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import UnionType
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
+from stepstream_server.access import Access, limits
 from stepstream_server.config import DoorSettings, EngineSettings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Clock, Engine
-from stepstream_server.engine.ports import Command, Door
+from stepstream_server.engine.ports import Command, Door, LimitTenants
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import EngineClient, Models, RpcServer
 from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
 from support.observer import Unobserved
+from support.tenants import showing
 from support.wire import WireStream, block, steps_of, u32
 
 
@@ -74,6 +76,10 @@ class FrontDoor:
     models: dict[str, CountingModel]
     ended: asyncio.Queue[tuple[str, str, str]]  # service, method, code of each call that ended
 
+    def of(self, token: str, *metadata: tuple[str, str]) -> Self:
+        """The front door as it is to a caller who shows a token, and some metadata, with each call."""
+        return replace(self, channel=showing(self.channel, *metadata, token=token))
+
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
         return inference_pb2_grpc.InferenceServiceStub(self.channel)
@@ -99,21 +105,24 @@ async def front_door(
     on_the_loop: bool = False,
     probes: bool = False,
     trusted: bytes = b"",
+    access: Access | None = None,
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ.
 
     `tap` hears of every command on its way to an engine. on_the_loop: whether the event loop turns engines where it may, while
     their gates are open. probes: whether it listens for these too. trusted: the authority that vouches for it where its settings
-    have it speak TLS, in PEM.
+    have it speak TLS, in PEM. access: who may call, and what they may have; None: anybody.
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     names = names or ("counter",)
     models = Models([spec(name) for name in names])
-    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), "0.0.0")
+    rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), "0.0.0", access)
     served, threads = {}, []
     for name in names:
         model = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
+        if access is not None:
+            model.door.submit(LimitTenants(limits(access, "sessions"), limits(access, "rollouts")))
         served[name] = model
         threads.append(_driver(model, clock, on_the_loop=on_the_loop))
     address, health = await rpc.start("127.0.0.1:0", "127.0.0.1:0" if probes else "")

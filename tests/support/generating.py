@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from stepstream_proto.v1 import session_pb2
 from stepstream_proto.v1.inference_pb2 import GenerateRequest, GenerateResponse
 from stepstream_server.engine.ports import EngineStats
+from support import planted
 from support.front_door import FrontDoor
 
 FOREVER = 2**32 - 1  # draws: longer than any test
@@ -111,6 +112,7 @@ async def refusal(call: Any) -> Refusal:
     seq = info.metadata.get("expectedSeq")
     field = "".join(each.field for each in fields.field_violations)
     code, message = caught.value.code().name, caught.value.details() or ""
+    planted.check(str(caught.value))
     return Refusal(code, info.reason, field, message, None if seq is None else int(seq), delay)
 
 

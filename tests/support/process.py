@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import planted
+
 COMMAND = ("-m", "stepstream_server")
 
 # Flags by the ways in which a step can come to its engine.
@@ -56,6 +58,20 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("STEPSTREAM_")}
 
 
+def overhear(stream: asyncio.StreamReader | None) -> bytearray:
+    """All that comes through a pipe from now on, whoever reads it."""
+    heard = bytearray()
+    if stream is not None:
+        feed = stream.feed_data
+
+        def feed_data(data: bytes) -> None:
+            heard.extend(data)
+            feed(data)
+
+        stream.feed_data = feed_data  # type: ignore[method-assign, assignment]  # of this one
+    return heard
+
+
 async def launch(
     models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False, stderr: int = asyncio.subprocess.PIPE
 ) -> asyncio.subprocess.Process:
@@ -78,8 +94,9 @@ async def launch(
 async def server_process(
     models: Path, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False, stderr: int = asyncio.subprocess.PIPE
 ) -> AsyncIterator[ServerProcess]:
-    """Serves until the block ends; what is still running then is killed."""
+    """Serves until the block ends; what is still running then is killed. What it wrote on pipes may hold no planted secret."""
     process = await launch(models, *flags, program=program, own_group=own_group, stderr=stderr)
+    written = [overhear(process.stdout), overhear(process.stderr)]
     try:
         server = ServerProcess(process, "", "")
         await server.listening()
@@ -88,3 +105,5 @@ async def server_process(
         if process.returncode is None:
             process.kill()
             await process.communicate()
+        for each in written:
+            planted.check(bytes(each))

@@ -80,7 +80,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments)
     if origin in (list, collections.abc.Sequence):
         return st.lists(values(arguments[0]), max_size=3)
-    if origin is dict:
+    if origin in (dict, collections.abc.Mapping):
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
     if origin is tuple:
         if arguments[-1] is ...:

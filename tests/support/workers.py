@@ -17,7 +17,9 @@ import grpc
 
 from benchmarks.process import children
 from stepstream_proto.v1 import model_pb2, model_pb2_grpc
+from support import planted
 from support.process import COMMAND, ServerProcess, server_process
+from support.tenants import showing
 
 PATIENCE = 30.0  # seconds: how long a test waits for what must come, before it fails
 
@@ -90,6 +92,7 @@ class WorkingServer:
     channels: list[grpc.aio.Channel] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)  # of its log, as far as they were waited for
     connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    token: str = ""  # that a connection shows to be let in, if it must
 
     @property
     def port(self) -> int:
@@ -112,7 +115,8 @@ class WorkingServer:
             before = {worker: worker.connections(self.port) for worker in self.workers()}
             channel = grpc.aio.insecure_channel(self.server.listen, options=[("grpc.use_local_subchannel_pool", 1)])
             self.channels.append(channel)
-            await model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), wait_for_ready=True)
+            models = model_pb2_grpc.ModelServiceStub(showing(channel, token=self.token))
+            await models.ListModels(model_pb2.ListModelsRequest(), wait_for_ready=True)
             found = [each for each in self.workers() if each.connections(self.port) - before.get(each, set())]
         if not found:
             raise EOFError("its worker has died already")
@@ -166,11 +170,12 @@ class WorkingServer:
 
 @asynccontextmanager
 async def working_server(
-    models: Path, workers: int, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False
+    models: Path, workers: int, *flags: str, program: Sequence[str] = COMMAND, own_group: bool = False, token: str = ""
 ) -> AsyncIterator[WorkingServer]:
-    """Serves until the block ends; then, or when it has been ended, none of its workers may be left."""
+    """Serves until the block ends; then, or when it has been ended, none of its workers may be left. token: that its connections
+    show to be let in, if they must."""
     async with server_process(models, "--workers", str(workers), *flags, program=program, own_group=own_group) as server:
-        working = WorkingServer(server)
+        working = WorkingServer(server, token=token)
         assert len(working.workers()) == workers
         try:
             yield working
@@ -201,6 +206,7 @@ async def all_ended(processes: Sequence[WorkerProcess]) -> None:
 async def scraped(url: str) -> dict[str, float]:
     """A page of metrics: values by name and labels."""
     page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=PATIENCE).read().decode())
+    planted.check(page)
     lines = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 

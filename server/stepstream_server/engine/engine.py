@@ -28,6 +28,7 @@ from stepstream_server.engine.ports import (
     Close,
     Command,
     Computed,
+    CountTenants,
     Detach,
     Door,
     DoorLost,
@@ -43,6 +44,7 @@ from stepstream_server.engine.ports import (
     Ints,
     Launch,
     Limits,
+    LimitTenants,
     List,
     Observer,
     Open,
@@ -53,10 +55,11 @@ from stepstream_server.engine.ports import (
     Sink,
     Statistics,
     StreamEnded,
+    TenantUse,
     Took,
     TurnReport,
 )
-from stepstream_server.engine.rollouts.rollouts import Rollouts
+from stepstream_server.engine.rollouts.rollouts import NOBODY_WAITS, Rollouts
 from stepstream_server.engine.sessions.commands import Commands
 from stepstream_server.engine.sessions.copies import Copies
 from stepstream_server.engine.sessions.idempotency import Requests
@@ -272,6 +275,8 @@ class Engine:
         for door, some in itertools.groupby(blocks, key=itemgetter(0)):
             self._admission.blocks(door, [block for _, block in some], self.clock())
             self._settlement.tell(report)
+        if len(self._rollouts) and any(call.starts.any() for _, call in calls):
+            self._collect_all(report)  # a session ends in whose slot a rollout may be computed now
         for door, others in itertools.groupby(calls, key=itemgetter(0)):
             self._one_shot.admit(door, [call for _, call in others], self.clock(), report)
             self._settlement.tell(report)
@@ -299,13 +304,28 @@ class Engine:
                 self._rollouts.took(door, command, now)
             case CallersLeft() | StreamEnded() | DoorLost():
                 self._leave(door, command, now, report)
+            case Statistics() | LimitTenants() | CountTenants() | Drain():
+                self._heed(door, command)
+            case _:
+                raise TypeError(f"not a command: {command!r}")
+
+    def _heed(self, door: int, command: Statistics | LimitTenants | CountTenants | Drain) -> None:
+        """Carries out a command about the engine as a whole."""
+        match command:
             case Statistics():
                 self._outbox.reply(door, Reply(command.request, self._observer.totals()))
+            case LimitTenants():
+                self.books.table.tenants.limits = command.sessions
+                self._rollouts.limits = command.rollouts
+            case CountTenants():
+                self._outbox.reply(door, Reply(command.request, self._tenant_use()))
             case Drain():
                 self.books.drain()
                 self._drains.append((door, command))
-            case _:
-                raise TypeError(f"not a command: {command!r}")
+
+    def _tenant_use(self) -> list[TenantUse]:
+        sessions, rollouts = self.books.table.tenants.sessions(), self._rollouts.by_tenant()
+        return [TenantUse(each, sessions.get(each, 0), rollouts[each]) for each in {**sessions, **rollouts}]
 
     def _acknowledge(self, stream: int, command: Acknowledge, now: float) -> None:
         held = self.books.table.held_as(command.sessions, command.generations, stream, command.handles)
@@ -361,10 +381,12 @@ class Engine:
                 return
 
     def _next_batch(self, report: TurnReport) -> Batch | None:
-        if not self.books.counters.queued[0] and not len(self._rollouts):
+        rolling = len(self._rollouts) > 0
+        if not self.books.counters.queued[0] and not rolling:
             return None
         now = self.clock()
-        batch = self._cut.batch(self._rollouts.candidates(self._scheduler.most_rolled, now, report), now)
+        rolls = self._rollouts.candidates(self._scheduler.most_rolled, now, report) if rolling else NOBODY_WAITS
+        batch = self._cut.batch(rolls, now)
         self._settlement.tell(report)
         return batch
 

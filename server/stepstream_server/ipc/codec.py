@@ -26,11 +26,12 @@ from stepstream_server.snapshots import Snapshot
 _COMMANDS = (
     ports.Open, ports.Attach, ports.Block, ports.Refuse, ports.Acknowledge, ports.Reset, ports.Detach, ports.Call,
     ports.CallersLeft, ports.Get, ports.List, ports.Statistics, ports.Close, ports.Fork, ports.Export, ports.Import,
-    ports.Generate, ports.Took, ports.StreamEnded, ports.DoorLost, ports.Drain,
+    ports.Generate, ports.Took, ports.StreamEnded, ports.DoorLost, ports.Drain, ports.LimitTenants,
+    ports.CountTenants,
 )  # fmt: skip
 _RESULTS = (
     ports.Delivery, ports.Answers, ports.RowErrors, ports.Detached, ports.Reply, ports.Opened, ports.SessionInfo, ports.Page,
-    ports.Forked, ports.Imported, ports.Begun, ports.Rolled, ports.InferenceTotals, ports.Limits, Snapshot,
+    ports.Forked, ports.Imported, ports.Begun, ports.Rolled, ports.InferenceTotals, ports.Limits, Snapshot, ports.TenantUse,
 )  # fmt: skip
 _SPECS = (
     spec.ModelSpec, spec.TensorSpec, spec.TextSpec, spec.StateSpec, spec.HeadSpec, spec.CellModel, spec.CellSpec,

@@ -17,6 +17,7 @@ class Begin:
     health: str  # likewise, for probes alone; "" for nowhere
     door: str  # DoorSettings as JSON, this worker's share of them
     log: str  # LogSettings as JSON
+    access: str  # Access as JSON, this worker's share of it; empty: whoever reaches the server may call
     version: str  # of the server
     specs: list[ModelSpec]  # of the models, in the order of the worker's lines to their engines
 
@@ -40,6 +41,13 @@ class LogAt:
     """To a worker: take another level of the log."""
 
     level: LogLevel
+
+
+@dataclass(frozen=True, slots=True)
+class TakeAccess:
+    """To a worker: other principals may call from now on, or may have more or less."""
+
+    access: str  # as of Begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +84,4 @@ class Counts:
     resident_bytes: int
 
 
-MESSAGES = (Begin, Listening, Serve, LogAt, DrainStreams, Drained, Fail, Count, Counts)
+MESSAGES = (Begin, Listening, Serve, LogAt, TakeAccess, DrainStreams, Drained, Fail, Count, Counts)

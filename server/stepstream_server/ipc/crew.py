@@ -23,10 +23,11 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from stepstream_server.access import Access
 from stepstream_server.config import DoorSettings, LogLevel, LogSettings, bound_address, cannot_listen, split_address
 from stepstream_server.engine.ports import Limits
 from stepstream_server.ipc.channel import Channel
-from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve
+from stepstream_server.ipc.control import Begin, Count, Counts, Drained, DrainStreams, Fail, Listening, LogAt, Serve, TakeAccess
 from stepstream_server.spec import ModelSpec
 
 MODULE = "stepstream_server.worker"  # what a worker process runs
@@ -55,6 +56,7 @@ class _Worker:
     channel: Channel
     born: float  # monotonic seconds
     log_level: LogLevel  # with which it began
+    access: str  # likewise
     patience: int  # beats that it may leave unanswered
     unanswered: int = 0  # beats since it last answered
     asked: deque[asyncio.Future[None]] = field(default_factory=deque)  # who waits for it to count, in order
@@ -74,13 +76,16 @@ class Crew:
         attach: Sequence[Callable[[socket.socket], None]],
         on_counted: Callable[[int, Counts], None],
         heartbeat_seconds: float,
+        access: Access | None = None,
     ) -> None:
         """attach: for each model, how its engine is told of a new worker at the other end of a socket. on_counted: hears the
-        place of a worker and what it has counted. heartbeat_seconds: between two beats; 0 for none."""
+        place of a worker and what it has counted. heartbeat_seconds: between two beats; 0 for none. access: who may call;
+        None: anybody."""
         self._size = size
         self._specs = [replace(spec, extra={}) for spec in specs]  # fields of the author's own, which no front door reads
         self._door = _share(settings, size)
         self._log = logs
+        self._access = _shared_out(access, size)
         self._version = version
         self._attach = attach
         self._on_counted = on_counted
@@ -121,6 +126,11 @@ class Crew:
         """The level at which all workers log from now on."""
         self._log = self._log.model_copy(update={"level": level})
         self._tell(LogAt(level))
+
+    def take_access(self, access: Access) -> None:
+        """From now on this tells who may call, and what they may have of all workers together."""
+        self._access = _shared_out(access, self._size)
+        self._tell(TakeAccess(self._access))
 
     def fail(self) -> None:
         """An engine has crashed."""
@@ -245,6 +255,8 @@ class Crew:
         self._workers[worker.place] = worker
         if worker.log_level != self._log.level:
             worker.channel.tell(LogAt(self._log.level))
+        if worker.access != self._access:
+            worker.channel.tell(TakeAccess(self._access))
         if self._serve is not None:
             worker.channel.tell(self._serve)
 
@@ -286,7 +298,7 @@ class Crew:
             )
             theirs.close()
             channel, patience = await Channel.over(line), _beats(_BEGIN_SECONDS, self._heartbeat)
-            worker = _Worker(place, process, channel, time.monotonic(), self._log.level, patience)
+            worker = _Worker(place, process, channel, time.monotonic(), self._log.level, self._access, patience)
             try:
                 await self._begin(worker)
             except BaseException:
@@ -301,7 +313,7 @@ class Crew:
     async def _begin(self, worker: _Worker) -> None:
         """Returns once the worker listens. Raises OSError if it cannot."""
         door, logs = self._door.model_dump_json(), self._log.model_dump_json()
-        worker.channel.tell(Begin(*self._addresses, door, logs, self._version, self._specs))
+        worker.channel.tell(Begin(*self._addresses, door, logs, worker.access, self._version, self._specs))
         self._watched.add(worker)
         try:
             answer: Listening = await worker.channel.hear()
@@ -336,6 +348,11 @@ def _beats(seconds: float, heartbeat_seconds: float) -> int:
 def _resolve(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
+
+
+def _shared_out(access: Access | None, size: int) -> str:
+    """Gives what each of so many workers applies, in JSON."""
+    return "" if access is None else access.of_one_door(size).model_dump_json()
 
 
 def _share(settings: DoorSettings, size: int) -> DoorSettings:

@@ -20,8 +20,11 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from stepstream_proto.v1 import common_pb2
+from stepstream_server.access import Principal
 from stepstream_server.errors import CallerError, Reason, ServerFault, StepStreamError
 from stepstream_server.rpc.accepting import Server
+from stepstream_server.rpc.authentication import Authentication
+from stepstream_server.rpc.callers import Context, principal
 
 DOMAIN = "stepstream.v1"  # of every ErrorInfo: whose reasons these are
 
@@ -50,7 +53,8 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.QUEUE_FULL,
         Reason.BLOCK_TOO_LARGE,
     ),
-    grpc.StatusCode.PERMISSION_DENIED: (Reason.SECRET_MISMATCH,),
+    grpc.StatusCode.UNAUTHENTICATED: (Reason.UNAUTHENTICATED,),
+    grpc.StatusCode.PERMISSION_DENIED: (Reason.SECRET_MISMATCH, Reason.NOT_PERMITTED),
     grpc.StatusCode.ABORTED: (Reason.SEQUENCE_MISMATCH, Reason.STREAM_REPLACED),
     grpc.StatusCode.OUT_OF_RANGE: (Reason.ANSWER_DISCARDED, Reason.ANSWER_NOT_KEPT),
     grpc.StatusCode.DEADLINE_EXCEEDED: (Reason.DEADLINE_EXCEEDED,),
@@ -83,12 +87,12 @@ RETRY_DELAY_MS: dict[Reason, int] = {
 
 MESSAGE_SECONDS = 30.0  # in which a request must have come whole: 4 MiB at 1 Mbit/s
 
-# Generic in their stubs only, hence the quotes.
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# Generic in its stub only, hence the quotes.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Unary: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 Generator: TypeAlias = "Callable[[Any, Context], AsyncIterator[Any]]"
 Parse = Callable[[bytes], Any]  # raises DecodeError
+Serialize = Callable[[Any], bytes]
 Translate = Callable[[StepStreamError], StepStreamError]  # into a protocol's own words
 OnCall = Callable[[str, str, str], None]  # service, method, name of the status code
 
@@ -201,15 +205,22 @@ class Service:
 
     translate: Translate  # an error into the words of its protocol
     limit: Limit  # of its calls other than streams, which have limits of their own
+    arrivals: Arrivals  # of their requests; those of anybody's calls are apart, or strangers could drive out callers' requests
+    open: bool = False  # whether anybody may call it who reaches the server
 
 
 class Boundary:
     """Services are added to it in a server's place. Around each call it is the last that sees an exception before gRPC does."""
 
-    def __init__(self, server: Server, services: Mapping[str, Service], on_call: OnCall, most_arriving: int) -> None:
-        """most_arriving: requests that may come at once."""
+    def __init__(
+        self,
+        server: Server,
+        services: Mapping[str, Service],
+        authentication: Authentication,
+        on_call: OnCall,
+    ) -> None:
         self._server = server
-        self._arrivals = Arrivals(most_arriving)
+        self._authentication = authentication
         self._services = services  # by their names on the wire
         self._on_call = on_call
         self._unsent: set[asyncio.Task[Any]] = set()  # gRPC's, of calls whose responses are not sent yet
@@ -236,19 +247,21 @@ class Boundary:
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(self._duplex(kinds.stream_stream, service, method), parse, None)
         if handler.response_streaming:
-            responses: Any = self._generator(kinds.unary_stream, parse, service, method)
-            return grpc.stream_stream_rpc_method_handler(responses, None, serializer)
+            responses: Any = self._generator(kinds.unary_stream, parse, serializer or bytes, service, method)
+            return grpc.stream_stream_rpc_method_handler(responses, None, None)
         response: Any = self._unary(kinds.unary_unary, parse, service, method)
         return grpc.stream_unary_rpc_method_handler(response, None, serializer)
 
     def _unary(self, inner: Unary, parse: Parse, service: str, method: str) -> Unary:
         """Without context managers, which would take as long as all else here."""
-        limit = self._services[service].limit
+        limit, arrivals, admit = self._services[service].limit, self._services[service].arrivals, self._admit
 
         async def call(requests: object, context: Context) -> Any:
             code = _CANCELLED
             try:
-                request = await self._arrivals.next(context)
+                whose = admit(service, context)
+                request = await arrivals.next(context)
+                self._authentication.refuse_if_over(whose)  # it may have taken its time to come
                 self._note()
                 limit.enter()
                 try:
@@ -269,13 +282,15 @@ class Boundary:
 
         return call
 
-    def _generator(self, inner: Generator, parse: Parse, service: str, method: str) -> Generator:
-        async def call(requests: object, context: Context) -> AsyncIterator[Any]:
+    def _generator(self, inner: Generator, parse: Parse, serialize: Serialize, service: str, method: str) -> Unary:
+        """Writes responses in the call, so that all that ends it is seen here."""
+
+        async def call(requests: object, context: Context) -> None:
             async with self._guard(service, method, context):
-                request = await self._arrivals.next(context)
+                request = await self._services[service].arrivals.next(context)
                 with self._services[service].limit.entered():
                     async for response in inner(parse(request), context):
-                        yield response
+                        await write(context, serialize(response))
 
         return call
 
@@ -287,6 +302,15 @@ class Boundary:
                 await inner(requests, context)
 
         return call
+
+    def _admit(self, service: str, context: Context) -> Principal | None:
+        """Finds out whose call it is, for all that handles it; None where it may be anybody's. Raises
+        CallerError(UNAUTHENTICATED)."""
+        if self._services[service].open:
+            return None
+        whose = self._authentication.principal_of(context)
+        principal.set(whose)
+        return whose
 
     def _note(self) -> None:
         """The call of this task is unary."""
@@ -305,7 +329,9 @@ class Boundary:
         can know that it has ended."""
         code, failure = _CANCELLED, None
         try:
-            yield
+            whose = self._admit(service, context)
+            async with self._authentication.lasting(whose):
+                yield
             code = _OK
         except Exception as error:
             failure = self._status(error, service, method)
@@ -314,6 +340,17 @@ class Boundary:
             self._on_call(service, method, code)
         if failure is not None:
             await context.abort_with_status(failure)
+
+
+async def write(context: Context, message: bytes) -> None:
+    """Writes a message that is serialised already.
+
+    Raises CancelledError where the client is gone, which gRPC knows before it cancels the call.
+    """
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone
 
 
 def _known(error: Exception, method: str) -> StepStreamError:

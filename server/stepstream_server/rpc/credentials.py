@@ -17,14 +17,13 @@ import grpc
 import structlog
 
 from stepstream_server.config import DoorSettings
+from stepstream_server.files import Stamp, stamp
 
 log = structlog.get_logger(__name__)
 
-_Identity = tuple[int, int, int] | None  # mtime in ns, bytes and inode of what a path leads to; None if there is nothing to read
-
 
 def server_credentials(settings: DoorSettings) -> grpc.ServerCredentials | None:
-    """What to listen with; None for plaintext. Raises OSError that names the setting whose file is wrong."""
+    """Makes what to listen with; None for plaintext. Raises OSError that names the setting whose file is wrong."""
     return Certificates(settings).credentials() if settings.tls_cert else None
 
 
@@ -34,7 +33,7 @@ class Certificates:
     def __init__(self, settings: DoorSettings) -> None:
         paths = {name: getattr(settings, name) for name in ("tls_cert", "tls_key", "tls_client_ca")}
         self._paths = {name: Path(path) for name, path in paths.items() if path}
-        self._seen: list[_Identity] = []
+        self._seen: list[Stamp] = []
 
     def credentials(self) -> grpc.ServerCredentials:
         """Begins with what the files hold now. With an authority of clients each of them must show a certificate of it. Raises
@@ -43,7 +42,7 @@ class Certificates:
         return grpc.dynamic_ssl_server_credentials(self._read(), changed, "tls_client_ca" in self._paths)
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What new connections get from now on; None if that has not changed, or is wrong, which the log then tells once."""
+        """Tells what new connections get from now on; None if that is as it was, or is wrong, which the log then tells once."""
         if self._look() == self._seen:
             return None
         try:
@@ -55,7 +54,7 @@ class Certificates:
         return configuration
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold, all at one moment. Raises OSError if it is wrong."""
+        """Reads what the files hold, all at one moment. Raises OSError if it is wrong."""
         while True:
             found, problem = self._look(), None
             try:
@@ -69,8 +68,8 @@ class Certificates:
             raise problem
         return configuration
 
-    def _look(self) -> list[_Identity]:
-        return [_identity(path) for path in self._paths.values()]
+    def _look(self) -> list[Stamp]:
+        return [stamp(path) for path in self._paths.values()]
 
     def _checked(self) -> grpc.ServerCertificateConfiguration:
         contents = {name: _contents(name, path) for name, path in self._paths.items()}
@@ -79,15 +78,6 @@ class Certificates:
         _check_pair(self._paths["tls_cert"], self._paths["tls_key"])
         pair = contents["tls_key"], contents["tls_cert"]
         return grpc.ssl_server_certificate_configuration([pair], contents.get("tls_client_ca"))
-
-
-def _identity(path: Path) -> _Identity:
-    """Follows links, since a Secret of Kubernetes is replaced by turning a link to another folder."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _contents(name: str, path: Path) -> bytes:

@@ -31,10 +31,13 @@ from stepstream_server.engine.ports import (
 )
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.deliveries import Drawn
 from stepstream_server.rpc.engine_client import EngineClient, decode_row_error
 from stepstream_server.rpc.fields import check_id
+from stepstream_server.rpc.quotas import Pace
 from stepstream_server.spec import MAX_STOP_TOKENS, MAX_STOPS, HeadSpec, ModelSpec
+from stepstream_server.tenancy import scoped
 
 MAX_PATHS = 1024  # quantiles at 0.01 and 0.99 have ten paths beyond them
 MAX_LEVELS = 99  # every percent
@@ -76,8 +79,8 @@ def _draw_bytes(spec: ModelSpec) -> int:
     return spec.inputs[0].elements * (4 if spec.inputs[0].dtype == "float32" else 8)
 
 
-def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings, client: str) -> Generate:
-    """A command without its stream and request. client: who asks. Raises CallerError that names the field."""
+def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, settings: DoorSettings, party: Party) -> Generate:
+    """A command without its stream and request. Raises CallerError that names the field."""
     head = spec.rollout_head
     if head is None:
         message = f"model: {spec.name!r} has no output that predicts its next input, so that it cannot be rolled out"
@@ -89,7 +92,7 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
     return Generate(
         stream=NO_STREAM,
         request=0,
-        id=check_id("session_id", request.session_id) if request.session_id else "",
+        id=scoped(party.tenant, check_id("session_id", request.session_id)) if request.session_id else "",
         secret=request.secret,
         at_seq=columns.check_seq("seq", request.seq) if request.HasField("seq") else NO_SEQ,
         commit=commit,
@@ -103,7 +106,7 @@ def decode_generate(request: inference_pb2.GenerateRequest, spec: ModelSpec, set
         stop=(*_decode_stops(request.stop, spec, head), *head.stop),
         paths=paths,
         levels=_decode_levels(request.levels) if paths > 1 else (),
-        client=client,
+        client=party.client,
         outputs=request.outputs and _check_outputs(paths, spec, settings.max_message_bytes),
     )
 
@@ -209,10 +212,13 @@ def _wrong(field: str, expected: str, actual: object) -> CallerError:
 class RolloutCaller:
     """On the event loop's thread. The `RolloutListener` of its model under a number that no other has."""
 
-    def __init__(self, number: int, engine: EngineClient, max_message_bytes: int) -> None:
+    def __init__(self, number: int, engine: EngineClient, max_message_bytes: int, pace: Pace) -> None:
+        """pace: at which draws may come; beyond it what is drawn is passed on later, so that the engine draws no further."""
         self._number = number
         self._engine = engine
+        self._pace = pace
         self._most_bytes = max_message_bytes
+        self._paths = 1
         self._told: deque[Drawn] = deque()
         self._error: StepStreamError | None = None
         self._woken = asyncio.Event()
@@ -220,6 +226,7 @@ class RolloutCaller:
 
     async def run(self, wanted: Generate) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """The messages of one rollout, whose stream and request are filled in here. Raises StepStreamError."""
+        self._paths = wanted.paths
         self._engine.follow(self._number, self)
         try:
             await self._begin(wanted)
@@ -230,6 +237,9 @@ class RolloutCaller:
                     yield encode_drawn(drawn, self._engine.spec)
                     self._count(drawn.steps)
                     ended = drawn.ending is not None
+                    while self._pace.used_up and not ended:
+                        self._engine.submit(Took(self._number, 0))  # somebody reads: the tenant's rate alone holds them up
+                        await self._pace.wait()
             self._engine.forget(self._number)
         finally:
             self.leave()
@@ -266,6 +276,8 @@ class RolloutCaller:
             self._taken = 0
 
     def rolled(self, drawn: Drawn) -> None:
+        """Draws have been computed, whether or not they are read."""
+        self._pace.take(drawn.steps * self._paths)
         self._told.append(drawn)
         self._woken.set()
 

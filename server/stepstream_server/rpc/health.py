@@ -16,7 +16,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from stepstream_server.rpc.boundary import Context, Limit
+from stepstream_server.rpc.boundary import Limit
+from stepstream_server.rpc.callers import Context
 
 LIVENESS = "liveness"
 READINESS = "readiness"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from functools import partial
 
 from stepstream_proto.v1 import (
     inference_pb2,
@@ -12,28 +11,30 @@ from stepstream_proto.v1 import (
 )
 from stepstream_server.config import DoorSettings
 from stepstream_server.rpc import columns
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.callers import Context, party_of, principal
 from stepstream_server.rpc.coalescing import Steps
 from stepstream_server.rpc.fields import check_id
 from stepstream_server.rpc.generate import RolloutCaller, decode_generate
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.one_shot import check_answer, complete, decode_values, encode_values
-from stepstream_server.rpc.stream.registry import Streams, identity_of
+from stepstream_server.rpc.quotas import Pace, Quotas
+from stepstream_server.rpc.stream.registry import Streams
 from stepstream_server.rpc.stream.stream import Stream
+from stepstream_server.tenancy import scoped
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Advances sessions."""
 
-    def __init__(self, models: Models, streams: Streams, settings: DoorSettings) -> None:
+    def __init__(self, models: Models, streams: Streams, quotas: Quotas, settings: DoorSettings) -> None:
         self._models = models
         self._streams = streams
+        self._quotas = quotas
         self._settings = settings
 
     async def Stream(self, request_iterator: AsyncIterator[inference_pb2.StreamRequest], context: Context) -> None:
         """Reads and writes by the context; what it writes is serialised already."""
-        identity = identity_of(context.invocation_metadata())
-        await self._streams.serve(partial(Stream, identity=identity), context, identity)
+        await self._streams.serve(Stream, context)
 
     async def Step(self, request: inference_pb2.StepRequest, context: Context) -> inference_pb2.StepResponse:
         arrival = time.monotonic()
@@ -42,9 +43,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         columns.check_steps("inputs", steps, self._settings.max_block_steps)
         keep = columns.decode_keep(request.outputs)
         check_answer(engine.spec, steps, keep, self._settings.max_message_bytes)
+        tenant = principal.get().tenant
+        self._quotas.spend(tenant, steps)
         left = context.time_remaining()
         step = Steps(
-            ids=[check_id("session_id", request.session_id)],
+            ids=[scoped(tenant, check_id("session_id", request.session_id))],
             length=steps,
             inputs=tuple(each.tobytes() for each in inputs),
             arrival=arrival,
@@ -66,13 +69,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[inference_pb2.GenerateResponse]:
         engine = self._models.find(request.model, request.version)
-        wanted = decode_generate(request, engine.spec, self._settings, client_of(context))
-        caller = RolloutCaller(self._models.next_stream(), engine, self._settings.max_message_bytes)
+        party = party_of(context)
+        wanted = decode_generate(request, engine.spec, self._settings, party)
+        self._quotas.spend(party.tenant, wanted.prompt_steps)
+        pace = Pace(self._quotas, party.tenant)
+        caller = RolloutCaller(self._models.next_stream(), engine, self._settings.max_message_bytes, pace)
         context.add_done_callback(lambda _: caller.leave())  # type: ignore[arg-type]  # its stub is no Protocol
         async for response in caller.run(wanted):
             yield response
-
-
-def client_of(context: Context) -> str:
-    """The client that a call's caller shares room and time with others as: the name that it gives itself, else its connection."""
-    return f"/{identity_of(context.invocation_metadata()).client or context.peer()}"

@@ -11,7 +11,7 @@ from stepstream_proto.v1 import (
     model_pb2_grpc,
 )
 from stepstream_server.errors import CallerError, Reason, ServerFault
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.callers import Context
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import encode_duration
 from stepstream_server.spec import DType, HeadSpec, ModelSpec, TensorSpec, TextSpec

@@ -9,7 +9,8 @@ from typing import Any
 from grpc_reflection.v1alpha import reflection
 
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.boundary import Context, Limit
+from stepstream_server.rpc.boundary import Limit
+from stepstream_server.rpc.callers import Context
 
 NAME: str = reflection.SERVICE_NAME
 MOST = 100  # people who look at once

@@ -20,12 +20,14 @@ from stepstream_proto.v1 import (
     session_pb2,
     session_pb2_grpc,
 )
+from stepstream_server.access import Access
 from stepstream_server.config import DoorSettings, bound_address, cannot_listen
 from stepstream_server.engine.ports import Command, Drain
 from stepstream_server.errors import StepStreamError
 from stepstream_server.rpc import reflection
 from stepstream_server.rpc.accepting import Server
-from stepstream_server.rpc.boundary import Boundary, Limit, OnCall, Service
+from stepstream_server.rpc.authentication import Authentication
+from stepstream_server.rpc.boundary import Arrivals, Boundary, Limit, OnCall, Service
 from stepstream_server.rpc.connections import Connections, most_connections
 from stepstream_server.rpc.credentials import server_credentials
 from stepstream_server.rpc.health import Health
@@ -34,6 +36,8 @@ from stepstream_server.rpc.models import Models, ModelService
 from stepstream_server.rpc.oip import service as oip
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.responses import translate
+from stepstream_server.rpc.openings import Openings
+from stepstream_server.rpc.quotas import Quotas
 from stepstream_server.rpc.sessions import SessionService
 from stepstream_server.rpc.stream.registry import Streams
 
@@ -45,6 +49,7 @@ SERVICES = [  # of the contract
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 ]
 _ROOM_FOR_PROBES = 1000  # calls: each is answered at once
+_PROBES_ARRIVING = 64  # their requests on their way, which come with their calls: as many as a quarter of all others' may be
 # Where probes alone come: a kubelet connects for each of its three, and a load balancer or two may watch.
 PROBE_CONNECTIONS = 32
 _PROBE_BYTES = 1 << 12  # of a message, either way: the name of a service, or every name with its status
@@ -54,10 +59,23 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 class RpcServer:
     """A front door that listens. Models appear in it when they are published."""
 
-    def __init__(self, models: Models, settings: DoorSettings, on_call: OnCall, version: str, *, shared: bool = False) -> None:
-        """shared: other processes may listen on the same port."""
+    def __init__(
+        self,
+        models: Models,
+        settings: DoorSettings,
+        on_call: OnCall,
+        version: str,
+        access: Access | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """access: who may call, and what they may have of this door; None: anybody, as much as there is. shared: other processes
+        may listen on the same port."""
         self.health = Health([*SERVICES, oip.NAME], settings.max_streams)
-        self.streams = Streams(models, settings)
+        self._authentication = Authentication(access)
+        self._quotas = Quotas(access)
+        self.openings = Openings()
+        self.streams = Streams(models, settings, self.openings, self._quotas)
         self._models = models
         self._settings = settings
         self._on_call = on_call
@@ -84,15 +102,15 @@ class RpcServer:
     def _front(self) -> Server:
         """Serves everything."""
         server = Server(server_options(self._settings, shared=self._shared), _most_open(self._settings))
-        self._boundary = boundary = Boundary(server, _services(self._settings), self._on_call, _most_arriving(self._settings))
-        inference = InferenceService(self._models, self.streams, self._settings)
+        self._boundary = boundary = Boundary(server, _services(self._settings), self._authentication, self._on_call)
+        inference = InferenceService(self._models, self.streams, self._quotas, self._settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, boundary)
         session_pb2_grpc.add_SessionServiceServicer_to_server(
-            SessionService(self._models, self.streams.openings, self._settings), boundary
+            SessionService(self._models, self.openings, self._settings), boundary
         )
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._models), boundary)
         catalogue = Catalogue(self._models, self.health, self._version)
-        oip.register(boundary, oip.InferenceCalls(self._models, self.streams, self._settings), catalogue)
+        oip.register(boundary, oip.InferenceCalls(self._models, self.streams, self._quotas, self._settings), catalogue)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, boundary)  # type: ignore[arg-type]  # stands for a server
         # Without the Open Inference Protocol: no file declares its service, and tools stumble over what they cannot look up.
         told = reflection.Reflection([*SERVICES, _HEALTH])
@@ -104,9 +122,14 @@ class RpcServer:
         settings = self._settings.model_copy(update={"max_message_bytes": _PROBE_BYTES})
         options = server_options(settings, connections=PROBE_CONNECTIONS, shared=self._shared)
         server = Server(options, lambda method: _ROOM_FOR_PROBES)
-        boundary = Boundary(server, _services(settings), self._on_call, _ROOM_FOR_PROBES)
+        boundary = Boundary(server, _services(settings), self._authentication, self._on_call)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, boundary)  # type: ignore[arg-type]  # stands for a server
         return server
+
+    def take_access(self, access: Access) -> None:
+        """From now on this tells who may call, and what they may have of this door."""
+        self._authentication.replace(access)
+        self._quotas.replace(access)
 
     async def drain(self, seconds: float) -> bool:
         """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended,
@@ -153,12 +176,13 @@ def _bind(server: Server, setting: str, address: str, credentials: grpc.ServerCr
 def _services(settings: DoorSettings) -> dict[str, Service]:
     """Every service, by its name on the wire. Health is answered at once, and however busy the others are."""
     limit, none = Limit(settings.max_calls, "calls"), Limit(math.inf, "calls")
-    ours = dict.fromkeys(SERVICES, Service(_as_it_is, limit))
+    arrivals, probes = Arrivals(_most_arriving(settings)), Arrivals(_PROBES_ARRIVING)
+    ours = dict.fromkeys(SERVICES, Service(_as_it_is, limit, arrivals))
     return {
         **ours,
-        oip.NAME: Service(translate, limit),
-        _HEALTH: Service(_as_it_is, none),
-        reflection.NAME: Service(_as_it_is, none),
+        oip.NAME: Service(translate, limit, arrivals),
+        _HEALTH: Service(_as_it_is, none, probes, open=True),
+        reflection.NAME: Service(_as_it_is, none, arrivals),
     }
 
 

@@ -9,24 +9,27 @@ from typing import NamedTuple
 
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
 from stepstream_server import snapshots
+from stepstream_server.access import Role
 from stepstream_server.config import DoorSettings
 from stepstream_server.engine import ports
 from stepstream_server.engine.ports import NO_SEQ, Opened, SessionInfo
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-from stepstream_server.rpc.boundary import Context, wire_error
+from stepstream_server.rpc.boundary import wire_error
+from stepstream_server.rpc.callers import Context, party_of, principal
 from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import check_id, check_request_id, decode_duration, decode_ids, encode_duration
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.openings import Openings
 from stepstream_server.spec import ModelSpec
+from stepstream_server.tenancy import plain, scoped, scoped_request
 
 _PAGE_SIZE = 100  # sessions of a page whose size nobody named: some 20 KB
 _MAX_PAGE_SIZE = 1000  # the engine describes as many in a millisecond, which steps wait for
 
 
 class Place(NamedTuple):
-    """Where a listing goes on: at a model's session number."""
+    """The point where a listing goes on: the place of a session among all that its tenant has opened of a model."""
 
     model: str
     version: int
@@ -83,7 +86,7 @@ def encode_session(engine: EngineClient, info: SessionInfo) -> session_pb2.Sessi
     return session_pb2.Session(
         model=engine.spec.name,
         version=engine.spec.version,
-        id=info.id,
+        id=plain(info.id),
         status=status,
         next_seq=info.next_seq,
         acked=info.acked,
@@ -93,7 +96,7 @@ def encode_session(engine: EngineClient, info: SessionInfo) -> session_pb2.Sessi
         idle=encode_duration(info.idle),
         idle_ttl=encode_duration(info.idle_ttl),
         attached=info.attached,
-        slot=info.slot,
+        slot=info.slot if principal.get().role is Role.ADMIN else 0,
     )
 
 
@@ -102,7 +105,7 @@ def encode_opened(results: Iterable[Opened | StepStreamError]) -> list[session_p
     return [
         session_pb2.OpenedSession(error=wire_error(result))
         if isinstance(result, StepStreamError)
-        else session_pb2.OpenedSession(id=result.id, secret=result.secret)
+        else session_pb2.OpenedSession(id=plain(result.id), secret=result.secret)
         for result in results
     ]
 
@@ -118,31 +121,31 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def OpenSession(self, request: session_pb2.OpenSessionRequest, context: Context) -> session_pb2.OpenSessionResponse:
         engine = self._models.find(request.model, request.version)
         ids = [check_id("id", request.id) if request.id else ""]
-        (opened,) = await self._open(engine, ids, request)
+        (opened,) = await self._open(engine, ids, request, context)
         if isinstance(opened, StepStreamError):
             raise opened
         try:
             session = await _describe(engine, opened.id)
         except StepStreamError:  # it has ended already; its opener is told the secret all the same
-            session = session_pb2.Session(model=engine.spec.name, version=engine.spec.version, id=opened.id)
+            session = session_pb2.Session(model=engine.spec.name, version=engine.spec.version, id=plain(opened.id))
         return session_pb2.OpenSessionResponse(session=session, secret=opened.secret)
 
     async def OpenSessions(self, request: session_pb2.OpenSessionsRequest, context: Context) -> session_pb2.OpenSessionsResponse:
         engine = self._models.find(request.model, request.version)
         ids = decode_ids("ids", request.ids, request.count)
-        return session_pb2.OpenSessionsResponse(sessions=encode_opened(await self._open(engine, ids, request)))
+        return session_pb2.OpenSessionsResponse(sessions=encode_opened(await self._open(engine, ids, request, context)))
 
     async def GetSession(self, request: session_pb2.GetSessionRequest, context: Context) -> session_pb2.GetSessionResponse:
         engine = self._models.find(request.model, request.version)
-        id = check_id("id", request.id)
-        return session_pb2.GetSessionResponse(session=await _describe(engine, id))
+        key = scoped(principal.get().tenant, check_id("id", request.id))
+        return session_pb2.GetSessionResponse(session=await _describe(engine, key))
 
     async def ListSessions(self, request: session_pb2.ListSessionsRequest, context: Context) -> session_pb2.ListSessionsResponse:
         most = decode_page_size(request.page_size)
         engines, start = self._to_list(request)
         listed: list[session_pb2.Session] = []
         for following, engine in enumerate(engines, 1):
-            page = await _page(engine, start, most - len(listed))
+            page = await _page(engine, principal.get().tenant, start, most - len(listed))
             listed += [encode_session(engine, info) for info in page.sessions]
             if page.next is not None:
                 return _listing(listed, engine, page.next)
@@ -153,30 +156,34 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def CloseSession(self, request: session_pb2.CloseSessionRequest, context: Context) -> session_pb2.CloseSessionResponse:
         engine = self._models.find(request.model, request.version)
-        id = check_id("id", request.id)
-        next_seq = await engine.ask(lambda number: ports.Close(number, id, request.secret))
+        key = scoped(principal.get().tenant, check_id("id", request.id))
+        next_seq = await engine.ask(lambda number: ports.Close(number, key, request.secret))
         return session_pb2.CloseSessionResponse(next_seq=next_seq)
 
     async def ForkSession(self, request: session_pb2.ForkSessionRequest, context: Context) -> session_pb2.ForkSessionResponse:
         engine = self._models.find(request.model, request.version)
-        id = check_id("id", request.id)
+        party, needs_secret = party_of(context), not principal.get().shared
+        key = scoped(party.tenant, check_id("id", request.id))
         at_seq = decode_at_seq(request)
-        ids = decode_ids("fork_ids", request.fork_ids, request.count or 1)
-        request_id = check_request_id(request.request_id)
-        await self._openings.turn()
-        forked: ports.Forked = await engine.ask(lambda number: ports.Fork(number, id, request.secret, at_seq, ids, request_id))
+        keys = [scoped(party.tenant, id) for id in decode_ids("fork_ids", request.fork_ids, request.count or 1)]
+        request_id = scoped_request(party.tenant, check_request_id(request.request_id))
+        await self._openings.turn(party)
+        forked: ports.Forked = await engine.ask(
+            lambda number: ports.Fork(number, key, request.secret, at_seq, keys, request_id, needs_secret)
+        )
         return session_pb2.ForkSessionResponse(sessions=encode_opened(forked.sessions), next_seq=forked.next_seq)
 
     async def ExportSession(
         self, request: session_pb2.ExportSessionRequest, context: Context
     ) -> session_pb2.ExportSessionResponse:
         engine = self._models.find(request.model, request.version)
-        id = check_id("id", request.id)
+        tenant, needs_secret = principal.get().tenant, not principal.get().shared
+        key = scoped(tenant, check_id("id", request.id))
         at_seq = decode_at_seq(request)
-        request_id = check_request_id(request.request_id)
+        request_id = scoped_request(tenant, check_request_id(request.request_id))
         most = self._settings.max_message_bytes - _overhead(engine.spec)
         snapshot: snapshots.Snapshot = await engine.ask(
-            lambda number: ports.Export(number, id, request.secret, at_seq, request.close, most, request_id)
+            lambda number: ports.Export(number, key, request.secret, at_seq, request.close, most, request_id, needs_secret)
         )
         data = await asyncio.to_thread(snapshots.encode, snapshot)  # megabytes to hash
         return session_pb2.ExportSessionResponse(snapshot=data, next_seq=snapshot.next_seq)
@@ -186,21 +193,28 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.ImportSessionResponse:
         snapshot = await asyncio.to_thread(snapshots.decode, request.snapshot)
         engine = self._models.find(snapshot.model, snapshot.version)
-        id = check_id("id", request.id or snapshot.id)
-        request_id = check_request_id(request.request_id)
-        await self._openings.turn()
-        imported: ports.Imported = await engine.ask(lambda number: ports.Import(number, snapshot, id, request_id))
+        party = party_of(context)
+        key = scoped(party.tenant, check_id("id", request.id or snapshot.id))
+        request_id = scoped_request(party.tenant, check_request_id(request.request_id))
+        await self._openings.turn(party)
+        imported: ports.Imported = await engine.ask(lambda number: ports.Import(number, snapshot, key, request_id))
         session, secret = await _describe(engine, imported.opened.id), imported.opened.secret
         return session_pb2.ImportSessionResponse(session=session, secret=secret, bitwise=imported.bitwise)
 
     async def _open(
-        self, engine: EngineClient, ids: Sequence[str], request: session_pb2.OpenSessionRequest | session_pb2.OpenSessionsRequest
+        self,
+        engine: EngineClient,
+        ids: Sequence[str],
+        request: session_pb2.OpenSessionRequest | session_pb2.OpenSessionsRequest,
+        context: Context,
     ) -> list[ports.Opened | StepStreamError]:
+        party = party_of(context)
         idle_ttl = decode_idle_ttl(request)
-        request_id = check_request_id(request.request_id)
-        await self._openings.turn()
+        request_id = scoped_request(party.tenant, check_request_id(request.request_id))
+        keys = [scoped(party.tenant, id) for id in ids]
+        await self._openings.turn(party)
         opened: list[ports.Opened | StepStreamError] = await engine.ask(
-            lambda number: ports.Open(ports.NO_STREAM, number, ids, idle_ttl=idle_ttl, request_id=request_id)
+            lambda number: ports.Open(ports.NO_STREAM, number, keys, idle_ttl=idle_ttl, request_id=request_id)
         )
         return opened
 
@@ -222,18 +236,18 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         raise wrong_page_token(request.page_token)
 
 
-async def _describe(engine: EngineClient, id: str) -> session_pb2.Session:
-    info: ports.SessionInfo = await engine.ask(lambda number: ports.Get(number, id))
+async def _describe(engine: EngineClient, key: str) -> session_pb2.Session:
+    info: ports.SessionInfo = await engine.ask(lambda number: ports.Get(number, key))
     return encode_session(engine, info)
 
 
-async def _page(engine: EngineClient, start: int, most: int) -> ports.Page:
-    page: ports.Page = await engine.ask(lambda number: ports.List(number, start, most))
+async def _page(engine: EngineClient, tenant: str, start: int, most: int) -> ports.Page:
+    page: ports.Page = await engine.ask(lambda number: ports.List(number, start, most, tenant))
     return page
 
 
 def _listing(listed: list[session_pb2.Session], engine: EngineClient, start: int) -> session_pb2.ListSessionsResponse:
-    """A page that goes on at a session number of a model."""
+    """A page that goes on at a place in the sessions of a model."""
     token = encode_page_token(Place(engine.spec.name, engine.spec.version, start))
     return session_pb2.ListSessionsResponse(sessions=listed, next_page_token=token)
 

@@ -15,6 +15,7 @@ from stepstream_server.engine.engine import Clock
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door
 from support.generating import whole
+from support.planted import plant
 from support.wire import StreamRequest, u32, u64
 
 HELD, ALONE = "held", "alone"
@@ -100,7 +101,7 @@ async def desk(settings: DoorSettings | None = None, clock: Clock = time.monoton
         made = Desk(front, stream)
         await made.send_open([0], [HELD])
         (held,) = (await stream.receive()).attached.sessions
-        made.secret = held.secret
+        made.secret = plant(held.secret)
         await stream.step([0], [0], [1.0])
         await stream.sums(1)
         await made.open(ALONE)

@@ -12,6 +12,7 @@ import pytest
 from stepstream import StepStreamError
 from stepstream._translation import BY_ENDING, from_rpc, from_wire
 from stepstream_proto.v1 import common_pb2
+from support import planted
 from support.wire import WireStream
 
 
@@ -79,4 +80,5 @@ class Heard:
         self._hear("ended", BY_ENDING[detached.reason]("the session has ended here"))
 
     def _hear(self, way: str, error: StepStreamError) -> None:
+        planted.check(f"{error!r} {error}")
         self.failures.append(Failure(way, error))

@@ -32,6 +32,6 @@ async def opened(channel: grpc.aio.Channel) -> list[Model]:
         ids = [f"{name}-{place}" for place in range(_SESSIONS)]
         answer = await sessions.OpenSessions(session_pb2.OpenSessionsRequest(model=name, count=len(ids), ids=ids))
         known = [(each.id, each.secret) for each in answer.sessions]
-        exported = await sessions.ExportSession(session_pb2.ExportSessionRequest(model=name, id=ids[0]))
+        exported = await sessions.ExportSession(session_pb2.ExportSessionRequest(model=name, id=ids[0], secret=known[0][1]))
         models.append(Model(name, datatype, step.tobytes(), known, exported.snapshot))
     return models

@@ -12,6 +12,7 @@ import grpc
 
 from stepstream_server.rpc.boundary import STATUS
 from support.hostile.malformed import Case
+from support.tenants import showing
 
 _AT_ONCE = 48  # calls
 _CHANNELS = 6  # so that each worker has some
@@ -29,8 +30,11 @@ _FAULTS = (b"ENGINE_FAILED", b"ENGINE_LOST", b"MODEL_FAILED", b"internal error")
 class Sender:
     """Sends cases and keeps what happened."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str = "", roots: bytes | None = None) -> None:
+        """token: that each call shows, if there is one. roots: certificates of who vouches for the server, over TLS."""
         self._address = address
+        self._token = token
+        self._roots = roots
         self.messages = 0  # sent
         self.codes: Counter[str] = Counter()
         self.by_method: Counter[str] = Counter()  # messages
@@ -38,11 +42,11 @@ class Sender:
 
     async def send(self, cases: Iterable[Case]) -> None:
         """Returns when all calls have ended."""
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        channels = [grpc.aio.insecure_channel(self._address, options=options) for _ in range(_CHANNELS)]
+        channels = [connected(self._address, self._roots) for _ in range(_CHANNELS)]
+        shown = [showing(channel, token=self._token) for channel in channels]
         waiting = iter(cases)
         try:
-            await asyncio.gather(*(self._work(channels[each % _CHANNELS], waiting) for each in range(_AT_ONCE)))
+            await asyncio.gather(*(self._work(shown[each % _CHANNELS], waiting) for each in range(_AT_ONCE)))
         finally:
             for channel in channels:
                 await channel.close()
@@ -55,6 +59,14 @@ class Sender:
             self.by_method[case.method.path] += len(case.messages)
             if problem := _problem(code, details, responses):
                 self.wrong.append(f"{problem}\n{case}")
+
+
+def connected(address: str, roots: bytes | None = None) -> grpc.aio.Channel:
+    """A connection of its own; over TLS where somebody vouches for the server."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if roots is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(roots), options=options)
 
 
 def _problem(code: grpc.StatusCode, details: str, responses: list[bytes]) -> str:

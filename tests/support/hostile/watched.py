@@ -13,13 +13,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.process import children, vitals
-from stepstream import Client
+from stepstream import Client, ClientOptions
 from stepstream_server.config import split_address
+from support import planted
 from support.process import COMMAND, ServerProcess, server_process
 from support.workers import PATIENCE, scraped
 
 MIB = 1 << 20
 _CLOSED_AT_ONCE = 64  # sessions
+_PLAIN = ClientOptions()
 _AT_REST = ("stepstream_sessions_open", "stepstream_streams", "stepstream_pending_steps", "stepstream_rollouts_active")
 
 
@@ -30,6 +32,7 @@ class Watched:
     server: ServerProcess
     stderr: Path
     pids: list[int]  # of all its processes, as they were when it began
+    options: ClientOptions  # with which its sessions can be seen
 
     @property
     def address(self) -> tuple[str, int]:
@@ -61,7 +64,7 @@ class Watched:
 
     async def close_sessions(self, keep: Sequence[str] = ()) -> int:
         """Closes all sessions but some. Returns how many there were."""
-        async with Client(self.server.listen) as client:
+        async with Client(self.server.listen, self.options) as client:
             found = [session async for session in client.list_sessions() if session.id not in keep]
             for first in range(0, len(found), _CLOSED_AT_ONCE):
                 some = found[first : first + _CLOSED_AT_ONCE]
@@ -86,17 +89,21 @@ class Watched:
 
     def lines(self) -> list[str]:
         """Lines that it has written to stderr, cut where a reader of lines cuts it. Raises UnicodeDecodeError."""
-        *lines, rest = self.stderr.read_bytes().decode().split("\n")
+        written = self.stderr.read_bytes()
+        planted.check(written)
+        *lines, rest = written.decode().split("\n")
         assert rest == ""
         return lines
 
 
 @asynccontextmanager
-async def watched(models: Path, stderr: Path, *flags: str, program: Sequence[str] = COMMAND) -> AsyncIterator[Watched]:
-    """Serves until the block ends. stderr: the file for what it writes there."""
+async def watched(
+    models: Path, stderr: Path, *flags: str, program: Sequence[str] = COMMAND, options: ClientOptions = _PLAIN
+) -> AsyncIterator[Watched]:
+    """Serves until the block ends. stderr: the file for what it writes there. options: of clients who see its sessions."""
     with stderr.open("wb") as file:
         async with server_process(models, *flags, program=program, stderr=file.fileno()) as server:
-            yield Watched(server, stderr, _processes(server))
+            yield Watched(server, stderr, _processes(server), options)
 
 
 def events(lines: Sequence[str]) -> list[dict[str, Any]]:

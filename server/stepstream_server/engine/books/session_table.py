@@ -8,7 +8,6 @@ generation.
 from __future__ import annotations
 
 import secrets as tokens
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,10 +16,13 @@ from numpy.typing import NDArray
 
 from stepstream_server.engine.books import ledger
 from stepstream_server.engine.books.records import NEVER, NONE, SESSION
+from stepstream_server.engine.books.remembered import Remembered
 from stepstream_server.engine.books.status import Event, Status, move
+from stepstream_server.engine.books.tenants import Tenants
 from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.ports import NO_STREAM, Ending, Ints, Keep
 from stepstream_server.errors import CallerError, Reason
+from stepstream_server.tenancy import names_one, plain, tenant_of
 
 ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
 _ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
@@ -68,6 +70,7 @@ class SessionTable:
         self.stream, self.handle = self.sessions["stream"], self.sessions["handle"]
         self.generation, self.slot = self.sessions["generation"], self.sessions["slot"]
         self.stop_at, self.used_at = self.sessions["stop_at"], self.sessions["used_at"]
+        self.tenant = self.sessions["tenant"]
         self.head, self.gone_back = self.sessions["head"], self.sessions["gone_back"]
         self.opened_at = np.zeros(capacity)  # monotonic seconds
         self.idle_ttl = np.zeros(capacity)  # seconds
@@ -76,11 +79,14 @@ class SessionTable:
         self._secrets = np.zeros((capacity, _TOKEN_BYTES), np.uint8)
         self._by_id: dict[str, int] = {}
         self._free: list[int] = []
+        self.tenants = Tenants()
+        self._place = np.zeros(capacity, np.int64)  # among all sessions that the tenant has ever opened
         self._high = 0  # session numbers from here on have never been used
         self.replaced: set[int] = set()  # sessions whose ids others have: they end when nothing of them is pending
         self.over: dict[int, Last] = {}  # sessions whose end was answered in this turn: they end with it
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
-        self._tombstones: OrderedDict[str, tuple[float, Ending]] = OrderedDict()  # id -> (forgotten at, ending)
+        self._tombstones = Remembered[Ending](tombstone_seconds, capacity, lambda ending: 1)
+        self._now = float("-inf")  # monotonic seconds, as this was last told
         self.tombstone_seconds = tombstone_seconds
 
     def __len__(self) -> int:
@@ -89,8 +95,9 @@ class SessionTable:
     def __repr__(self) -> str:
         return f"<SessionTable {len(self)}/{self.capacity} sessions | {len(self._tombstones)} tombstones>"
 
-    def check_id(self, session_id: str) -> None:
-        """Raises CallerError if the id is malformed."""
+    def check_id(self, key: str) -> None:
+        """Raises CallerError if the id of a key is malformed."""
+        session_id = plain(key)
         if not 0 < len(session_id) <= ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
             raise CallerError(
                 Reason.INVALID_ARGUMENT,
@@ -99,16 +106,20 @@ class SessionTable:
             )
 
     def open(self, ids: Sequence[str], slots: Ints, now: float, idle_ttl: float, lifetime: float) -> Ints:
-        """Adds sessions whose ids have been checked (empty: one is made) and returns their numbers: [n]."""
+        """Adds sessions whose ids have been checked (where a key has none, it is made) and returns their numbers: [n]."""
         count = len(ids)
         sessions = self._numbers(count)
         secrets = np.frombuffer(tokens.token_bytes(count * _TOKEN_BYTES), np.uint8).reshape(count, _TOKEN_BYTES)
         made = tokens.token_bytes(count * _TOKEN_BYTES).hex()
         for index, session in enumerate(sessions.tolist()):
-            session_id = ids[index] or made[2 * _TOKEN_BYTES * index : 2 * _TOKEN_BYTES * (index + 1)]
+            session_id = ids[index]
+            if not names_one(session_id):
+                session_id += made[2 * _TOKEN_BYTES * index : 2 * _TOKEN_BYTES * (index + 1)]
+            tenant = self.tenants.number(tenant_of(session_id))
+            self.tenant[session], self._place[session] = tenant, self.tenants.opened(tenant)
             self._ids[session] = session_id
             self._by_id[session_id] = session
-            self._tombstones.pop(session_id, None)
+            self._tombstones.forget([session_id])
         self._secrets[sessions] = secrets
         open_sessions(self.sessions, sessions, slots, now)
         self.opened_at[sessions] = now
@@ -125,13 +136,13 @@ class SessionTable:
                 self.replaced.remove(session)
             else:
                 del self._by_id[session_id]
-                self._tombstones[session_id] = (now + self.tombstone_seconds, ending)
+                self._tombstones.remember(session_id, ending, now)
             self.over.pop(session, None)
             self._ids[session] = ""
             self._free.append(session)
         self._secrets[sessions] = 0
+        self.tenants.ended(self.tenant[sessions].tolist())
         end_sessions(self.sessions, sessions)
-        self._forget(now)
 
     def give_up_id(self, session: int) -> None:
         """The session can no longer be found, so that another one can be opened under its id."""
@@ -145,8 +156,8 @@ class SessionTable:
             return session
         ending = self.ending(session_id)
         if ending is None:
-            raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {session_id!r}", field="id")
-        raise CallerError(REASON_OF_ENDING[ending], f"session {session_id!r} {HOW_ENDED[ending]}", field="id")
+            raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {plain(session_id)!r}", field="id")
+        raise CallerError(REASON_OF_ENDING[ending], f"session {plain(session_id)!r} {HOW_ENDED[ending]}", field="id")
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_id
@@ -157,8 +168,7 @@ class SessionTable:
 
     def ending(self, session_id: str) -> Ending | None:
         """Why a session ended, while that is remembered."""
-        tombstone = self._tombstones.get(session_id)
-        return tombstone[1] if tombstone else None
+        return self._tombstones.find(session_id, self._now)
 
     def id(self, session: int) -> str:
         """The id of an open session."""
@@ -173,17 +183,19 @@ class SessionTable:
         """Number of an open session, for whoever has its secret. Raises CallerError."""
         session = self.find(session_id)
         if not tokens.compare_digest(self._secrets[session].tobytes(), secret):
-            raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {session_id!r}", field="secret")
+            raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {plain(session_id)!r}", field="secret")
         return session
 
-    def claim(self, session_id: str, secret: bytes) -> int:
-        """Number of an open session for a one-shot caller, who needs its secret only while a stream holds it. Raises
-        CallerError."""
-        if secret:
+    def claim(self, session_id: str, secret: bytes, *, always: bool = False) -> int:
+        """Number of an open session for a one-shot caller, who needs its secret while a stream holds it. Raises CallerError.
+
+        always: the secret is needed in any case.
+        """
+        if secret or always:
             return self.own(session_id, secret)
         session = self.find(session_id)
         if self.stream[session] != NO_STREAM:
-            message = f"session {session_id!r} is attached to a stream; its secret is needed"
+            message = f"session {plain(session_id)!r} is attached to a stream; its secret is needed"
             raise CallerError(Reason.SESSION_IN_USE, message, field="secret")
         return session
 
@@ -206,12 +218,19 @@ class SessionTable:
         """Tells whether the session of that generation is open."""
         return bool(self.generation[session] == generation and self.status[session] != Status.FREE)
 
-    def page(self, start: int, most: int) -> tuple[Ints, int | None]:
-        """Sessions that can be found, from number `start` on, and where the next page starts; None if these are the last."""
-        found = start + np.flatnonzero(self.status[start : self._high] != Status.FREE)
-        if self.replaced:
-            found = found[~np.isin(found, list(self.replaced))]
-        return found[:most], int(found[most]) if len(found) > most else None
+    def page(self, tenant: str, start: int, most: int) -> tuple[Ints, int | None]:
+        """A tenant's sessions that can be found, as they were opened, from place `start` on; and the place where the next page
+        starts, or None if these are the last. Places count what the tenant has opened, so that they tell nothing of others."""
+        used = slice(self._high)
+        wanted = (
+            (self.tenant[used] == self.tenants.find(tenant)) & (self._place[used] >= start) & (self.status[used] != Status.FREE)
+        )
+        wanted[list(self.replaced)] = False
+        found = np.flatnonzero(wanted)
+        if len(found) > most + 1:
+            found = found[np.argpartition(self._place[found], most)[: most + 1]]
+        found = found[np.argsort(self._place[found])]
+        return found[:most], int(self._place[found[most]]) if len(found) > most else None
 
     def attached_to(self, stream: int) -> Ints:
         """Sessions that a stream holds."""
@@ -230,8 +249,8 @@ class SessionTable:
         All sessions are looked at, and not before the earliest deadline that the last look found: using a session only moves
         its deadline back. At 100,000 sessions a look takes about 1 ms; a heap took 130 bytes per session and 1 us per opening.
         """
-        if self._tombstones:
-            self._forget(now)
+        self._now = now
+        self._tombstones.forget_overdue(now)
         if now < self.next_deadline:
             return _NOBODY
         used = slice(self._high)
@@ -254,14 +273,6 @@ class SessionTable:
         self._high += len(fresh)
         return np.array(numbers, np.int64)
 
-    def _forget(self, now: float) -> None:
-        """Drops tombstones that are old, or older than the newest `capacity` of them."""
-        while self._tombstones:
-            session_id, (forgotten_at, _) = next(iter(self._tombstones.items()))
-            if forgotten_at > now and len(self._tombstones) <= self.capacity:
-                return
-            del self._tombstones[session_id]
-
 
 def _read_only(column: NDArray[Any]) -> NDArray[Any]:
     view = column.view()
@@ -277,7 +288,7 @@ def open_sessions(records: NDArray[Any], numbers: Ints, slots: Ints, now: float)
         move(session, Event.OPENED)
         ledger.begin_at(session, 0, 0, 0)
         session["slot"], session["stream"], session["stop_at"] = slots[place], NO_STREAM, NEVER
-        session["served"], session["used_at"], session["tenant"] = 0, now, 0
+        session["served"], session["used_at"] = 0, now
         session["head"], session["tail"] = NONE, NONE
 
 

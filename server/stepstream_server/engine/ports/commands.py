@@ -2,13 +2,13 @@
 
 A front door says what it has gathered as an envelope, some commands at once, and hears how many of them the engine has taken
 in. `stream` is the door's own number for a stream, >= 0, never used twice by a door. `request` is its own number for a question;
-the Reply repeats it. `sessions` and `generations` are what the Reply to Open or Attach named, `handles` the handles they were
-given; the door keeps them per handle.
+the Reply repeats it. An `id` is a key (`tenancy`): a tenant's, and in it what callers know. `sessions` and `generations` are what
+the Reply to Open or Attach named, `handles` the handles they were given; the door keeps them per handle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,15 +162,32 @@ class Close:
     request: int
     id: str
     secret: bytes
+    by_admin: bool = False  # whether no secret is needed though a stream holds the session
 
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Open sessions in the order of their numbers, from `start` on. Reply: `Page`."""
+    """Open sessions of a tenant in the order of their opening, from `start` on. Reply: `Page`."""
 
     request: int
     start: int  # 0, or a former page's `next`
     most: int
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTenants:
+    """How much tenants may have, of those that have a limit; of all others it is no longer limited. What there is goes on."""
+
+    sessions: Mapping[str, int]  # open at once, by tenant
+    rollouts: Mapping[str, int]  # under way at once, by tenant
+
+
+@dataclass(frozen=True, slots=True)
+class CountTenants:
+    """Reply: `list[TenantUse]`, of the tenants that have something."""
+
+    request: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +203,7 @@ class Fork:
     at_seq: int  # or NO_SEQ: behind what is pending now, as far as that is applied
     ids: Sequence[str]  # of the forks; an empty one asks for one made by the engine
     request_id: str = ""
+    needs_secret: bool = False  # whether the secret must be right though no stream holds the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +220,7 @@ class Export:
     close: bool
     most_bytes: int  # of state and answers; a session that needs more is refused and goes on
     request_id: str = ""
+    needs_secret: bool = False  # whether the secret must be right though no stream holds the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,5 +298,5 @@ class Drain:
 Copying = Fork | Export | Generate
 Command = (
     Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Statistics | Close | Copying
-    | Import | Took | StreamEnded | DoorLost | Drain
+    | Import | Took | StreamEnded | DoorLost | Drain | LimitTenants | CountTenants
 )  # fmt: skip

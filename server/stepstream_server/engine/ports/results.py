@@ -66,6 +66,15 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantUse:
+    """The sessions and rollouts that a tenant has now."""
+
+    tenant: str
+    sessions: int  # open
+    rollouts: int  # under way
+
+
+@dataclass(frozen=True, slots=True)
 class Forked:
     """Sessions that began where another stood."""
 
@@ -89,8 +98,8 @@ class Begun:
 
 
 Value = (
-    list[Opened | StepStreamError] | SessionInfo | Page | Forked | Imported | Begun | Snapshot | InferenceTotals | StepStreamError
-    | int | None
+    list[Opened | StepStreamError] | SessionInfo | Page | list[TenantUse] | Forked | Imported | Begun | Snapshot | InferenceTotals
+    | StepStreamError | int | None
 )  # fmt: skip
 
 

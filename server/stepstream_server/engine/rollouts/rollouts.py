@@ -8,7 +8,7 @@ that whatever was told is part of the state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +38,10 @@ from stepstream_server.engine.ports import (
     TurnReport,
 )
 from stepstream_server.engine.rollouts.sampling import Draws, Stops
-from stepstream_server.engine.rollouts.shares import Shares, first_in_turn, tenant_of
+from stepstream_server.engine.rollouts.shares import Shares, first_in_turn
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.spec import ModelSpec
+from stepstream_server.tenancy import plain, tenant_of
 
 # Draws that a caller has been told and has not taken; then it pauses. Eight times what a caller takes before it says so: some
 # kilobytes, and enough that a rollout does not wait for a reader who keeps up.
@@ -52,7 +53,7 @@ _FAULTS = {
     Reason.NON_FINITE_STATE: "a step of the rollout would make state or outputs non-finite",
     Reason.MODEL_FAILED: "the model raised an error at a step of the rollout",
 }
-_NOBODY_WAITS = np.zeros(0, CANDIDATE)
+NOBODY_WAITS = np.zeros(0, CANDIDATE)
 
 
 class Rollout:
@@ -109,8 +110,7 @@ class Rollouts:
         self._paths = Shares(most)
         self._prompts = Shares(settings.max_pending_steps)  # steps of prompts that wait
         self._of_tenant: Counter[str] = Counter()  # rollouts
-        self.limits: dict[str, int] = {}  # rollouts that a tenant may have at once, where there is a limit
-        self.tenants: dict[str, int] = {}  # numbers of tenants, as sessions have them; 0 of all others
+        self.limits: Mapping[str, int] = {}  # rollouts that a tenant may have at once, of those that have a limit
         self._active = np.zeros(0, np.int64)  # rows of all rollouts
         self._used = np.zeros(most, np.bool_)  # whether it is one of them
         self._slot = np.zeros(most, np.int64)
@@ -160,6 +160,10 @@ class Rollouts:
         rows = self._active
         return bool((self._due[rows] & (self._ahead[rows] < MOST_AHEAD)).any()) if len(rows) else False
 
+    def by_tenant(self) -> Counter[str]:
+        """Counts the rollouts of each tenant that has some."""
+        return self._of_tenant.copy()
+
     # Begin and leave ---------------------------------------------------------------------------------------------------
 
     def begin(self, door: int, wanted: Generate, session: int | None, now: float) -> Begun:
@@ -194,7 +198,7 @@ class Rollouts:
         self._round[rows], self._in_flight[rows], self._stepped_in[rows] = 0, False, self._launches
         self._arrival[rows], self._drew_at[rows] = wanted.arrival, np.nan
         self._paused_at[rows] = np.inf
-        self._tenant[rows], self._client[rows] = self.tenants.get(rollout.tenant, 0), hash(wanted.client)
+        self._tenant[rows], self._client[rows] = self._table.tenants.number(rollout.tenant), hash(wanted.client)
         self._paths.take(wanted.client, len(rows))
         self._prompts.take(wanted.client, wanted.prompt_steps)
         self._of_tenant[rollout.tenant] += 1
@@ -263,17 +267,16 @@ class Rollouts:
         return last
 
     def _check_room(self, wanted: Generate) -> None:
-        """Raises CallerError where the caller's share has no room for it."""
+        """Raises CallerError where the caller's share has no room for it, without a word of how large that is: it depends on what
+        others have."""
         tenant = tenant_of(wanted.client)
         message, most = "", self.limits.get(tenant)
         if most is not None and self._of_tenant[tenant] >= most:
             message = f"all {most} rollouts of the tenant are in use"
         paths, steps = self._paths.room(wanted.client), self._prompts.room(wanted.client)
         if wanted.paths > paths or wanted.prompt_steps > steps:
-            message = (
-                f"the server has no room for a rollout of {wanted.paths} paths and {wanted.prompt_steps} steps of prompt now: "
-                f"this caller may have {paths} paths and {steps} steps more"
-            )
+            asked = f"{wanted.paths} paths and {wanted.prompt_steps} steps of prompt"
+            message = f"the server has no room for another rollout of this caller, of {asked}, now"
         if message:
             raise CallerError(Reason.QUEUE_FULL, message, retry_delay_seconds=_RETRY_SECONDS)
 
@@ -317,8 +320,6 @@ class Rollouts:
         Where more could, each round has a launch with those whose turn it is; of the others only chunks take part in it, or a
         round would not end before all had been stepped.
         """
-        if not self._by_stream:
-            return _NOBODY_WAITS
         self.drop_ended(now, report)
         rows, this_round = self._active, self._books.counters.round.item(0)
         rows = rows[self._due[rows] & (self._ahead[rows] < MOST_AHEAD) & ~self._in_flight[rows]]
@@ -487,7 +488,7 @@ class Rollouts:
         for row in self._active[gone].tolist():
             rollout = self._of_row[row]
             how = self._table.ending(rollout.wanted.id) or Ending.CLOSED  # nothing is remembered of one whose id another has
-            message = f"session {rollout.wanted.id!r} {HOW_ENDED[how]}"
+            message = f"session {plain(rollout.wanted.id)!r} {HOW_ENDED[how]}"
             self._give_up(rollout, REASON_OF_ENDING[how], message, now, report)
 
     def _fail(self, rows: Ints, faults: Ints) -> None:

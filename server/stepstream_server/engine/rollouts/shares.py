@@ -10,13 +10,9 @@ from collections import Counter
 import numpy as np
 
 from stepstream_server.engine.ports import Ints
+from stepstream_server.tenancy import tenant_of
 
 _OF_FREE = 2  # a tenant holds at most so many times what is free: two thirds, where it is alone
-
-
-def tenant_of(client: str) -> str:
-    """The tenant of a client, which is called `tenant/name`; empty where there are no tenants."""
-    return client.partition("/")[0] if "/" in client else ""
 
 
 class Shares:

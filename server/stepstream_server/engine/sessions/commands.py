@@ -33,6 +33,7 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.sessions.idempotency import Requests
 from stepstream_server.engine.sessions.lifecycle import Lifecycle
 from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.tenancy import plain
 
 
 class Commands:
@@ -95,7 +96,7 @@ class Commands:
             case Get():
                 return self._get(command, now)
             case List():
-                sessions, following = self._table.page(command.start, command.most)
+                sessions, following = self._table.page(command.tenant, command.start, command.most)
                 return Page(self._lifecycle.info(sessions, now), following)
             case Close():
                 return self._close(command, now, report)
@@ -164,10 +165,11 @@ class Commands:
         return info
 
     def _close(self, command: Close, now: float, report: TurnReport) -> int:
-        """Closes by id. Closing what is closed succeeds; what somebody else holds, only its secret closes. Raises CallerError."""
+        """Closes by id. Closing what is closed succeeds; what a stream holds, only its secret or an administrator closes. Raises
+        CallerError."""
         if self._table.ending(command.id) is not None:
             return 0
-        session = self._table.claim(command.id, command.secret)
+        session = self._table.find(command.id) if command.by_admin else self._table.claim(command.id, command.secret)
         next_seq = int(self._table.next_seq[session])
         self._lifecycle.end(np.array([session]), Ending.CLOSED, now, report)
         return next_seq
@@ -207,6 +209,6 @@ class Fence:
 def _not_attached(found: int | StepStreamError, session_id: str) -> StepStreamError:
     """Why, for a session that was not found, or found a second time."""
     if isinstance(found, int):
-        message = f"sessions: expected each once, got {session_id!r} again"
+        message = f"sessions: expected each once, got {plain(session_id)!r} again"
         return CallerError(Reason.INVALID_ARGUMENT, message, field="sessions")
     return found

@@ -6,6 +6,7 @@ holds exactly the steps before it, however the session's inputs were cut into la
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ from stepstream_server.engine.sessions.lifecycle import Lifecycle
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.snapshots import Snapshot, corrupt
 from stepstream_server.spec import ModelSpec
+from stepstream_server.tenancy import plain
 
 _MOST_WAITING = 256  # looked at in every turn, which takes 3 ms then
 
@@ -168,7 +170,8 @@ class Copies:
             if command.at_seq not in (NO_SEQ, 0):
                 raise _not_next(0, command.at_seq)
             return self._rollouts.begin(door, command, None, now)
-        session = self._table.claim(command.id, command.secret)
+        always = not isinstance(command, Generate) and command.needs_secret
+        session = self._table.claim(command.id, command.secret, always=always)
         admitted = int(self._table.admitted[session])
         if isinstance(command, Generate) and command.at_seq not in (NO_SEQ, admitted):
             raise _not_next(admitted, command.at_seq)
@@ -214,10 +217,12 @@ class Copies:
         table, session, at_seq = self._table, waiting.session, self._at_seq(waiting)
         if not table.alive(session, waiting.generation):
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
-            raise CallerError(Reason.SESSION_CLOSED, f"session {waiting.command.id!r} was closed", field="id")
+            raise CallerError(Reason.SESSION_CLOSED, f"session {plain(waiting.command.id)!r} was closed", field="id")
         next_seq, admitted = int(table.next_seq[session]), int(table.admitted[session])
         if at_seq <= next_seq and table.quarantined(np.array([session])).all():
-            raise CallerError(Reason.SESSION_QUARANTINED, f"session {waiting.command.id!r} is quarantined: reset or close it")
+            raise CallerError(
+                Reason.SESSION_QUARANTINED, f"session {plain(waiting.command.id)!r} is quarantined: reset or close it"
+            )
         if at_seq > admitted and isinstance(waiting.command, Generate):
             raise _not_next(admitted, at_seq)  # what was pending before it has failed
         if at_seq < next_seq:
@@ -302,7 +307,7 @@ class Copies:
             version=self._spec.version,
             fingerprint=self._spec.fingerprint,
             numerics=self._backend.numerics,
-            id=table.id(session),
+            id=plain(table.id(session)),
             next_seq=next_seq,
             acked=acked,
             epoch=0,
@@ -379,9 +384,11 @@ def _not_next(admitted: int, at_seq: int) -> CallerError:
 
 
 def _what(command: Fork | Export | Import) -> tuple[str | int | bytes, ...]:
-    """Says what a request id stands for, so that it cannot come to stand for something else, or for somebody else's."""
+    """Says what a request id stands for, so that it cannot come to stand for something else, or for somebody else's: only whoever
+    has shown the same secret repeats it. Its hash is compared, of which the time that takes tells nothing."""
     if isinstance(command, Import):
         return ("import", command.id or command.snapshot.id, command.snapshot.digest)
+    shown = hashlib.sha256(command.secret).digest()
     if isinstance(command, Fork):
-        return ("fork", command.id, command.secret, command.at_seq, *command.ids)
-    return ("export", command.id, command.secret, command.at_seq, command.close)
+        return ("fork", command.id, shown, command.at_seq, *command.ids)
+    return ("export", command.id, shown, command.at_seq, command.close)

@@ -5,63 +5,23 @@ A request id stands for what was made for it. A session that a one-shot step has
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
+from stepstream_server.engine.books.remembered import Remembered
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Keep, Tensor, TurnReport
 from stepstream_server.errors import CallerError, Reason
 from stepstream_server.snapshots import Snapshot
+from stepstream_server.tenancy import plain
 
 # Of all that is remembered of a kind: snapshots of a thousand sessions that move, 300,000 sessions opened, or 100,000 last
 # answers of 128 numbers, more than end within the time they are kept.
-_MOST_BYTES = 64 << 20
+MOST_BYTES = 64 << 20
 _REQUEST_BYTES = 1024  # of one request: its id, and the fields of a snapshot
 _MADE_BYTES = 200  # of one session made: its id, its number, and its place here
 _ANSWER_BYTES = 512  # of a last answer beside its outputs: its id, its numbers, and its place here
-_FORGOTTEN_AT_ONCE = 1000  # entries, about a millisecond
-
-
-class _Sized(Protocol):
-    @property
-    def bytes(self) -> int: ...
-
-
-_T = TypeVar("_T", bound=_Sized)
-
-
-class Remembered(Generic[_T]):
-    """Entries by name, for a while; the newest if there is too much of it."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._entries: OrderedDict[str, tuple[float, _T]] = OrderedDict()  # name -> (forgotten at, entry)
-        self._bytes = 0
-
-    def remember(self, name: str, entry: _T, now: float) -> None:
-        """Keeps an entry in place of what was kept under its name."""
-        self.forget([name])
-        self._entries[name] = (now + self._seconds, entry)
-        self._bytes += entry.bytes
-        for _ in range(_FORGOTTEN_AT_ONCE):
-            oldest, (forgotten_at, _entry) = next(iter(self._entries.items()), ("", (float("inf"), entry)))
-            if self._bytes <= _MOST_BYTES and forgotten_at > now:
-                break
-            self.forget([oldest])
-
-    def find(self, name: str, now: float) -> _T | None:
-        """The entry of that name, while it is remembered."""
-        forgotten_at, entry = self._entries.get(name, (0.0, None))
-        return entry if forgotten_at > now else None
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Lets go of entries."""
-        for name in names if self._entries else ():
-            _, entry = self._entries.pop(name, (0.0, None))
-            if entry is not None:
-                self._bytes -= entry.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +53,7 @@ class Requests:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._requests: Remembered[_Request] = Remembered(seconds)
+        self._requests = Remembered[_Request](seconds, MOST_BYTES, lambda request: request.bytes)
 
     def made(self, request_id: str, what: Hashable, count: int, now: float) -> list[Made | None]:
         """Finds what a former request of this id has made, one entry per session asked for.
@@ -119,7 +79,8 @@ class Requests:
     def _find(self, request_id: str, what: Hashable, now: float) -> _Request | None:
         request = self._requests.find(request_id, now)
         if request is not None and request.what != what:
-            message = f"request_id: expected one that stands for this request or for none yet, got {request_id!r} of another one"
+            shown = plain(request_id)
+            message = f"request_id: expected one that stands for this request or for none yet, got {shown!r} of another one"
             raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
         return request
 

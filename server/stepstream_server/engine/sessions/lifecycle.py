@@ -10,14 +10,16 @@ import numpy as np
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import NONE
+from stepstream_server.engine.books.remembered import Remembered
 from stepstream_server.engine.books.session_table import HOW_ENDED, REASON_OF_ENDING, Last
+from stepstream_server.engine.books.tenants import Room
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
-from stepstream_server.engine.sessions.idempotency import LastAnswer, Made, Remembered, answer_repeat
+from stepstream_server.engine.sessions.idempotency import MOST_BYTES, LastAnswer, Made, answer_repeat
 from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.tenancy import names_one, plain
 
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
-_CAPACITY_RETRY_SECONDS = 1.0  # sessions end at human pace: asking more often finds nothing new
 
 
 class Lifecycle:
@@ -29,7 +31,8 @@ class Lifecycle:
         self._books = books
         self._table = books.table
         self._outbox = outbox
-        self._last_answers: Remembered[LastAnswer] = Remembered(settings.tombstone_seconds)  # by ids of sessions that are gone
+        # By keys of sessions that are gone:
+        self._last_answers = Remembered[LastAnswer](settings.tombstone_seconds, MOST_BYTES, lambda answer: answer.bytes)
         self._held: Counter[int] = Counter()  # sessions attached, by stream
 
     @property
@@ -47,12 +50,13 @@ class Lifecycle:
         idle_ttl: seconds; None for the setting, which is also the maximum.
         """
         results: list[int | StepStreamError] = [0] * len(ids)
-        room = self._table.capacity - len(self._table)
+        room = self.room()
         wanted: dict[str | int, int] = {}  # place in `ids` by id, or by place where the id is to be made
         for place, session_id in enumerate(ids):
             try:
-                self._check(session_id, session_id in wanted, room > len(wanted))
-                wanted[session_id or place] = place
+                self._check(session_id, session_id in wanted, room)
+                room.take(session_id)
+                wanted[session_id if names_one(session_id) else place] = place
             except CallerError as error:
                 results[place] = error
                 count_refused(error.reason, report)
@@ -67,14 +71,9 @@ class Lifecycle:
         if self._books.draining:
             raise CallerError(Reason.SERVER_DRAINING, "the server is about to stop: no sessions are opened or attached")
 
-    def refuse_if_full(self, room: bool) -> None:
-        """Raises CallerError(SESSION_CAPACITY)."""
-        if not room:
-            raise CallerError(
-                Reason.SESSION_CAPACITY,
-                f"all {self._table.capacity} sessions are in use",
-                retry_delay_seconds=_CAPACITY_RETRY_SECONDS,
-            )
+    def room(self) -> Room:
+        """The sessions that may still be opened."""
+        return Room(self._table.capacity - len(self._table), self._table.tenants)
 
     def describe(self, found: Sequence[int | StepStreamError], *, with_secret: bool) -> list[Opened | StepStreamError]:
         """Says what the holders of sessions need to know of them; in their places, why there are none."""
@@ -114,15 +113,15 @@ class Lifecycle:
         rows = zip(sessions.tolist(), *(column.tolist() for column in columns), strict=True)
         return [SessionInfo(table.id(session), *facts) for session, *facts in rows]
 
-    def _check(self, session_id: str, twice: bool, room: bool) -> None:
+    def _check(self, session_id: str, twice: bool, room: Room) -> None:
         self.refuse_if_draining()
-        if session_id:
+        if names_one(session_id):
             self._table.check_id(session_id)
         if session_id in self._table:
-            raise CallerError(Reason.SESSION_EXISTS, f"session {session_id!r} is open already", field="id")
-        if twice and session_id:
-            raise CallerError(Reason.SESSION_EXISTS, f"id: expected each once, got {session_id!r} again", field="id")
-        self.refuse_if_full(room)
+            raise CallerError(Reason.SESSION_EXISTS, f"session {plain(session_id)!r} is open already", field="id")
+        if twice:
+            raise CallerError(Reason.SESSION_EXISTS, f"id: expected each once, got {plain(session_id)!r} again", field="id")
+        room.refuse_if_full(session_id)
 
     def _open(self, ids: Sequence[str], idle_ttl: float | None, now: float) -> Ints:
         settings = self._settings
@@ -237,7 +236,7 @@ class Lifecycle:
             for row in self._books.take_out(session):
                 stream, handle, first, length = (int(row[name]) for name in ("stream", "handle", "first", "length"))
                 if not answer_repeat(answers.get(session), row, stream, self._outbox, report):
-                    message = f"session {self._table.id(session)!r} {HOW_ENDED[ending]}"
+                    message = f"session {plain(self._table.id(session))!r} {HOW_ENDED[ending]}"
                     self._outbox.refuse(stream, handle, first, length, REASON_OF_ENDING[ending], 0, message)
 
 

@@ -23,6 +23,7 @@ from stepstream_server.engine.sessions.idempotency import answer_repeat
 from stepstream_server.engine.sessions.lifecycle import Lifecycle, count_refused
 from stepstream_server.engine.steps.admission import Admission
 from stepstream_server.errors import CallerError, Reason, StepStreamError
+from stepstream_server.tenancy import plain
 
 
 class OneShot:
@@ -115,12 +116,13 @@ class OneShot:
         table = self._books.table
         former = table.numbers(ids)
         pending = (former != NONE) & self._books.pending_of(former)
-        room = table.capacity - len(table)
+        room = self._lifecycle.room()
         errors: dict[str, StepStreamError] = {}
         for session_id, session, adds in zip(ids, former.tolist(), (pending | (former == NONE)).tolist(), strict=True):
             try:
-                self._check(session_id, session, room > 0 or not adds)
-                room -= adds
+                self._check(session_id, session)
+                room.refuse_if_full(session_id, leaving=not adds)
+                room.take(session_id, int(adds))
             except CallerError as error:
                 errors[session_id] = error
                 count_refused(error.reason, report)
@@ -132,13 +134,12 @@ class OneShot:
         opened = iter(self._lifecycle.create(fit, None, Origin.OPENED, now, report))
         return [errors.get(session_id) or next(opened) for session_id in ids]
 
-    def _check(self, session_id: str, former: int, room: bool) -> None:
+    def _check(self, session_id: str, former: int) -> None:
         """Raises CallerError if no session can be started under the id."""
         self._books.table.check_id(session_id)
         if former != NONE and self._books.table.stream[former] != NO_STREAM:
-            message = f"session {session_id!r} is attached to a stream: no other one is started in its place"
+            message = f"session {plain(session_id)!r} is attached to a stream: no other one is started in its place"
             raise CallerError(Reason.SESSION_IN_USE, message, field="id")
-        self._lifecycle.refuse_if_full(room)
 
     def _end(self, sessions: Ints, now: float, report: TurnReport) -> None:
         """Ends sessions whose ids others are to have; of some the end was answered in this turn already."""

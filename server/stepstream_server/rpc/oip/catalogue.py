@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepstream_proto.oip.v2 import oip_pb2
+from stepstream_server.access import Role
 from stepstream_server.engine import ports
 from stepstream_server.engine.ports import InferenceTotals, Limits
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.callers import Context, principal
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.health import Health
 from stepstream_server.rpc.models import Models
@@ -172,7 +173,9 @@ class Catalogue:
         return oip_pb2.ModelConfigResponse(config=encode_config(engine.spec, engine.limits))
 
     async def ModelStatistics(self, request: oip_pb2.ModelStatisticsRequest, context: Context) -> oip_pb2.ModelStatisticsResponse:
-        """Of one version, of all versions of a model, or of all models."""
+        """Of one version, of all versions of a model, or of all models; of all tenants, so that they are for admins."""
+        if principal.get().role is not Role.ADMIN:
+            raise CallerError(Reason.NOT_PERMITTED, "statistics are of all callers together: expected the role admin")
         engines = self._models.all()
         if request.name:
             found = self._find(request)

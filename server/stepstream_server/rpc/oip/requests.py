@@ -17,6 +17,7 @@ from stepstream_server.rpc.columns import check_seq
 from stepstream_server.rpc.fields import check_id
 from stepstream_server.rpc.oip.layouts import END, ID, START, STEP, Layout, Layouts
 from stepstream_server.rpc.oip.tensors import Expected, check_elements, data, decode_count, numbers, strings, wrong
+from stepstream_server.tenancy import scoped
 
 _INTEGER = "int:"  # before the number, in the session's id of a sequence with an integer id
 _U64 = 1 << 64  # C++ clients send unsigned ids as signed numbers
@@ -123,7 +124,7 @@ class Request(NamedTuple):
     steps: Steps
 
 
-def decode_request(request: oip_pb2.ModelInferRequest, layouts: Layouts, arrival: float, deadline: float) -> Request:
+def decode_request(request: oip_pb2.ModelInferRequest, layouts: Layouts, tenant: str, arrival: float, deadline: float) -> Request:
     """Times in monotonic seconds; the request's own timeout may bring the deadline forward.
 
     Raises CallerError that names the field, ServerFault(MODEL_NOT_READY) before models are. Nothing was applied then.
@@ -139,7 +140,8 @@ def decode_request(request: oip_pb2.ModelInferRequest, layouts: Layouts, arrival
     if timeout:
         deadline = min(deadline, arrival + timeout)
     ids, seqs, starts, ends = sequences
-    return Request(request.id, layout, Steps(ids, layout.steps, inputs, arrival, deadline, Keep.ALL, seqs, None, starts, ends))
+    keys = [scoped(tenant, id) for id in ids] if tenant else ids
+    return Request(request.id, layout, Steps(keys, layout.steps, inputs, arrival, deadline, Keep.ALL, seqs, None, starts, ends))
 
 
 def _decode_timeout(request: oip_pb2.ModelInferRequest) -> float:

@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 from stepstream_proto.oip.v2 import oip_pb2
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason
-from stepstream_server.rpc.boundary import Boundary, Context, Handler
+from stepstream_server.rpc.boundary import Boundary, Handler
+from stepstream_server.rpc.callers import Context, principal
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.oip.catalogue import Catalogue
 from stepstream_server.rpc.oip.layouts import Layouts
@@ -21,6 +22,7 @@ from stepstream_server.rpc.oip.requests import decode_request
 from stepstream_server.rpc.oip.responses import encode_response
 from stepstream_server.rpc.oip.stream import InferStream, wants_grpc_errors
 from stepstream_server.rpc.one_shot import complete
+from stepstream_server.rpc.quotas import Quotas
 from stepstream_server.rpc.stream.registry import Streams
 
 NAME = "inference.GRPCInferenceService"
@@ -49,9 +51,10 @@ ABSENT: dict[str, str] = {  # Triton's calls that have no counterpart here, each
 class InferenceCalls:
     """ModelInfer and ModelStreamInfer."""
 
-    def __init__(self, models: Models, streams: Streams, settings: DoorSettings) -> None:
+    def __init__(self, models: Models, streams: Streams, quotas: Quotas, settings: DoorSettings) -> None:
         self._models = models
         self._streams = streams
+        self._quotas = quotas
         self._step_timeout_seconds = settings.step_timeout_seconds
         self._layouts = Layouts(models, settings)
         self._make_stream = partial(InferStream, layouts=self._layouts)
@@ -59,7 +62,9 @@ class InferenceCalls:
     async def ModelInfer(self, request: oip_pb2.ModelInferRequest, context: Context) -> bytes:
         arrival, left = time.monotonic(), context.time_remaining()
         deadline = arrival + (self._step_timeout_seconds if left is None else left)
-        decoded = decode_request(request, self._layouts, arrival, deadline)
+        tenant = principal.get().tenant
+        decoded = decode_request(request, self._layouts, tenant, arrival, deadline)
+        self._quotas.spend(tenant, decoded.layout.rows * decoded.layout.steps)
         outcomes = await complete(decoded.layout.engine, self._models.next_stream(), decoded.steps)
         return encode_response(decoded, outcomes)
 

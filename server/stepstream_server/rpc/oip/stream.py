@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stepstream_proto.oip.v2 import oip_pb2
-from stepstream_server.config import DoorSettings
 from stepstream_server.errors import StepStreamError
-from stepstream_server.rpc.models import Models
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.oip.layouts import Layouts
 from stepstream_server.rpc.oip.requests import LONGEST_ID, Request, decode_request
 from stepstream_server.rpc.oip.responses import encode_failure, encode_in_stream, encode_response, translate
 from stepstream_server.rpc.one_shot import Asked, Caller
-from stepstream_server.rpc.openings import Openings
-from stepstream_server.rpc.stream.call import Call
-from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
+from stepstream_server.rpc.quotas import Pace
+from stepstream_server.rpc.stream.call import Call, Common
+from stepstream_server.rpc.stream.flow_control import Credits, Flow, Lookahead
 
 _FOREVER = float("inf")
 _OBJECT_BYTES = 512  # that hold a response in memory, beside its bytes
@@ -53,16 +52,15 @@ class InferStream(Call):
     def __init__(
         self,
         number: int,
-        models: Models,
-        settings: DoorSettings,
-        unread: Unread,
-        openings: Openings,
+        party: Party,
+        common: Common,
         *,
         layouts: Layouts,
         grpc_errors: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(self._take, self._respond, Credits(settings.stream_credit_steps), Lookahead(), unread, openings)
+        flow = Flow(Credits(common.settings.stream_credit_steps), Lookahead(), Pace(common.quotas, party.tenant))
+        super().__init__(self._take, self._respond, party, flow, common)
         self._layouts = layouts
         self._grpc_errors = grpc_errors
         self._clock = clock
@@ -94,14 +92,15 @@ class InferStream(Call):
 
     def _take(self, message: oip_pb2.ModelInferRequest) -> None:
         try:
-            request = decode_request(message, self._layouts, self._clock(), _FOREVER)
+            request = decode_request(message, self._layouts, self._party.tenant, self._clock(), _FOREVER)
         except StepStreamError as error:
             self._fail(self._enter(_Place(self, message.id[:LONGEST_ID], None)), error)
             return
         place = self._enter(_Place(self, request.id, request))
         try:
             self._caller.ask(request.layout.engine, request.steps, place)
-            self._lookahead.sent(request.layout.engine)
+            self._flow.lookahead.sent(request.layout.engine)
+            self._flow.pace.take(request.layout.rows * request.layout.steps)
         except StepStreamError as error:
             self._fail(place, error)
 

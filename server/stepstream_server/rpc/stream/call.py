@@ -5,14 +5,28 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
+from stepstream_server.config import DoorSettings
 from stepstream_server.errors import StepStreamError
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.boundary import write
+from stepstream_server.rpc.callers import Context, Party
+from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.openings import Openings
-from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
+from stepstream_server.rpc.quotas import Quotas
+from stepstream_server.rpc.stream.flow_control import Flow, Unread
+
+
+class Common(NamedTuple):
+    """All that the streams of a front door have in common."""
+
+    models: Models
+    settings: DoorSettings
+    unread: Unread
+    openings: Openings
+    quotas: Quotas
 
 
 class Call(ABC):
@@ -22,20 +36,20 @@ class Call(ABC):
         self,
         take: Callable[[Any], Callable[[], None] | None],
         next: Callable[[], tuple[bytes, int] | None],
-        credits: Credits,
-        lookahead: Lookahead,
-        unread: Unread,
-        openings: Openings,
+        party: Party,
+        flow: Flow,
+        common: Common,
     ) -> None:
         """take: is given each request that is read; what it returns is to be called when something may be opened. next: gives the
         next response, serialised, with the credits that it returns once it is written, or None if none is ready. What these raise
         ends the call."""
         self._take = take
         self._next = next
-        self._credits = credits
-        self._lookahead = lookahead
-        self._unread = unread
-        self._openings = openings
+        self._party = party
+        self._flow = flow
+        self._credits = flow.credits
+        self._unread = common.unread
+        self._openings = common.openings
         self._ready = False  # whether there is something to write, or a reason to end
         self._waiting: asyncio.Future[None] | None = None  # for that; an asyncio.Event takes twice as long
         self._half_closed = False
@@ -116,10 +130,7 @@ class Call(ABC):
             self._ready = False
             while (item := self._next()) is not None:
                 response, credits = item
-                try:
-                    await context.write(response)
-                except grpc.aio.InternalError as gone:  # the client is gone: gRPC knows it before it cancels the call
-                    raise asyncio.CancelledError from gone
+                await write(context, response)
                 self._credits.give(credits)
             if self._error is not None:
                 raise self._error
@@ -131,18 +142,20 @@ class Call(ABC):
 
     async def _read(self, context: Context) -> None:
         """By calls of the context: an iterator of requests would cost another coroutine per message."""
-        take, credits, lookahead = self._take, self._credits, self._lookahead
+        take, (credits, lookahead, pace) = self._take, self._flow
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
                 self._opening = take(request)
                 if self._opening is not None:
-                    await self._openings.turn()
+                    await self._openings.turn(self._party)
                     self._opening()
                     self._opening = None
                 if lookahead.used_up:
                     await lookahead.room()
                 if credits.used_up:
                     await credits.room()
+                while pace.used_up:
+                    await pace.wait()
         except Exception as error:  # whatever it is, the writer raises it and so ends the call
             self._error = error
         self._half_closed = True

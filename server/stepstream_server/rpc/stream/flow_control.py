@@ -1,7 +1,7 @@
 """What one stream may have in flight, how far it may be ahead of the engines, and what all streams may leave unread.
 
-A stream that has used up either of the first two is not read any more until it has room again. The third ends the stream whose
-client has left most.
+A stream that has used up either of the first two, or the steps per second of its tenant, is not read any more until it has room
+again. The last ends the stream whose client has left most.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from stepstream_server.rpc.engine_client import EngineClient
+from stepstream_server.rpc.quotas import Pace
 
 # Messages of one stream: more than arrive of one in the half millisecond of a turn, and 3 ms of the costliest kind.
 _MESSAGES = 16
@@ -69,6 +71,14 @@ class Lookahead:
         """Waits until something may be read again."""
         engine, envelope = self._sent[0]
         await engine.until_heard(envelope)
+
+
+class Flow(NamedTuple):
+    """The bounds on the reading of one stream."""
+
+    credits: Credits
+    lookahead: Lookahead
+    pace: Pace
 
 
 class Unread:

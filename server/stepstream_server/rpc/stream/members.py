@@ -15,12 +15,13 @@ from stepstream_server.engine import ports
 from stepstream_server.engine.ports import Ints, Opened
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc import columns, fields
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.engine_client import EngineClient, Holder
 from stepstream_server.rpc.models import Models, encode_window
 from stepstream_server.rpc.sessions import decode_idle_ttl
-from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
-from stepstream_server.rpc.stream.registry import StreamIdentity
+from stepstream_server.rpc.stream.flow_control import Flow
 from stepstream_server.rpc.stream.writer import Writer, encode_attached, encode_attached_session
+from stepstream_server.tenancy import scoped, scoped_request
 
 FREE = 0
 WAITING = -1  # asked for by Open or Attach, not yet answered
@@ -167,24 +168,22 @@ class Members:
     def __init__(
         self,
         number: int,
-        identity: StreamIdentity,
+        party: Party,
         holder: Holder,
         models: Models,
         most: int,
         handles: Handles,
-        credits: Credits,
-        lookahead: Lookahead,
+        flow: Flow,
         writer: Writer,
     ) -> None:
         self.engines: list[EngineClient] = []  # that this stream uses; in the handle table, the first is owner 1
         self._number = number
-        self._identity = identity
+        self._party = party
         self._holder = holder
         self._models = models
         self._most = most  # sessions that a message may name at all
         self._handles = handles
-        self._credits = credits
-        self._lookahead = lookahead
+        self._credits, self._lookahead, _ = flow
         self._writer = writer
         self._questions: set[tuple[EngineClient, int]] = set()  # awaiting a reply: the engine and its request number
 
@@ -196,7 +195,7 @@ class Members:
             engine = self._listen(message.model, message.version)
             idle_ttl = decode_idle_ttl(message)
             ids = fields.decode_ids("ids", message.ids, len(asked))
-            request_id = fields.check_request_id(message.request_id)
+            request_id = scoped_request(self._party.tenant, fields.check_request_id(message.request_id))
         except StepStreamError as error:
             self._refuse(message, asked, error)
             return
@@ -207,11 +206,12 @@ class Members:
             self._give_up(wanted)
         wanted = [each for each in wanted if each.error is None]
         handles = np.array([each.handle for each in wanted], np.uint32)
-        ids = [each.id for each in wanted]
+        keys = [self._key(each) for each in wanted]
+        name, number = self._party.name, self._party.number
         self._ask(
             engine,
             asked,
-            lambda request: ports.Open(self._number, request, ids, handles, idle_ttl, request_id, *self._identity),
+            lambda request: ports.Open(self._number, request, keys, handles, idle_ttl, request_id, name, number),
             new=not request_id,
         )
 
@@ -229,11 +229,12 @@ class Members:
         wanted = self._reserve(asked)
         handles = np.array([each.handle for each in wanted], np.uint32)
         acked = np.array([each.acked for each in wanted], np.int64)
-        ids, secrets = [each.id for each in wanted], [each.secret for each in wanted]
+        keys, secrets = [self._key(each) for each in wanted], [each.secret for each in wanted]
+        name, number = self._party.name, self._party.number
         self._ask(
             engine,
             asked,
-            lambda request: ports.Attach(self._number, request, handles, ids, secrets, acked, *self._identity),
+            lambda request: ports.Attach(self._number, request, handles, keys, secrets, acked, name, number),
             new=False,
         )
 
@@ -252,6 +253,10 @@ class Members:
             engine.hold(self._number, self._holder)
             self.engines.append(engine)
         return engine
+
+    def _key(self, asked: _Asked) -> str:
+        """Under which the engine knows the session."""
+        return scoped(self._party.tenant, asked.id)
 
     def _reserve(self, asked: list[_Asked]) -> list[_Asked]:
         """Takes the handles. Returns the sessions that got theirs; the others have their error."""

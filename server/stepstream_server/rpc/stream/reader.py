@@ -26,7 +26,7 @@ from stepstream_server.rpc import columns
 from stepstream_server.rpc.columns import Rows
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import decode_duration
-from stepstream_server.rpc.stream.flow_control import Credits, Lookahead
+from stepstream_server.rpc.stream.flow_control import Flow
 from stepstream_server.rpc.stream.members import FREE, Handles, Members
 from stepstream_server.rpc.stream.writer import Writer, encode_detached, encode_refused
 from stepstream_server.spec import ModelSpec
@@ -89,8 +89,7 @@ class Reader:
         members: Members,
         settings: DoorSettings,
         handles: Handles,
-        credits: Credits,
-        lookahead: Lookahead,
+        flow: Flow,
         writer: Writer,
         clock: Callable[[], float],
     ) -> None:
@@ -98,8 +97,7 @@ class Reader:
         self._members = members
         self._settings = settings
         self._handles = handles
-        self._credits = credits
-        self._lookahead = lookahead
+        self._credits, self._lookahead, self._pace = flow
         self._writer = writer
         self._clock = clock
         self._most_step_bytes = most_step_bytes(settings.max_message_bytes)
@@ -167,6 +165,7 @@ class Reader:
             return False
         row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
         self._credits.take(steps * engine.step_credits)
+        self._pace.take(steps)
         self._handles.expect_one(handle, steps)
         engine.block(self._number, row, inputs)
         self._lookahead.sent(engine)
@@ -210,6 +209,7 @@ class Reader:
         common = _PACK(self._number, 0, 0, 0, content.keep, 0, 0, 0, 0, 0, 0, arrival, content.deadline)
         packed = np.frombuffer(bytearray(common) * len(rows.handles), ROW)
         packed["session"], packed["generation"] = self._expect(engine, rows)
+        self._pace.take(rows.steps)
         packed["handle"], packed["first"], packed["length"] = rows.handles, rows.first_seqs, rows.lengths
         if content.acked is not None:
             packed["acked"] = content.acked
@@ -243,6 +243,7 @@ class Reader:
         for engine, positions in self._by_engine(owners):
             mine = rows.only(positions)
             sessions, generations = self._expect(engine, mine)
+            self._pace.take(mine.steps)
             self._submit(engine, ports.Reset(self._number, sessions, generations, mine.handles, mine.first_seqs, arrival))
 
     def _acknowledge(self, message: inference_pb2.Acknowledge) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from stepstream_server.config import DoorSettings
 from stepstream_server.errors import CallerError, Reason, ServerFault
-from stepstream_server.rpc.boundary import Context
+from stepstream_server.rpc.callers import NUMBER, Context, Party, party_of
 from stepstream_server.rpc.models import Models
 from stepstream_server.rpc.openings import Openings
-from stepstream_server.rpc.stream.call import Call
+from stepstream_server.rpc.quotas import Quotas
+from stepstream_server.rpc.stream.call import Call, Common
 from stepstream_server.rpc.stream.flow_control import Unread
-
-CLIENT, NUMBER = "stepstream-client", "stepstream-stream"
 
 # For clients that were told of a drain to half-close their streams: a round trip, and what their applications are at.
 _GOODBYE_SECONDS = 1.0
-Make = Callable[[int, Models, DoorSettings, Unread, Openings], Call]  # as the constructors of streams
-
-
-class StreamIdentity(NamedTuple):
-    """A client's name and the number of its stream; a stream without a name has no place among others."""
-
-    client: str = ""
-    number: int = 0
+Make = Callable[[int, Party, Common], Call]  # as the constructors of streams
 
 
 class Fencing:
@@ -40,75 +31,65 @@ class Fencing:
     def __init__(self) -> None:
         self._newest: dict[str, tuple[int, Call]] = {}
 
-    def make_way(self, identity: StreamIdentity) -> None:
+    def make_way(self, party: Party) -> None:
         """Ends the stream before. Raises CallerError if there is a newer one."""
-        number, stream = self._newest.get(identity.client, (-1, None))
+        number, stream = self._newest.get(party.name, (-1, None))
         if stream is None:
             return
-        if identity.number <= number:
-            raise CallerError(
-                Reason.STREAM_REPLACED, f"{NUMBER}: expected more than {number}, got {identity.number}", field=NUMBER
-            )
-        stream.abandon(CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: stream {identity.number} has taken this one's place"))
+        if party.number <= number:
+            raise CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: expected more than {number}, got {party.number}", field=NUMBER)
+        stream.abandon(CallerError(Reason.STREAM_REPLACED, f"{NUMBER}: stream {party.number} has taken this one's place"))
 
-    def enter(self, identity: StreamIdentity, stream: Call) -> None:
+    def enter(self, party: Party, stream: Call) -> None:
         """The stream is its client's newest."""
-        if identity.client:
-            self._newest[identity.client] = (identity.number, stream)
+        if party.name:
+            self._newest[party.name] = (party.number, stream)
 
-    def leave(self, identity: StreamIdentity, stream: Call) -> None:
+    def leave(self, party: Party, stream: Call) -> None:
         """The stream has ended."""
-        if self._newest.get(identity.client, (0, None))[1] is stream:
-            del self._newest[identity.client]
-
-
-def identity_of(metadata: Iterable[tuple[str, Any]] | None) -> StreamIdentity:
-    """A stream's identity, by its call's metadata. Raises CallerError for a number that is none."""
-    given = dict(metadata or ())
-    client, number = given.get(CLIENT, ""), given.get(NUMBER, "0")
-    if not (isinstance(number, str) and number.isdecimal() and len(number) < 20):
-        raise CallerError(Reason.INVALID_ARGUMENT, f"{NUMBER}: expected a decimal number, got {str(number)[:50]!r}", field=NUMBER)
-    return StreamIdentity(str(client), int(number))
+        if self._newest.get(party.name, (0, None))[1] is stream:
+            del self._newest[party.name]
 
 
 class Streams:
     """On the event loop's thread."""
 
-    def __init__(self, models: Models, settings: DoorSettings) -> None:
+    def __init__(self, models: Models, settings: DoorSettings, openings: Openings, quotas: Quotas) -> None:
         self._models = models
-        self._settings = settings
-        self._open: dict[Call, StreamIdentity] = {}
+        self._most = settings.max_streams
+        self._quotas = quotas
+        self._open: dict[Call, Party] = {}
         self._fencing = Fencing()
         self._unread = Unread(settings.max_unread_bytes, self._bound_unread)
-        self.openings = Openings()
+        self._common = Common(models, settings, self._unread, openings, quotas)
         self._draining = False
         self._empty = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(
-        self,
-        make: Make,
-        context: Context,
-        identity: StreamIdentity = StreamIdentity(),  # noqa: B008  # immutable
-    ) -> None:
+    async def serve(self, make: Make, context: Context) -> None:
         """Opens a stream for a call, runs it, and closes it when the call is over. Raises what `open` raises."""
-        stream = self.open(make, identity)
+        party = party_of(context)
+        stream = self.open(make, party)
         context.add_done_callback(lambda _: self.close(stream))  # type: ignore[arg-type]  # its stub is no Protocol
         commit = context.send_initial_metadata(())  # so that nothing in between replays what was sent
-        await stream.run(context, commit)
+        try:
+            await stream.run(context, commit)
+        finally:
+            stream.end()  # at once: its call is over when its client has taken the status, if that ever reads
 
-    def open(self, make: Make, identity: StreamIdentity) -> Call:
-        """Raises CallerError(QUEUE_FULL) beyond the limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
-        self._fencing.make_way(identity)
+    def open(self, make: Make, party: Party) -> Call:
+        """Raises CallerError(QUEUE_FULL) beyond a limit, ServerFault(SERVER_DRAINING) once `drain` was called."""
+        self._fencing.make_way(party)
         if self._draining:
             raise ServerFault(Reason.SERVER_DRAINING, "the server is about to stop and takes no new streams")
-        if len(self._open) >= self._settings.max_streams:
-            raise CallerError(Reason.QUEUE_FULL, f"all {self._settings.max_streams} streams are in use")
-        stream = make(self._models.next_stream(), self._models, self._settings, self._unread, self.openings)
-        self._open[stream] = identity
-        self._fencing.enter(identity, stream)
+        if len(self._open) >= self._most:
+            raise CallerError(Reason.QUEUE_FULL, f"all {self._most} streams are in use")
+        self._quotas.enter(party.tenant)
+        stream = make(self._models.next_stream(), party, self._common)
+        self._open[stream] = party
+        self._fencing.enter(party, stream)
         return stream
 
     @property
@@ -118,7 +99,9 @@ class Streams:
 
     def close(self, stream: Call) -> None:
         """The stream's call is over."""
-        self._fencing.leave(self._open.pop(stream), stream)
+        party = self._open.pop(stream)
+        self._quotas.leave(party.tenant)
+        self._fencing.leave(party, stream)
         stream.end()
         if not self._open:
             self._empty.set()
@@ -156,5 +139,7 @@ class Streams:
         """Beyond the limit, who has left most unread is let go of. Nothing is lost: its sessions keep their answers."""
         while self._unread.bytes > self._unread.limit:
             slowest = max(self._open, key=lambda stream: stream.unread_bytes)
-            message = f"{self._unread.bytes} bytes wait for clients to read them, most of them on this stream"
+            message = (
+                f"the server has no room for more unread answers, and this stream has most of them: {slowest.unread_bytes} bytes"
+            )
             slowest.abandon(CallerError(Reason.QUEUE_FULL, message))

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from stepstream_server.config import DoorSettings
 from stepstream_server.engine.ports import Detached, RowErrors
 from stepstream_server.errors import Reason, StepStreamError
+from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.deliveries import Piece
 from stepstream_server.rpc.engine_client import EngineClient
-from stepstream_server.rpc.models import Models
-from stepstream_server.rpc.openings import Openings
-from stepstream_server.rpc.stream.call import Call
-from stepstream_server.rpc.stream.flow_control import Credits, Lookahead, Unread
+from stepstream_server.rpc.quotas import Pace
+from stepstream_server.rpc.stream.call import Call, Common
+from stepstream_server.rpc.stream.flow_control import Credits, Flow, Lookahead
 from stepstream_server.rpc.stream.members import Handles, Members
 from stepstream_server.rpc.stream.reader import Reader
-from stepstream_server.rpc.stream.registry import StreamIdentity
 from stepstream_server.rpc.stream.writer import Writer, encode_drain, encode_row_error
 
 
@@ -26,20 +24,17 @@ class Stream(Call):
     def __init__(
         self,
         number: int,
-        models: Models,
-        settings: DoorSettings,
-        unread: Unread,
-        openings: Openings,
+        party: Party,
+        common: Common,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        identity: StreamIdentity = StreamIdentity(),  # noqa: B008  # immutable
     ) -> None:
-        flow = Credits(settings.stream_credit_steps), Lookahead()
+        settings = common.settings
+        flow = Flow(Credits(settings.stream_credit_steps), Lookahead(), Pace(common.quotas, party.tenant))
         self._handles = Handles(settings.max_handles_per_stream)
-        self._writer = Writer(settings.max_message_bytes, unread, self.grown)
-        self._members = Members(number, identity, self, models, settings.max_block_steps, self._handles, *flow, self._writer)
-        reader = Reader(number, self._members, settings, self._handles, *flow, self._writer, clock)
-        super().__init__(reader.take, self._writer.next, *flow, unread, openings)
+        self._writer = Writer(settings.max_message_bytes, common.unread, self.grown)
+        self._members = Members(number, party, self, common.models, settings.max_block_steps, self._handles, flow, self._writer)
+        reader = Reader(number, self._members, settings, self._handles, flow, self._writer, clock)
+        super().__init__(reader.take, self._writer.next, party, flow, common)
 
     @property
     def unread_bytes(self) -> int:

@@ -22,6 +22,7 @@ from stepstream_server.rpc.deliveries import Part, Piece, cut_out, encode_answer
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import encode_duration
 from stepstream_server.rpc.stream.flow_control import Unread
+from stepstream_server.tenancy import plain
 
 _DETACH_REASONS: dict[Ending, inference_pb2.DetachReason] = {
     Ending.REQUESTED: inference_pb2.DETACH_REASON_REQUESTED,
@@ -44,7 +45,7 @@ def encode_attached_session(handle: int, id: str, result: Opened | StepStreamErr
         return inference_pb2.AttachedSession(handle=handle, id=id, error=wire_error(result))
     return inference_pb2.AttachedSession(
         handle=handle,
-        id=result.id,
+        id=plain(result.id),
         secret=result.secret,
         next_seq=result.next_seq,
         acked=result.acked,
