@@ -20,6 +20,8 @@ import structlog
 
 from stepstream_server import backends, bundles, memory
 from stepstream_server.access import Access
+from stepstream_server.admin.office import Office
+from stepstream_server.admin.service import administered
 from stepstream_server.bundles import Bundle
 from stepstream_server.config import LogLevel, Settings, join_address
 from stepstream_server.desk import Desk
@@ -82,11 +84,12 @@ async def serve(
         gate.open(front, desks)
         await front.serve(engines)
         warn_if_open(settings.listen, settings.door)
-        on_started(Bound(listen, join_address(*metrics_address), health))
-        background += [asyncio.create_task(memory.keep_small()), asyncio.create_task(gate.watch())]
-        await _first(stop, crashed)
-        if not crashed.is_set():
-            await _drain(front, engines, settings.door.drain_seconds)
+        async with administered(settings.admin, Office(desks, gate, stop)):
+            on_started(Bound(listen, join_address(*metrics_address), health))
+            background += [asyncio.create_task(memory.keep_small()), asyncio.create_task(gate.watch())]
+            await _first(stop, crashed)
+            if not crashed.is_set():
+                await _drain(front, engines, settings.door.drain_seconds)
         failed = any(engine.failure for engine in engines)  # known before any caller hears of it, and before `crashed` is set
         if failed:
             await front.fail()

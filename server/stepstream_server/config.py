@@ -6,6 +6,7 @@ them, so a new setting is one field here. Everyone else is handed the record tha
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -56,8 +57,18 @@ def _checked_heartbeat(seconds: float) -> float:
     return seconds
 
 
+_LONGEST_SOCKET_PATH = 103  # bytes: what macOS takes; Linux takes 107
+
+
+def _checked_socket(path: str) -> str:
+    if (length := len(os.fsencode(path))) > _LONGEST_SOCKET_PATH:
+        raise ValueError(f"expected the path of a socket, which the system bounds to {_LONGEST_SOCKET_PATH} bytes, got {length}")
+    return path
+
+
 Address = Annotated[str, AfterValidator(_checked_address)]
 OptionalAddress = Annotated[str, AfterValidator(_checked_optional_address)]
+SocketPath = Annotated[str, AfterValidator(_checked_socket)]
 Heartbeat = Annotated[float, AfterValidator(_checked_heartbeat)]
 
 
@@ -344,6 +355,11 @@ class Settings(Section):
         default="",
         description="Where grpc.health.v1 alone is served besides, HOST:PORT, in plaintext: for probes, which speak no TLS, and "
         "for which there is room there when all connections of `listen` are taken. Port 0: any free one. None: `listen` does.",
+    )
+    admin: SocketPath = Field(
+        default="",
+        description="Where administrators reach the server, as a path: a Unix socket that its owner alone can open, for "
+        "`stepstream-server admin`. None: nowhere, since whoever can open it can close any session.",
     )
     workers: int = Field(
         default=-1,

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from stepstream_server.access import Access, Principals, Role
 from stepstream_server.cli import app
 
 # Runs the command with an `app` room whose `serve` does what the test's body says.
@@ -161,6 +163,44 @@ def test_what_is_no_bundle_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["inspect", str(tmp_path)])
     assert result.exit_code == 1
     assert "model.json" in result.stderr
+
+
+def test_a_token_is_printed_once_and_its_entry_beside_it() -> None:
+    """The entry alone is a file of tenants, in which the token is known and from which it cannot be read."""
+    result = CliRunner().invoke(app, ["token", "--tenant", "ward.3", "--role", "admin", "--name", 'Dr. "X" \\'])
+    assert result.exit_code == 0
+    token = result.stdout.strip()
+    access = Access.model_validate(tomllib.loads(result.stderr))
+    found = Principals(access).of_token(token)
+    assert found is not None
+    assert (found.tenant, found.role, found.name) == ("ward.3", Role.ADMIN, 'Dr. "X" \\')
+    assert token not in result.stderr
+
+
+def test_a_token_needs_a_tenant_that_can_be() -> None:
+    """Exit code 2, and no token."""
+    result = CliRunner().invoke(app, ["token", "--tenant", "a/b"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tenants: expected names of 1 to 64 characters" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["drain"], 2, "admin: expected the path of a socket from --socket, STEPSTREAM_ADMIN or a file, got none"),
+        (["list", "--config", "missing.toml"], 2, "file missing.toml: expected readable TOML"),
+        (["close", "--model", "m", "--socket", "nil"], 2, "close: expected either session or all"),
+        (["tenants", "--socket", "nil"], 1, "nil: No such file or directory"),
+    ],
+)
+def test_administrators_are_told_what_is_missing(
+    arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket, settings, an argument, a server."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["admin", *arguments])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(told)
 
 
 def test_the_commands_help_loads_no_engine() -> None:

@@ -1,7 +1,7 @@
-"""The `stepstream-server` command: arguments, settings, logs and signals; then it hands over.
+"""The commands: arguments, settings, logs and signals; then it hands over.
 
 Rooms that take long to import (backends, gRPC) are imported by the command that needs them, after its arguments are known
-to be right. Exit codes: 0 well, 1 failed, 2 wrong usage or settings.
+to be right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from stepstream_server.errors import AccessError, BundleError, StepStreamError
 
@@ -22,7 +22,9 @@ try:
     import structlog
     import typer
 
-    from stepstream_server import addresses, logs, memory, process
+    from stepstream_server import access, addresses, logs, memory, process
+    from stepstream_server.cli.admin import administration
+    from stepstream_server.cli.ending import FAILED, WRONG_USAGE, fail
     from stepstream_server.config import LogLevel, LogSettings, Settings
     from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, source, variable
 except ModuleNotFoundError as missing:
@@ -31,11 +33,11 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from stepstream_server.app import Bound
 
-FAILED, WRONG_USAGE = 1, 2
 _THEY_STAY = "flags and variables stay as they were at the start"
 
 # Plain help: the framed kind cuts off long names of settings and swallows square brackets.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(administration, name="admin")
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def serve(
     try:
         settings = load(given, os.environ, config)
     except SettingsError as error:
-        _fail(str(error), WRONG_USAGE)
+        fail(str(error), WRONG_USAGE)
     process.hold_hang_ups()
     process.raise_descriptor_limit()
     memory.map_arrays(memory.STARTING_BYTES)
@@ -129,7 +131,7 @@ def serve(
     try:
         code = _run(settings, reread_level)
     except (BundleError, AccessError, StepStreamError, OSError) as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     raise typer.Exit(code)
 
 
@@ -206,7 +208,7 @@ def init_model(
     try:
         bundles.init_model(path, cell=cell, inputs=inputs, hidden=hidden, layers=layers, outputs=outputs, seed=seed)
     except (BundleError, OSError) as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     typer.echo(f"wrote {path}")
 
 
@@ -226,7 +228,7 @@ def propose(
     try:
         proposal = bundles.propose(file, pairs)
     except (BundleError, OSError) as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     _tell(proposal.notes)
     typer.echo(proposal.text, nl=False)
 
@@ -235,7 +237,7 @@ def _pair(text: str) -> tuple[str, str]:
     """The two names of IN=OUT."""
     read, found, written = text.partition("=")
     if not (read and found and written):
-        _fail(f"--state: expected IN=OUT, the names of an input and an output, got {text!r}", WRONG_USAGE)
+        fail(f"--state: expected IN=OUT, the names of an input and an output, got {text!r}", WRONG_USAGE)
     return read, written
 
 
@@ -254,7 +256,7 @@ def pack(
     try:
         packed = bundles.pack(file, manifest.read_text(), path)
     except (BundleError, OSError, UnicodeDecodeError) as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     _tell(f"warning: {each}" for each in packed.warnings)
     typer.echo(f"wrote {path}")
 
@@ -271,7 +273,7 @@ def inspect(path: Annotated[Path, typer.Argument(metavar="DIR/NAME", help="A bun
     try:
         inspected = bundles.inspect(path)
     except (BundleError, OSError) as error:
-        _fail(str(error), FAILED)
+        fail(str(error), FAILED)
     _tell(f"warning: {each}" for each in inspected.warnings)
     typer.echo(inspected.text)
 
@@ -297,6 +299,25 @@ def compile_rules() -> None:
 
 
 @app.command()
+def token(
+    tenant: Annotated[str, typer.Option(help="Whose it is: 1 to 64 characters of A-Z a-z 0-9 . _ -")],
+    role: Annotated[access.Role, typer.Option(help="admin also sees statistics of all tenants.")] = access.Role.CALLER,
+    name: Annotated[str, typer.Option(help="Of who gets it, for people.")] = "",
+) -> None:
+    """Makes a token, which is printed on stdout, this once.
+
+    On stderr comes its entry for the file of tenants (door.tokens), which holds no more than a hash of it.
+    """
+    made = access.make_token()
+    try:
+        entry = access.entry(tenant, made, role, name)
+    except AccessError as error:
+        fail(str(error), WRONG_USAGE)
+    typer.echo(made)
+    typer.echo(entry, err=True)
+
+
+@app.command()
 def settings() -> None:
     """Prints every setting.
 
@@ -305,8 +326,3 @@ def settings() -> None:
     typer.echo("| setting | default | environment | what, and why that default |\n|---|---|---|---|")
     for key, field in fields():
         typer.echo(f"| `{key}` | {_shown(field.default, '`')} | `{variable(key)}` | {field.description} |")
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
