@@ -107,14 +107,14 @@ def row_15_streams(bundle: Bundle, effort: Effort, tell: Callable[[str], None], 
 def row_23(folder: Path, effort: Effort, tell: Callable[[str], None]) -> list[Line]:
     """Compares p99 of single steps beside 64 endless rollouts of the same model with that of a server without them."""
     tell("row 23")
-    bundle = _predicting(folder)
+    bundle = predicting(folder)
     with running(serve_command(folder)) as alone, running(serve_command(folder)) as other:
         rollouts = rolling_plan(other, bundle, effort, _ROLLOUTS, temperature=0.0)
         scenes = {_ALONE: Scene(alone), f"{_ROLLOUTS} endless rollouts": Scene(other, "rollouts", rollouts)}
         return _against_alone(23, scenes, bundle, effort, None)
 
 
-def _predicting(folder: Path) -> Bundle:
+def predicting(folder: Path) -> Bundle:
     """A random model of the size of all comparisons, whose output is its next input."""
     head = HeadSpec("output", "regression", 1, predicts="input")
     spec = declare("h128-predicting", CellSpec("lstm", 1, 128, 1), [head])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
+
+from support import planted
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("untimed", deadline=None)
@@ -28,6 +31,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Sets what programs inherit: they may keep byte code, since some hundreds are started, and they heed signals."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     _heed_signals(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fails a test in which this process has printed a secret that a test has planted: servers run in it, and log."""
+    report = yield
+    turned_up = planted.found("".join(text for _, text in report.sections).encode("utf-8", "surrogateescape"))
+    if turned_up and report.passed:
+        report.outcome = "failed"
+        report.longrepr = f"secrets turned up in what was printed: {turned_up}"
+    return report
 
 
 def _heed_signals(config: pytest.Config) -> None:

@@ -27,7 +27,7 @@ def bearer(name: str, token: str) -> Metadata:
 
 
 class Token:
-    """What the calls of one client show, and whether another try may show something better."""
+    """Says what the calls of one client show, and whether another try may show something better."""
 
     def __init__(self, token: str | None, file: Path | str | None) -> None:
         """token: fixed. file: where it stands instead, with any white space around it."""
@@ -38,18 +38,18 @@ class Token:
         """Whether the server has ever accepted one."""
 
     def metadata(self) -> Metadata:
-        """What a call that begins now carries. Raises InvalidArgument while the file has never had a token."""
+        """Makes what a call that begins now carries. Raises InvalidArgument while the file has never had a token."""
         if self._file is not None:
             self._read(self._file)
         return self._metadata
 
     def replaced(self, shown: Metadata) -> bool:
-        """Whether the file has another token by now than a call has shown."""
+        """Tells whether the file has another token by now than a call has shown."""
         self._stamp = ()  # two changes within some milliseconds may look like one
         return self.metadata() != shown
 
     def mends(self, failure: StepStreamError, shown: Metadata) -> bool:
-        """Whether what failed may be tried again with what the file says: another token, or one to come where one was good."""
+        """Tells whether a failure may be mended by what the file says: another token, or one to come where one was good."""
         return isinstance(failure, Unauthenticated) and self._file is not None and (self.replaced(shown) or self.accepted)
 
     def _read(self, file: Path) -> None:

@@ -234,7 +234,7 @@ def lasting(reason: StepStreamError) -> bool:
 
 
 def lost(reason: StepStreamError) -> StepStreamError:
-    """What everybody on the stream hears when it has ended for a reason: that the connection is lost, but for a token that is no
+    """Says what everybody on the stream hears when it has ended for a reason: that the connection is lost, or that a token is no
     longer good."""
     if isinstance(reason, Unauthenticated):
         return reason.again()

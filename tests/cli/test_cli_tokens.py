@@ -61,7 +61,7 @@ async def test_who_is_not_let_in_is_told_what_to_do(address: str) -> None:
 
 
 async def test_an_empty_file_is_told_by_name(tmp_path: Path) -> None:
-    """As a file that cannot be used, with exit code 1."""
+    """It is told like a file that cannot be used, with exit code 1."""
     empty = tmp_path / "empty"
     empty.touch()
     told = await stepstream("127.0.0.1:1", "models", "--token-file", str(empty), "--json")

@@ -49,7 +49,7 @@ async def servicer() -> FakeServicer:
 
 @pytest.fixture
 async def address(servicer: FakeServicer, doorkeeper: Doorkeeper) -> AsyncIterator[str]:
-    """Where it is served, behind the doorkeeper."""
+    """The address where it is served, behind the doorkeeper."""
     async with serving(servicer, interceptors=[doorkeeper]) as bound:
         yield bound
     assert servicer.broken_rules == []
@@ -243,7 +243,7 @@ async def test_an_old_token_is_shown_again_for_as_long_as_patience_lasts(
 
 
 async def test_a_call_is_made_once_more_with_a_token_that_is_new(address: str, doorkeeper: Doorkeeper, file: Path) -> None:
-    """Also one that must not be repeated otherwise, since what was turned away was not done."""
+    """That holds of one that must not be repeated otherwise, too, since what was turned away was not done."""
     async with Client(address, replace(SHORT, token_file=file)) as client:
         await client.step("level", "a", 1, open=True)
         doorkeeper.good, doorkeeper.on_refusal = "second", lambda: replaced(file, "second")
@@ -279,7 +279,7 @@ async def test_a_rollout_that_is_applied_step_by_step_ends(
 
 
 async def test_a_call_is_made_once_more_only(address: str, doorkeeper: Doorkeeper, file: Path) -> None:
-    """Where the new token is not good either."""
+    """The new token is not good either."""
     async with Client(address, replace(SHORT, token_file=file)) as client:
         await client.models()
         doorkeeper.good = "third"
@@ -290,7 +290,7 @@ async def test_a_call_is_made_once_more_only(address: str, doorkeeper: Doorkeepe
 
 
 async def test_a_file_that_is_missing_for_a_moment_leaves_the_token_in_use(address: str, file: Path) -> None:
-    """As while it is being replaced; empty files are passed over as well."""
+    """It may be so while it is being replaced; empty files are passed over as well."""
     async with Client(address, ClientOptions(token_file=file)) as client:
         await client.models()
         written(file, "")

@@ -13,8 +13,12 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message_factory import GetMessageClass
+from typer.models import CommandInfo
+from typer.testing import CliRunner
 
 from stepstream_proto.v1 import inference_pb2, model_pb2, session_pb2
+from stepstream_server.cli import app
+from stepstream_server.cli.admin import administration
 from support.pages import PAGES, README, ROOT, blocks, name, output_of
 from support.server import serving
 
@@ -47,6 +51,22 @@ async def test_a_model_for_load_tests_is_made_as_shown(tmp_path: Path) -> None:
     (command,) = (words for words in commands() if words[:2] == ["stepstream-server", "init-model"])
     await output_of(sys.executable, "-m", "stepstream_server", *command[1:], folder=tmp_path)
     assert (tmp_path / command[2] / "model.json").is_file()
+
+
+def test_administrators_commands_are_right(tmp_path: Path) -> None:
+    """Every command of the group is shown, and as it is used: without a server its socket is all that is missing."""
+    shown = [words[1:] for words in commands() if words[:2] == ["stepstream-server", "admin"]]
+    assert {words[1] for words in shown} == {command.name or _name(command) for command in administration.registered_commands}
+    for words in shown:
+        result = CliRunner().invoke(app, [*words, "--socket", str(tmp_path / "nil")])
+        assert (result.exit_code, result.stderr) == (1, f"{tmp_path / 'nil'}: No such file or directory\n")
+    (token,) = (words[1:] for words in commands() if words[:2] == ["stepstream-server", "token"])
+    assert CliRunner().invoke(app, token).exit_code == 0
+
+
+def _name(command: CommandInfo) -> str:
+    """That of a command which is named after its function."""
+    return getattr(command.callback, "__name__", "")
 
 
 async def test_the_grpcurl_calls_succeed(address: str) -> None:

@@ -125,7 +125,7 @@ async def test_who_leaves_most_unread_is_let_go_of(out_of_credit: asyncio.Event)
         await greedy.step(range(8), [2] * 8, *[[1.0, 2.0]] * 8)
         code, details = await greedy.end()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "wait for clients to read them" in details
+        assert "has no room for more unread answers" in details
         await steps_on(honest, 0, 0, 5)
         attached = await honest.attach("wide", 1, first.id, first.secret)
         (session,) = attached.sessions

@@ -37,7 +37,7 @@ def flags(files: Files, client_ca: Path | None = None) -> list[str]:
 
 
 async def steps_by(client: Client, numbers: np.ndarray) -> list[float]:
-    """What a new session of a new connection answers, number by number."""
+    """Answers of a new session of a new connection, number by number."""
     async with client, client.open_session("small") as session:
         return [float((await session.step(each))["output"][0]) for each in numbers]
 
