@@ -167,6 +167,11 @@ def _merged(parts: Sequence[Result]) -> Result:
     )
 
 
+def run_calls(plan: Plan) -> Result:
+    """One run of unary calls. Raises RuntimeError if an answer was not right."""
+    return Result(**generate("calls", asdict(plan)))
+
+
 def run_paced(plan: PacedPlan) -> PacedResult:
     """One run of the open loop. Raises RuntimeError if an answer was not right."""
     return PacedResult(**generate("paced", asdict(plan)))

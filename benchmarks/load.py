@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,8 @@ class Plan:
     seconds: float = 1.5
     max_blocks: int = 1_000_000  # per stream; the run ends when it reaches them, however early
     idle: bool = False  # step each session once, then hold the streams open until standard input ends
+    authority_file: str = ""  # path of the certificate (PEM) of who vouches for the server; empty: plaintext
+    token: str = ""  # that calls show; empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +177,39 @@ class Lane:
         return int(ends[-1])
 
 
+class Closed(Protocol):
+    """A closed loop: of streams, or of calls."""
+
+    round_trips: list[float]  # seconds
+
+    @property
+    def steps(self) -> int:
+        """Answered so far."""
+
+    def open(self) -> None:
+        """Opens sessions."""
+
+    def run(self, seconds: float) -> None:
+        """Keeps steps in flight for so long."""
+
+    def drain(self) -> None:
+        """Waits for what is in flight."""
+
+    def close(self) -> None:
+        """Closes sessions, then connections."""
+
+
+def dial(plan: Plan) -> Connection:
+    """A new connection of a plan. Raises OSError."""
+    return connect(plan.address, authority_file=plan.authority_file, token=plan.token)
+
+
 class Load:
     """All lanes of a plan, driven by one thread."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._connections = [connect(plan.address) for _ in range(min(plan.connections, plan.streams))]
+        self._connections = [dial(plan) for _ in range(min(plan.connections, plan.streams))]
         self._lanes = [Lane(self._connections[each % len(self._connections)], plan, each) for each in range(plan.streams)]
         self._by_stream: dict[tuple[Connection, int], Lane] = {}
         self._selector = selectors.DefaultSelector()
@@ -252,7 +282,11 @@ class Load:
 
 def measure(plan: Plan) -> Result:
     """Warms up, measures, drains and closes. Raises WireError for an answer that is not right."""
-    load = Load(plan)
+    return measured(Load(plan), plan)
+
+
+def measured(load: Closed, plan: Plan) -> Result:
+    """One run of a closed loop."""
     load.open()
     load.run(plan.warm_up_seconds)
     load.round_trips.clear()

@@ -31,7 +31,7 @@ _NOTHING: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What honest callers saw, and messages per second that the other client was sent meanwhile."""
+    """Delays and rates that honest callers saw, and messages per second that the other client was sent meanwhile."""
 
     steps: Result
     text: Result

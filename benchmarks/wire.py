@@ -9,6 +9,7 @@ at the first surprise.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterator
 from functools import cache
@@ -65,12 +66,16 @@ class Connection:
     """One HTTP/2 connection with prior knowledge. Blocking: `receive` waits, unless a selector said that there is something.
 
     `window` is what the peer may send on each stream before it must wait; a small one is never widened. With `lenient`, streams
-    that the peer ends are counted in `ended` and forgotten; otherwise only calls that were answered may end.
+    that the peer ends are counted in `ended` and forgotten; otherwise only calls that were answered may end. Each call shows the
+    token, if there is one.
     """
 
-    def __init__(self, peer: socket.socket, authority: str, window: int = LARGEST_WINDOW, lenient: bool = False) -> None:
+    def __init__(
+        self, peer: socket.socket, authority: str, window: int = LARGEST_WINDOW, lenient: bool = False, token: str = ""
+    ) -> None:
         self._socket = peer
         self._authority = authority
+        self._shown = (("authorization", f"Bearer {token}"),) if token else ()
         self._own_window = window
         self._lenient = lenient
         self._input = bytearray()
@@ -99,7 +104,7 @@ class Connection:
     def open_stream(self, path: str) -> int:
         """Begins a call; returns its stream's number."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self._frame(HEADERS, END_HEADERS, stream, _request(path, self._authority))
+        self._frame(HEADERS, END_HEADERS, stream, _request(path, self._authority, *self._shown))
         self._streams[stream] = _Stream(self._initial_window)
         return stream
 
@@ -138,7 +143,8 @@ class Connection:
             self._output.clear()
 
     def write(self) -> bool:
-        """Like `flush`, but leaves what the kernel does not take at once for later. Returns whether nothing is left."""
+        """Like `flush`, but leaves what the kernel does not take at once for later. Returns whether nothing is left. Not over
+        TLS."""
         if self._output:
             try:
                 del self._output[: self._socket.send(self._output, socket.MSG_DONTWAIT)]
@@ -275,14 +281,26 @@ class Connection:
         self._output += payload
 
 
-def connect(address: str, window: int = LARGEST_WINDOW, lenient: bool = False) -> Connection:
-    """Connects to HOST:PORT; the rest as in Connection. Raises OSError."""
+def connect(
+    address: str, window: int = LARGEST_WINDOW, lenient: bool = False, authority_file: str = "", token: str = ""
+) -> Connection:
+    """Connects to HOST:PORT, over TLS to a server that this authority vouches for if there is a file of one (PEM); the rest as
+    in Connection. Raises OSError."""
     host, _, port = address.rpartition(":")
     peer = socket.create_connection((host, int(port)))
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection = Connection(peer, address, window, lenient)
+    if authority_file:
+        peer = _trusting(authority_file).wrap_socket(peer, server_hostname=host)
+    connection = Connection(peer, address, window, lenient, token)
     connection.start()
     return connection
+
+
+@cache
+def _trusting(authority_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority_file)
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 _request = cache(request)  # calls of a generator are alike
