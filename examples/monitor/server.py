@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 30.0  # it starts in about one; a machine under load may take longer
+START_SECONDS = 120.0  # it starts in some seconds; the first time it compiles its rules, which takes half a minute on a slow core
 STOP_SECONDS = 30.0  # it stops at once when nothing is under way
 LOG_LINES = 15  # of the log, shown when something went wrong
 

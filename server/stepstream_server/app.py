@@ -135,7 +135,7 @@ def _build(bundle: Bundle, settings: Settings, metrics: Metrics, inbox: Inbox) -
     observer = Replacements(spec.name, spec.version, metrics.observer(spec.name, spec.version))
     engine = Engine(spec, backend, settings.engine, observer, inbox=inbox)
     if not is_prepared():
-        log.info("compiling_rules", seconds_about=20, folder=str(cache_folder()))
+        log.info("compiling_rules", seconds_about=30, folder=str(cache_folder()))
     engine.warm_up()
     log.info("model_warm", model=spec.name, version=spec.version, seconds=round(time.monotonic() - began, 3))
     return engine

@@ -288,7 +288,7 @@ def _tell(lines: Iterable[str]) -> None:
 def compile_rules() -> None:
     """Compiles the engine's rules and keeps them.
 
-    A server that finds none compiles them when it starts, which takes some 20 seconds. They are kept in NUMBA_CACHE_DIR or else
+    A server that finds none compiles them when it starts, which takes some 30 seconds. They are kept in NUMBA_CACHE_DIR or else
     beside the program; with NUMBA_CPU_NAME=generic, here and where the server runs, they fit any processor of the architecture.
     """
     from stepstream_server.engine.compiled import cache_folder

@@ -30,7 +30,7 @@ _NOBODY = np.zeros(0, np.int64)
 
 
 def is_prepared() -> bool:
-    """Tells whether the rules lie on disk as compiled for this processor. Compiling them takes some 20 seconds."""
+    """Tells whether the rules lie on disk as compiled for this processor. Compiling them takes some 30 seconds."""
     return lies_on_disk(admission.admit)
 
 
