@@ -32,7 +32,7 @@ _OPEN_SESSION = "/stepstream.v1.SessionService/OpenSession"
 _SECONDS = 600.0
 _SMALL_WINDOW = 65_535  # bytes: HTTP/2's default, and never widened
 _BURST = 64  # messages between two looks at what came
-_STREAMS_HELD = 5_000  # half of what the server admits by default
+_STREAMS_HELD = 500  # half of what the server lets one connection have at once
 _STREAMS_ASKED = 256  # opened and not yet accepted
 _BEATS = 500  # per second, of clients whose rate is given: far more than a client makes that has gone wrong
 _NOISE = np.random.default_rng(0).bytes(100)
@@ -80,7 +80,7 @@ def flood(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
 
 
 def streams(plan: Plan, counts: Counts, begun: Callable[[], None]) -> None:
-    """Opens streams with a session each as fast as they are accepted; beyond 5,000 it drops the oldest for every new one."""
+    """Opens streams with a session each as fast as they are accepted; beyond 500 it drops the oldest for every new one."""
     connection = connect(plan.address, lenient=True)
     begun()
     held: deque[int] = deque()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stepstream_server.engine.clockwork import Arbiter, Clockwork, Owner
 from stepstream_server.engine.engine import Turned
-from stepstream_server.engine.ports import Acknowledge, CallersLeft, Get
+from stepstream_server.engine.ports import Acknowledge, CallersLeft, Get, Open, StreamEnded
 from stepstream_server.errors import ServerFault
 from support.backend import FakeBackend
 from support.engine import Answer, Harness
@@ -273,6 +273,32 @@ def test_acknowledgements_without_end_are_the_threads() -> None:
     nobody = np.zeros(0, np.int64)
     for _ in range(40):
         scene.door.submit(Acknowledge(1, nobody, nobody, nobody.astype(np.uint32), nobody))
+    scene.go_on()
+    assert set(scene.turned_by) == {Owner.THREAD}
+
+
+@pytest.mark.parametrize(("sessions", "owner"), [(1, Owner.LOOP), (30, Owner.LOOP), (40, Owner.THREAD)])
+def test_streams_with_few_sessions_come_and_go_on_the_loop(sessions: int, owner: Owner) -> None:
+    """Opening many takes longer than the loop has."""
+    scene = Scene()
+    handles = np.arange(sessions, dtype=np.uint32)
+    scene.door.submit(Open(9, scene.request(), [""] * sessions, handles))
+    scene.go_on()
+    assert set(scene.turned_by) == {owner}
+    scene.turned_by.clear()
+    scene.door.submit(StreamEnded(9))
+    scene.step_session(0)
+    scene.go_on()
+    assert scene.turned_by[0] is Owner.LOOP
+    scene.check_answers()
+
+
+def test_the_end_of_a_stream_with_many_sessions_is_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them has to be let go."""
+    scene = Scene()
+    assert [scene.engine.held_by(0, stream) for stream in (1, 9)] == [SESSIONS, 0]
+    monkeypatch.setattr(scene.engine, "held_by", lambda door, stream: 1000)
+    scene.door.submit(StreamEnded(1))
     scene.go_on()
     assert set(scene.turned_by) == {Owner.THREAD}
 

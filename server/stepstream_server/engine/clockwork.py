@@ -1,8 +1,10 @@
 """A driver that turns an engine where it costs least: on the event loop while turns are plain and short, else on a thread.
 
 A lone step's way to a thread and back is a seventh of its time, and beside a busy event loop the thread waits for the
-interpreter. But the loop must not be held up. So it turns the engine itself only where a turn will be over within a millisecond;
-everything else goes to the thread, which keeps the engine until it has nothing left to do, or has had nothing but plain turns.
+interpreter. But the loop must not be held up. So it turns the engine itself only where a turn will be over within a millisecond,
+also where streams with few sessions come and go: else whoever opens them without end would keep the engine on the thread, and
+everybody's steps waiting for the interpreter. Everything else goes to the thread, which keeps the engine until it has nothing
+left to do, or has had nothing but plain turns.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stepstream_server.engine.engine import Clock, Engine
-from stepstream_server.engine.ports import Acknowledge, Block, Call, Envelope
+from stepstream_server.engine.ports import Acknowledge, Block, Call, Envelope, Open, StreamEnded
 from stepstream_server.engine.thread import EngineThread, rows_of
 
 _INLINE_SECONDS = 0.001  # that turns may take of one iteration of the loop: what a health check waits for
@@ -161,12 +163,14 @@ class Clockwork(EngineThread):
     def _fits(self) -> bool:
         """Tells whether the next turn is plain, and will be over within what the loop has for it."""
         (rows, steps), weight = self._engine.queued, 0
-        for _, commands in self._envelopes:
+        for door, commands in self._envelopes:
             for command in commands:
                 weight += rows_of(command)
+                if isinstance(command, StreamEnded):
+                    weight += self._engine.held_by(door, command.stream)
                 if isinstance(command, Block | Call):
                     rows, steps = rows + len(command.rows), steps + len(command.inputs[0])
-                elif not isinstance(command, Acknowledge):
+                elif not isinstance(command, Acknowledge | Open | StreamEnded):
                     return False
         if steps > rows or weight > _INLINE_ROWS or not self._engine.calm:  # chunks are computed beside the loop's own work
             return False

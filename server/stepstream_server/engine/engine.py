@@ -207,6 +207,10 @@ class Engine:
         that size has been measured."""
         return self._scheduler.expected_seconds(rows)
 
+    def held_by(self, door: int, stream: int) -> int:
+        """How many sessions a door's stream holds."""
+        return self._lifecycle.held_by(global_stream(door, stream))
+
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""

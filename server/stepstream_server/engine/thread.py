@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Acknowledge, Block, Call, Command, Envelope
+from stepstream_server.engine.ports import Acknowledge, Block, Call, Command, Envelope, Open
 from stepstream_server.errors import Reason, ServerFault
 
 # What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
@@ -15,6 +15,7 @@ from stepstream_server.errors import Reason, ServerFault
 _ROWS_PER_TURN = 4096
 _CALL_ROWS = 4  # rows of a block that a one-shot caller's row stands for: each costs about 10 us
 _COMMAND_ROWS = 8  # rows of a block that any other command stands for
+_OPENED_ROWS = 8  # rows of a block that a session which is to be opened stands for
 _ACKNOWLEDGED = 16  # sessions of an acknowledgement that cost as much as a row of a block
 
 
@@ -99,4 +100,6 @@ def rows_of(command: Command) -> int:
         return len(command.rows)
     if isinstance(command, Acknowledge):
         return _COMMAND_ROWS + len(command.handles) // _ACKNOWLEDGED
+    if isinstance(command, Open):
+        return _COMMAND_ROWS + _OPENED_ROWS * len(command.ids)
     return _CALL_ROWS * len(command.ids) if isinstance(command, Call) else _COMMAND_ROWS

@@ -40,6 +40,10 @@ class Lifecycle:
         """Streams that hold sessions."""
         return len(self._held)
 
+    def held_by(self, stream: int) -> int:
+        """How many sessions a stream holds, by its engine-wide number."""
+        return self._held.get(stream, 0)
+
     # Open ------------------------------------------------------------------------------------------------------------
 
     def create(
