@@ -43,7 +43,7 @@ async def taken_away(heard: Heard) -> None:
 
 
 async def no_admin(heard: Heard) -> None:
-    """What is of all tenants together, such as `ModelStatistics`, is asked for by a caller without the role `admin`."""
+    """A caller without the role `admin` asks for what is of all tenants together, such as `ModelStatistics`."""
     async with office() as (_, at, _):
         asked: Any = at.front.channel.unary_unary("/inference.GRPCInferenceService/ModelStatistics")
         await heard.call(asked(b""))

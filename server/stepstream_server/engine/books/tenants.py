@@ -55,11 +55,11 @@ class Room:
         self._tenants = tenants
         self._taken: Counter[str] = Counter()
 
-    def take(self, key: str, count: int = 1) -> None:
-        """So many sessions more are going to be open in the tenant of a key."""
-        self._free -= count
+    def take(self, key: str) -> None:
+        """One more session is going to be open in the tenant of a key."""
+        self._free -= 1
         if self._tenants.limits:
-            self._taken[tenant_of(key)] += count
+            self._taken[tenant_of(key)] += 1
 
     def refuse_if_full(self, key: str, *, leaving: bool = False) -> None:
         """Raises CallerError(SESSION_CAPACITY) if no session can be opened in the tenant of a key. leaving: whether one of its

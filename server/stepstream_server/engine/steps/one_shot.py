@@ -122,7 +122,8 @@ class OneShot:
             try:
                 self._check(session_id, session)
                 room.refuse_if_full(session_id, leaving=not adds)
-                room.take(session_id, int(adds))
+                if adds:
+                    room.take(session_id)
             except CallerError as error:
                 errors[session_id] = error
                 count_refused(error.reason, report)
