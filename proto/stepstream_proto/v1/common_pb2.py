@@ -24,23 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stepstream_proto/v1/common.proto\x12\rstepstream.v1\"\xbb\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tdata_type\x18\x02 \x01(\x0e\x32\x17.stepstream.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x03\x12\r\n\x05range\x18\x06 \x01(\x02\x12!\n\x04text\x18\x07 \x01(\x0b\x32\x13.stepstream.v1.Text\x12\x0e\n\x06labels\x18\x08 \x03(\t\"i\n\x04Text\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x03(\t\x12\x14\n\x07unknown\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x04 \x01(\x08\x12\r\n\x05space\x18\x05 \x01(\tB\n\n\x08_unknown\"&\n\x06Window\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"N\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r*z\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x03\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x04*W\n\x07Outputs\x12\x17\n\x13OUTPUTS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTPUTS_ALL\x10\x01\x12\x10\n\x0cOUTPUTS_LAST\x10\x02\x12\x10\n\x0cOUTPUTS_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n stepstream_proto/v1/common.proto\x12\rstepstream.v1\"\xbb\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tdata_type\x18\x02 \x01(\x0e\x32\x17.stepstream.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x03\x12\r\n\x05range\x18\x06 \x01(\x02\x12!\n\x04text\x18\x07 \x01(\x0b\x32\x13.stepstream.v1.Text\x12\x0e\n\x06labels\x18\x08 \x03(\t\"i\n\x04Text\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x03(\t\x12\x14\n\x07unknown\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x04 \x01(\x08\x12\r\n\x05space\x18\x05 \x01(\tB\n\n\x08_unknown\"<\n\x06Window\x12\r\n\x05steps\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x14\n\x0creplay_steps\x18\x03 \x01(\x04\"\xb5\x01\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_delay_ms\x18\x04 \x01(\r\x12\x34\n\x08metadata\x18\x05 \x03(\x0b\x32\".stepstream.v1.Error.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*z\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\x02\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x03\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x04*W\n\x07Outputs\x12\x17\n\x13OUTPUTS_UNSPECIFIED\x10\x00\x12\x0f\n\x0bOUTPUTS_ALL\x10\x01\x12\x10\n\x0cOUTPUTS_LAST\x10\x02\x12\x10\n\x0cOUTPUTS_NONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepstream_proto.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=468
-  _globals['_DATATYPE']._serialized_end=590
-  _globals['_OUTPUTS']._serialized_start=592
-  _globals['_OUTPUTS']._serialized_end=679
+  _globals['_ERROR_METADATAENTRY']._loaded_options = None
+  _globals['_ERROR_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=594
+  _globals['_DATATYPE']._serialized_end=716
+  _globals['_OUTPUTS']._serialized_start=718
+  _globals['_OUTPUTS']._serialized_end=805
   _globals['_TENSORSPEC']._serialized_start=52
   _globals['_TENSORSPEC']._serialized_end=239
   _globals['_TEXT']._serialized_start=241
   _globals['_TEXT']._serialized_end=346
   _globals['_WINDOW']._serialized_start=348
-  _globals['_WINDOW']._serialized_end=386
-  _globals['_ERROR']._serialized_start=388
-  _globals['_ERROR']._serialized_end=466
+  _globals['_WINDOW']._serialized_end=408
+  _globals['_ERROR']._serialized_start=411
+  _globals['_ERROR']._serialized_end=592
+  _globals['_ERROR_METADATAENTRY']._serialized_start=545
+  _globals['_ERROR_METADATAENTRY']._serialized_end=592
 # @@protoc_insertion_point(module_scope)

@@ -66,21 +66,32 @@ class Text(_message.Message):
     def __init__(self, codec: _Optional[str] = ..., vocabulary: _Optional[_Iterable[str]] = ..., unknown: _Optional[int] = ..., lower: _Optional[bool] = ..., space: _Optional[str] = ...) -> None: ...
 
 class Window(_message.Message):
-    __slots__ = ("steps", "bytes")
+    __slots__ = ("steps", "bytes", "replay_steps")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_STEPS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     bytes: int
-    def __init__(self, steps: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    replay_steps: int
+    def __init__(self, steps: _Optional[int] = ..., bytes: _Optional[int] = ..., replay_steps: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "reason", "message", "retry_delay_ms")
+    __slots__ = ("code", "reason", "message", "retry_delay_ms", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     code: int
     reason: str
     message: str
     retry_delay_ms: int
-    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_delay_ms: _Optional[int] = ...) -> None: ...
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retry_delay_ms: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -65,16 +65,18 @@ class StreamRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenOnStream, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., block: _Optional[_Union[Block, _Mapping]] = ..., acknowledge: _Optional[_Union[Acknowledge, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., detach: _Optional[_Union[Detach, _Mapping]] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("attached", "answers", "detached", "drain")
+    __slots__ = ("attached", "answers", "detached", "drain", "durable")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     attached: Attached
     answers: Answers
     detached: Detached
     drain: Drain
-    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., answers: _Optional[_Union[Answers, _Mapping]] = ..., detached: _Optional[_Union[Detached, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    durable: Durable
+    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., answers: _Optional[_Union[Answers, _Mapping]] = ..., detached: _Optional[_Union[Detached, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., durable: _Optional[_Union[Durable, _Mapping]] = ...) -> None: ...
 
 class OpenOnStream(_message.Message):
     __slots__ = ("model", "version", "handles", "ids", "idle_ttl", "request_id", "durable")
@@ -105,16 +107,18 @@ class Attach(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., sessions: _Optional[_Iterable[_Union[AttachSession, _Mapping]]] = ...) -> None: ...
 
 class AttachSession(_message.Message):
-    __slots__ = ("handle", "id", "secret", "acked")
+    __slots__ = ("handle", "id", "secret", "acked", "replay_from")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     ACKED_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_FROM_FIELD_NUMBER: _ClassVar[int]
     handle: int
     id: str
     secret: bytes
     acked: int
-    def __init__(self, handle: _Optional[int] = ..., id: _Optional[str] = ..., secret: _Optional[bytes] = ..., acked: _Optional[int] = ...) -> None: ...
+    replay_from: int
+    def __init__(self, handle: _Optional[int] = ..., id: _Optional[str] = ..., secret: _Optional[bytes] = ..., acked: _Optional[int] = ..., replay_from: _Optional[int] = ...) -> None: ...
 
 class Attached(_message.Message):
     __slots__ = ("model", "version", "sessions", "window")
@@ -129,7 +133,7 @@ class Attached(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., sessions: _Optional[_Iterable[_Union[AttachedSession, _Mapping]]] = ..., window: _Optional[_Union[_common_pb2.Window, _Mapping]] = ...) -> None: ...
 
 class AttachedSession(_message.Message):
-    __slots__ = ("handle", "id", "secret", "next_seq", "acked", "epoch", "error")
+    __slots__ = ("handle", "id", "secret", "next_seq", "acked", "epoch", "error", "durable_seq", "bitwise", "durable")
     HANDLE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +141,9 @@ class AttachedSession(_message.Message):
     ACKED_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
+    BITWISE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     handle: int
     id: str
     secret: bytes
@@ -144,7 +151,18 @@ class AttachedSession(_message.Message):
     acked: int
     epoch: int
     error: _common_pb2.Error
-    def __init__(self, handle: _Optional[int] = ..., id: _Optional[str] = ..., secret: _Optional[bytes] = ..., next_seq: _Optional[int] = ..., acked: _Optional[int] = ..., epoch: _Optional[int] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ...) -> None: ...
+    durable_seq: int
+    bitwise: bool
+    durable: bool
+    def __init__(self, handle: _Optional[int] = ..., id: _Optional[str] = ..., secret: _Optional[bytes] = ..., next_seq: _Optional[int] = ..., acked: _Optional[int] = ..., epoch: _Optional[int] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ..., durable_seq: _Optional[int] = ..., bitwise: _Optional[bool] = ..., durable: _Optional[bool] = ...) -> None: ...
+
+class Durable(_message.Message):
+    __slots__ = ("handles", "counts")
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    handles: bytes
+    counts: bytes
+    def __init__(self, handles: _Optional[bytes] = ..., counts: _Optional[bytes] = ...) -> None: ...
 
 class Block(_message.Message):
     __slots__ = ("handles", "first_seqs", "lengths", "inputs", "outputs", "acked", "timeout")
@@ -231,10 +249,12 @@ class Detached(_message.Message):
     def __init__(self, handles: _Optional[bytes] = ..., reason: _Optional[_Union[DetachReason, str]] = ..., error: _Optional[_Union[_common_pb2.Error, _Mapping]] = ...) -> None: ...
 
 class Drain(_message.Message):
-    __slots__ = ("deadline",)
+    __slots__ = ("deadline", "resume")
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     deadline: _duration_pb2.Duration
-    def __init__(self, deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    resume: bool
+    def __init__(self, deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., resume: _Optional[bool] = ...) -> None: ...
 
 class Values(_message.Message):
     __slots__ = ("numbers",)
@@ -243,7 +263,7 @@ class Values(_message.Message):
     def __init__(self, numbers: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("model", "version", "session_id", "secret", "seq", "inputs", "outputs")
+    __slots__ = ("model", "version", "session_id", "secret", "seq", "inputs", "outputs", "written_behind")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +278,7 @@ class StepRequest(_message.Message):
     SEQ_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BEHIND_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     session_id: str
@@ -265,10 +286,11 @@ class StepRequest(_message.Message):
     seq: int
     inputs: _containers.MessageMap[str, Values]
     outputs: _common_pb2.Outputs
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., seq: _Optional[int] = ..., inputs: _Optional[_Mapping[str, Values]] = ..., outputs: _Optional[_Union[_common_pb2.Outputs, str]] = ...) -> None: ...
+    written_behind: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., seq: _Optional[int] = ..., inputs: _Optional[_Mapping[str, Values]] = ..., outputs: _Optional[_Union[_common_pb2.Outputs, str]] = ..., written_behind: _Optional[bool] = ...) -> None: ...
 
 class StepResponse(_message.Message):
-    __slots__ = ("seq", "next_seq", "outputs")
+    __slots__ = ("seq", "next_seq", "outputs", "durable_seq", "epoch")
     class OutputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -279,10 +301,14 @@ class StepResponse(_message.Message):
     SEQ_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQ_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     seq: int
     next_seq: int
     outputs: _containers.MessageMap[str, Values]
-    def __init__(self, seq: _Optional[int] = ..., next_seq: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Values]] = ...) -> None: ...
+    durable_seq: int
+    epoch: int
+    def __init__(self, seq: _Optional[int] = ..., next_seq: _Optional[int] = ..., outputs: _Optional[_Mapping[str, Values]] = ..., durable_seq: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("model", "version", "session_id", "secret", "seq", "prompt", "max_steps", "temperature", "top_k", "top_p", "seed", "stop", "commit", "paths", "levels", "outputs")
@@ -321,17 +347,21 @@ class GenerateRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., session_id: _Optional[str] = ..., secret: _Optional[bytes] = ..., seq: _Optional[int] = ..., prompt: _Optional[_Iterable[bytes]] = ..., max_steps: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., commit: _Optional[_Union[Commit, str]] = ..., paths: _Optional[int] = ..., levels: _Optional[_Iterable[float]] = ..., outputs: _Optional[bool] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("first_seq", "outputs", "tokens", "next_seq", "values", "ending")
+    __slots__ = ("first_seq", "outputs", "tokens", "next_seq", "values", "ending", "durable_seq", "epoch")
     FIRST_SEQ_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NEXT_SEQ_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     ENDING_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     first_seq: int
     outputs: _containers.RepeatedScalarFieldContainer[bytes]
     tokens: bytes
     next_seq: int
     values: bytes
     ending: RolloutEnding
-    def __init__(self, first_seq: _Optional[int] = ..., outputs: _Optional[_Iterable[bytes]] = ..., tokens: _Optional[bytes] = ..., next_seq: _Optional[int] = ..., values: _Optional[bytes] = ..., ending: _Optional[_Union[RolloutEnding, str]] = ...) -> None: ...
+    durable_seq: int
+    epoch: int
+    def __init__(self, first_seq: _Optional[int] = ..., outputs: _Optional[_Iterable[bytes]] = ..., tokens: _Optional[bytes] = ..., next_seq: _Optional[int] = ..., values: _Optional[bytes] = ..., ending: _Optional[_Union[RolloutEnding, str]] = ..., durable_seq: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...

@@ -26,51 +26,51 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from stepstream_proto.v1 import common_pb2 as stepstream__proto_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!stepstream_proto/v1/session.proto\x12\rstepstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a stepstream_proto/v1/common.proto\"\xc8\x02\n\x07Session\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.stepstream.v1.SessionStatus\x12\x10\n\x08next_seq\x18\x05 \x01(\x04\x12\r\n\x05\x61\x63ked\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x15\n\rpending_steps\x18\x08 \x01(\x04\x12&\n\x03\x61ge\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08idle_ttl\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61ttached\x18\x0c \x01(\x08\x12\x0c\n\x04slot\x18\r \x01(\r\"\x92\x01\n\x12OpenSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12+\n\x08idle_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07\x64urable\x18\x06 \x01(\x08\"N\n\x13OpenSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\xa3\x01\n\x13OpenSessionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0b\n\x03ids\x18\x04 \x03(\t\x12+\n\x08idle_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x0f\n\x07\x64urable\x18\x07 \x01(\x08\"F\n\x14OpenSessionsResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.OpenedSession\"P\n\rOpenedSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.stepstream.v1.Error\"?\n\x11GetSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\"\\\n\x13ListSessionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x14ListSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stepstream.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x13\x43loseSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\"(\n\x14\x43loseSessionResponse\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\"\xa5\x01\n\x12\x46orkSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\x12\x13\n\x06\x61t_seq\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08\x66ork_ids\x18\x06 \x03(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\t\n\x07_at_seq\"W\n\x13\x46orkSessionResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.OpenedSession\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\"\x95\x01\n\x14\x45xportSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\x12\x13\n\x06\x61t_seq\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05\x63lose\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\t\n\x07_at_seq\";\n\x15\x45xportSessionResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\"H\n\x14ImportSessionRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"a\n\x15ImportSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0f\n\x07\x62itwise\x18\x03 \x01(\x08*h\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_STATUS_OPEN\x10\x01\x12\x1e\n\x1aSESSION_STATUS_QUARANTINED\x10\x02\x32\xd2\x05\n\x0eSessionService\x12T\n\x0bOpenSession\x12!.stepstream.v1.OpenSessionRequest\x1a\".stepstream.v1.OpenSessionResponse\x12W\n\x0cOpenSessions\x12\".stepstream.v1.OpenSessionsRequest\x1a#.stepstream.v1.OpenSessionsResponse\x12Q\n\nGetSession\x12 .stepstream.v1.GetSessionRequest\x1a!.stepstream.v1.GetSessionResponse\x12W\n\x0cListSessions\x12\".stepstream.v1.ListSessionsRequest\x1a#.stepstream.v1.ListSessionsResponse\x12W\n\x0c\x43loseSession\x12\".stepstream.v1.CloseSessionRequest\x1a#.stepstream.v1.CloseSessionResponse\x12T\n\x0b\x46orkSession\x12!.stepstream.v1.ForkSessionRequest\x1a\".stepstream.v1.ForkSessionResponse\x12Z\n\rExportSession\x12#.stepstream.v1.ExportSessionRequest\x1a$.stepstream.v1.ExportSessionResponse\x12Z\n\rImportSession\x12#.stepstream.v1.ImportSessionRequest\x1a$.stepstream.v1.ImportSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!stepstream_proto/v1/session.proto\x12\rstepstream.v1\x1a\x1egoogle/protobuf/duration.proto\x1a stepstream_proto/v1/common.proto\"\xee\x02\n\x07Session\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.stepstream.v1.SessionStatus\x12\x10\n\x08next_seq\x18\x05 \x01(\x04\x12\r\n\x05\x61\x63ked\x18\x06 \x01(\x04\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x15\n\rpending_steps\x18\x08 \x01(\x04\x12&\n\x03\x61ge\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08idle_ttl\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61ttached\x18\x0c \x01(\x08\x12\x0c\n\x04slot\x18\r \x01(\r\x12\x0f\n\x07\x64urable\x18\x0e \x01(\x08\x12\x13\n\x0b\x64urable_seq\x18\x0f \x01(\x04\"\x92\x01\n\x12OpenSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12+\n\x08idle_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07\x64urable\x18\x06 \x01(\x08\"N\n\x13OpenSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\xa3\x01\n\x13OpenSessionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0b\n\x03ids\x18\x04 \x03(\t\x12+\n\x08idle_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x0f\n\x07\x64urable\x18\x07 \x01(\x08\"F\n\x14OpenSessionsResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.OpenedSession\"P\n\rOpenedSession\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x14.stepstream.v1.Error\"?\n\x11GetSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\"\\\n\x13ListSessionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\r\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x14ListSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stepstream.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x13\x43loseSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\"(\n\x14\x43loseSessionResponse\x12\x10\n\x08next_seq\x18\x01 \x01(\x04\"\xa5\x01\n\x12\x46orkSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\x12\x13\n\x06\x61t_seq\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08\x66ork_ids\x18\x06 \x03(\t\x12\r\n\x05\x63ount\x18\x07 \x01(\r\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\t\n\x07_at_seq\"W\n\x13\x46orkSessionResponse\x12.\n\x08sessions\x18\x01 \x03(\x0b\x32\x1c.stepstream.v1.OpenedSession\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\"\x95\x01\n\x14\x45xportSessionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\n\n\x02id\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\x0c\x12\x13\n\x06\x61t_seq\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05\x63lose\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\tB\t\n\x07_at_seq\";\n\x15\x45xportSessionResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\"Y\n\x14ImportSessionRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0f\n\x07\x64urable\x18\x04 \x01(\x08\"a\n\x15ImportSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stepstream.v1.Session\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x0f\n\x07\x62itwise\x18\x03 \x01(\x08*\x83\x01\n\rSessionStatus\x12\x1e\n\x1aSESSION_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_STATUS_OPEN\x10\x01\x12\x1e\n\x1aSESSION_STATUS_QUARANTINED\x10\x02\x12\x19\n\x15SESSION_STATUS_STORED\x10\x03\x32\xd2\x05\n\x0eSessionService\x12T\n\x0bOpenSession\x12!.stepstream.v1.OpenSessionRequest\x1a\".stepstream.v1.OpenSessionResponse\x12W\n\x0cOpenSessions\x12\".stepstream.v1.OpenSessionsRequest\x1a#.stepstream.v1.OpenSessionsResponse\x12Q\n\nGetSession\x12 .stepstream.v1.GetSessionRequest\x1a!.stepstream.v1.GetSessionResponse\x12W\n\x0cListSessions\x12\".stepstream.v1.ListSessionsRequest\x1a#.stepstream.v1.ListSessionsResponse\x12W\n\x0c\x43loseSession\x12\".stepstream.v1.CloseSessionRequest\x1a#.stepstream.v1.CloseSessionResponse\x12T\n\x0b\x46orkSession\x12!.stepstream.v1.ForkSessionRequest\x1a\".stepstream.v1.ForkSessionResponse\x12Z\n\rExportSession\x12#.stepstream.v1.ExportSessionRequest\x1a$.stepstream.v1.ExportSessionResponse\x12Z\n\rImportSession\x12#.stepstream.v1.ImportSessionRequest\x1a$.stepstream.v1.ImportSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepstream_proto.v1.session_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SESSIONSTATUS']._serialized_start=2079
-  _globals['_SESSIONSTATUS']._serialized_end=2183
+  _globals['_SESSIONSTATUS']._serialized_start=2135
+  _globals['_SESSIONSTATUS']._serialized_end=2266
   _globals['_SESSION']._serialized_start=119
-  _globals['_SESSION']._serialized_end=447
-  _globals['_OPENSESSIONREQUEST']._serialized_start=450
-  _globals['_OPENSESSIONREQUEST']._serialized_end=596
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=598
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=676
-  _globals['_OPENSESSIONSREQUEST']._serialized_start=679
-  _globals['_OPENSESSIONSREQUEST']._serialized_end=842
-  _globals['_OPENSESSIONSRESPONSE']._serialized_start=844
-  _globals['_OPENSESSIONSRESPONSE']._serialized_end=914
-  _globals['_OPENEDSESSION']._serialized_start=916
-  _globals['_OPENEDSESSION']._serialized_end=996
-  _globals['_GETSESSIONREQUEST']._serialized_start=998
-  _globals['_GETSESSIONREQUEST']._serialized_end=1061
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1063
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1124
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1126
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1218
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1220
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1309
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1311
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1392
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1394
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1434
-  _globals['_FORKSESSIONREQUEST']._serialized_start=1437
-  _globals['_FORKSESSIONREQUEST']._serialized_end=1602
-  _globals['_FORKSESSIONRESPONSE']._serialized_start=1604
-  _globals['_FORKSESSIONRESPONSE']._serialized_end=1691
-  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1694
-  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1843
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1845
-  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1904
-  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1906
-  _globals['_IMPORTSESSIONREQUEST']._serialized_end=1978
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=1980
-  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=2077
-  _globals['_SESSIONSERVICE']._serialized_start=2186
-  _globals['_SESSIONSERVICE']._serialized_end=2908
+  _globals['_SESSION']._serialized_end=485
+  _globals['_OPENSESSIONREQUEST']._serialized_start=488
+  _globals['_OPENSESSIONREQUEST']._serialized_end=634
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=636
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=714
+  _globals['_OPENSESSIONSREQUEST']._serialized_start=717
+  _globals['_OPENSESSIONSREQUEST']._serialized_end=880
+  _globals['_OPENSESSIONSRESPONSE']._serialized_start=882
+  _globals['_OPENSESSIONSRESPONSE']._serialized_end=952
+  _globals['_OPENEDSESSION']._serialized_start=954
+  _globals['_OPENEDSESSION']._serialized_end=1034
+  _globals['_GETSESSIONREQUEST']._serialized_start=1036
+  _globals['_GETSESSIONREQUEST']._serialized_end=1099
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1101
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1162
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1164
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1256
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1258
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1347
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=1349
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=1430
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1432
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1472
+  _globals['_FORKSESSIONREQUEST']._serialized_start=1475
+  _globals['_FORKSESSIONREQUEST']._serialized_end=1640
+  _globals['_FORKSESSIONRESPONSE']._serialized_start=1642
+  _globals['_FORKSESSIONRESPONSE']._serialized_end=1729
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=1732
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=1881
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=1883
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=1942
+  _globals['_IMPORTSESSIONREQUEST']._serialized_start=1944
+  _globals['_IMPORTSESSIONREQUEST']._serialized_end=2033
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_start=2035
+  _globals['_IMPORTSESSIONRESPONSE']._serialized_end=2132
+  _globals['_SESSIONSERVICE']._serialized_start=2269
+  _globals['_SESSIONSERVICE']._serialized_end=2991
 # @@protoc_insertion_point(module_scope)

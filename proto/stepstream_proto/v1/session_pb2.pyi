@@ -16,12 +16,14 @@ class SessionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATUS_UNSPECIFIED: _ClassVar[SessionStatus]
     SESSION_STATUS_OPEN: _ClassVar[SessionStatus]
     SESSION_STATUS_QUARANTINED: _ClassVar[SessionStatus]
+    SESSION_STATUS_STORED: _ClassVar[SessionStatus]
 SESSION_STATUS_UNSPECIFIED: SessionStatus
 SESSION_STATUS_OPEN: SessionStatus
 SESSION_STATUS_QUARANTINED: SessionStatus
+SESSION_STATUS_STORED: SessionStatus
 
 class Session(_message.Message):
-    __slots__ = ("model", "version", "id", "status", "next_seq", "acked", "epoch", "pending_steps", "age", "idle", "idle_ttl", "attached", "slot")
+    __slots__ = ("model", "version", "id", "status", "next_seq", "acked", "epoch", "pending_steps", "age", "idle", "idle_ttl", "attached", "slot", "durable", "durable_seq")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +37,8 @@ class Session(_message.Message):
     IDLE_TTL_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     SLOT_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_SEQ_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     id: str
@@ -48,7 +52,9 @@ class Session(_message.Message):
     idle_ttl: _duration_pb2.Duration
     attached: bool
     slot: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., id: _Optional[str] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., next_seq: _Optional[int] = ..., acked: _Optional[int] = ..., epoch: _Optional[int] = ..., pending_steps: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attached: _Optional[bool] = ..., slot: _Optional[int] = ...) -> None: ...
+    durable: bool
+    durable_seq: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., id: _Optional[str] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., next_seq: _Optional[int] = ..., acked: _Optional[int] = ..., epoch: _Optional[int] = ..., pending_steps: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., attached: _Optional[bool] = ..., slot: _Optional[int] = ..., durable: _Optional[bool] = ..., durable_seq: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("model", "version", "id", "idle_ttl", "request_id", "durable")
@@ -217,14 +223,16 @@ class ExportSessionResponse(_message.Message):
     def __init__(self, snapshot: _Optional[bytes] = ..., next_seq: _Optional[int] = ...) -> None: ...
 
 class ImportSessionRequest(_message.Message):
-    __slots__ = ("snapshot", "id", "request_id")
+    __slots__ = ("snapshot", "id", "request_id", "durable")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     snapshot: bytes
     id: str
     request_id: str
-    def __init__(self, snapshot: _Optional[bytes] = ..., id: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    durable: bool
+    def __init__(self, snapshot: _Optional[bytes] = ..., id: _Optional[str] = ..., request_id: _Optional[str] = ..., durable: _Optional[bool] = ...) -> None: ...
 
 class ImportSessionResponse(_message.Message):
     __slots__ = ("session", "secret", "bitwise")
