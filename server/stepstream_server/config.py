@@ -163,6 +163,56 @@ class EngineSettings(Section):
     )
 
 
+def _checked_store(url: str) -> str:
+    if url and url != "memory:" and not (url.startswith("sqlite:") and len(url) > len("sqlite:")):
+        raise ValueError("expected memory:, sqlite:FILE, or nothing")
+    return url
+
+
+StoreUrl = Annotated[str, AfterValidator(_checked_store)]
+
+
+class StoreSettings(Section):
+    """The place where durable sessions are kept, and how far it may be behind."""
+
+    url: StoreUrl = Field(
+        default="",
+        description="Where durable sessions are kept: sqlite:FILE, on a disk of this machine; or memory:, which dies with the "
+        "server and is for trying things out. None: no session is durable, since a place for them cannot be guessed.",
+    )
+    durable: Literal["asked", "always"] = Field(
+        default="asked",
+        description="Which sessions are durable: those whose opener asks for it, and those of models that are set so; or always.",
+    )
+    every_seconds: float = Field(
+        default=0.1,
+        gt=0,
+        description="A durable session is written so long after its first step that is not in the store. A tenth of a second: "
+        "what a client has to replay is computed in a moment, and a busy session is written ten times a second.",
+    )
+    every_steps: int = Field(
+        default=256,
+        gt=0,
+        description="A durable session is written after so many steps that are not in the store, if that is sooner. Clients are "
+        "ready to keep four times as many inputs, so that writing never makes them wait.",
+    )
+    max_lag_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="While a step has waited for the store for longer, no new durable sessions are opened: a disk that is slow "
+        "for a moment turns nobody away, one that is full does.",
+    )
+
+
+class ModelSettings(Section):
+    """One model, in a table `model.NAME` of the file."""
+
+    durable: bool = Field(
+        default=False,
+        description="Sessions of this model are durable though their opener does not ask for it, as in Open Inference Protocol.",
+    )
+
+
 class BackendSettings(Section):
     """What computes, and on what."""
 
@@ -385,6 +435,12 @@ class Settings(Section):
     backend: BackendSettings = BackendSettings()
     door: DoorSettings = DoorSettings()
     log: LogSettings = LogSettings()
+    store: StoreSettings = StoreSettings()
+    model: dict[str, ModelSettings] = Field(default={}, description="Of single models, by name.")
+
+    def keeps_all_of(self, model: str) -> bool:
+        """Tells whether sessions of a model are durable that nobody asks to be."""
+        return self.store.durable == "always" or (model in self.model and self.model[model].durable)
 
     @property
     def worker_count(self) -> int:

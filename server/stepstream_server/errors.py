@@ -48,6 +48,10 @@ class Reason(enum.IntEnum):
     MODEL_FAILED = 35
     UNAUTHENTICATED = 36
     NOT_PERMITTED = 37
+    SESSION_LOST = 38
+    STORE_UNAVAILABLE = 39
+    NO_STORE = 40
+    RECORD_UNREADABLE = 41
 
 
 class StepStreamError(Exception):
@@ -61,6 +65,7 @@ class StepStreamError(Exception):
         field: str = "",
         expected_seq: int = 0,
         retry_delay_seconds: float = 0.0,
+        since: int | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -68,6 +73,7 @@ class StepStreamError(Exception):
         self.field = field  # path of the offending field of the request, "" if none
         self.expected_seq = expected_seq  # with SEQUENCE_MISMATCH and failed steps: the next number accepted
         self.retry_delay_seconds = retry_delay_seconds  # 0: no advice
+        self.since = since  # with SESSION_LOST: the number of the first step that is lost
 
 
 class CallerError(StepStreamError):

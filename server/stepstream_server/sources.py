@@ -2,6 +2,9 @@
 
 All three become the same thing, a value and its source per dotted key (`engine.capacity`), so precedence is one line and each
 error can say who is to blame. This module is handed the environment; it does not read the process's own.
+
+Settings of single models are in tables by name, `[model.NAME]`, which the file alone has: names of models hold what no name of a
+variable can.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -29,6 +32,10 @@ CLIENT_VARIABLES = {"STEPSTREAM_SERVER", "STEPSTREAM_SECRET", "STEPSTREAM_TOKEN"
 _SERVICE_LINK = re.compile(r"STEPSTREAM_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
+_NAME = "NAME"  # in keys: whatever a table is named after
+_MODEL_HINT = "; settings of single models are in tables [model.NAME] of a file alone"
+
+
 class SettingsError(Exception):
     """Settings that cannot be used. The message has one line per fault: source, key, what was expected, what came."""
 
@@ -42,12 +49,23 @@ class Given:
 
 
 def fields(record: type[BaseModel] = Settings, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every setting as (dotted key, field), in the order of the records."""
+    """Every setting as (dotted key, field), in the order of the records; of tables by name with NAME in the key."""
     for name, field in record.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if _is_record(field.annotation):
             yield from fields(field.annotation, f"{above}{name}.")
+        elif (of_each := get_args(field.annotation)[-1:]) and _is_record(of_each[0]):
+            yield from fields(of_each[0], f"{above}{name}.{_NAME}.")
         else:
             yield above + name, field
+
+
+def _is_record(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def in_file_alone(key: str) -> bool:
+    """Tells whether a key of `fields` is in tables by name, which neither flags nor variables have."""
+    return f".{_NAME}." in key
 
 
 def variable(key: str) -> str:
@@ -95,15 +113,15 @@ def _from_file(path: Path | None, faults: list[str]) -> dict[str, Given]:
         raise SettingsError(f"file {path}: expected readable TOML; {error}") from None
     known = [key for key, _ in fields()]
     found = dict(_flat(tree))
-    faults += [f"file {path}: unknown key {key!r}{_nearest(key)}" for key in found if key not in known]
+    faults += [f"file {path}: unknown key {key!r}{_nearest(key)}" for key in found if _declared(key) not in known]
     return {key: Given(value, f"file {path}") for key, value in found.items()}
 
 
 def _from_environment(environment: Mapping[str, str], faults: list[str]) -> dict[str, Given]:
-    known = {variable(key) for key, _ in fields()}
+    known = {variable(key) for key, _ in fields() if not in_file_alone(key)}
     ours = [name for name in environment if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name)]
     ours = [name for name in ours if name not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}]
-    faults += [f"environment: unknown variable {name}{_nearest(_key(name), variable)}" for name in ours if name not in known]
+    faults += [f"environment: unknown variable {name}{_nearest_variable(name)}" for name in ours if name not in known]
     return {_key(name): Given(environment[name], f"environment {name}") for name in ours if name in known}
 
 
@@ -111,9 +129,20 @@ def _key(variable: str) -> str:
     return variable.removeprefix(PREFIX).lower().replace("__", ".")
 
 
+def _declared(key: str) -> str:
+    """The key as `fields` has it, with NAME for the name of a model, which may hold dots."""
+    table, _, name = key.rpartition(".")
+    return f"model.{_NAME}.{name}" if table.startswith("model.") else key
+
+
 def _nearest(key: str, spelled: Callable[[str], str] = str) -> str:
     close = difflib.get_close_matches(key, [known for known, _ in fields()], n=1)
     return f"; did you mean {spelled(close[0])}?" if close else ""
+
+
+def _nearest_variable(name: str) -> str:
+    key = _key(name)
+    return _MODEL_HINT if key.startswith("model.") else _nearest(key, variable)
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, object]]:
@@ -128,7 +157,10 @@ def _nested(given: Mapping[str, Given]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, each in given.items():
         section, _, name = key.rpartition(".")
-        (tree.setdefault(section, {}) if section else tree)[name] = each.value
+        table = tree
+        for part in section.split(".", 1) if section else ():  # a model's name may hold dots
+            table = table.setdefault(part, {})
+        table[name] = each.value
     return tree
 
 

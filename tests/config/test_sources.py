@@ -40,6 +40,15 @@ def test_flags_precede_environment_precedes_file_precedes_defaults(config: Path)
     assert settings.engine.window_steps == Settings().engine.window_steps
 
 
+def test_a_file_has_tables_of_single_models(config: Path) -> None:
+    """By their names, which may hold dots; other models are as all are."""
+    config.write_text('[model.ecg]\ndurable = true\n[model."ecg.two"]\ndurable = true\n[model.speech]\n[engine]\ncapacity = 3\n')
+    settings = load({}, {}, config)
+    kept = [name for name in ("ecg", "ecg.two", "two", "speech") if settings.keeps_all_of(name)]
+    assert (kept, settings.engine.capacity) == (["ecg", "ecg.two"], 3)
+    assert load({"store.durable": "always"}, {}, config).keeps_all_of("speech")
+
+
 def test_the_environment_may_name_the_file(config: Path) -> None:
     """STEPSTREAM_CONFIG stands in for the flag, and gives way to it."""
     environment = {"STEPSTREAM_CONFIG": str(config)}
@@ -81,6 +90,17 @@ def test_text_becomes_the_settings_type() -> None:
         ),
         ({}, {"STEPSTREAM_LISTN": "x:1"}, "environment: unknown variable STEPSTREAM_LISTN; did you mean STEPSTREAM_LISTEN?"),
         ({}, {"STEPSTREAM_ZZZ": "x"}, "environment: unknown variable STEPSTREAM_ZZZ"),
+        (
+            {},
+            {"STEPSTREAM_MODEL__ECG__DURABLE": "true"},
+            "environment: unknown variable STEPSTREAM_MODEL__ECG__DURABLE;"
+            " settings of single models are in tables [model.NAME] of a file alone",
+        ),
+        (
+            {"store.url": "redis:6379"},
+            {},
+            "flag --store.url: store.url: expected memory:, sqlite:FILE, or nothing; got 'redis:6379'",
+        ),
         (
             {},
             {"STEPSTREAM_DOOR__DRAIN_SECONDS": "inf"},
@@ -125,6 +145,9 @@ def test_a_wrong_value_or_name_is_refused(flags: dict[str, str], environment: di
         ("[engine.capacity]\nx = 5\n", "unknown key 'engine.capacity.x'; did you mean engine.capacity?"),
         ("[engine]\ncapacity = [5]\n", "engine.capacity: must be a valid integer; got [5]"),
         ("[engine\n", "expected readable TOML"),
+        ("[model.ecg]\ndurabel = true\n", "unknown key 'model.ecg.durabel'; did you mean model.NAME.durable?"),
+        ("[model]\necg = true\n", "unknown key 'model.ecg'"),
+        ('[model."ecg.two"]\ndurable = "sometimes"\n', "model.ecg.two.durable: must be a valid boolean"),
     ],
 )
 def test_a_wrong_file_is_refused(config: Path, text: str, expected: str) -> None:

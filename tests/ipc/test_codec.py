@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from stepstream_server import spec
 from stepstream_server.engine import ports
-from stepstream_server.engine.ports import PIECE, ROW, InferenceTotals, Reply
+from stepstream_server.engine.ports import PIECE, ROW, InferenceTotals, Reply, store
 from stepstream_server.errors import CallerError, Reason, ServerFault
 from stepstream_server.ipc import control
 from stepstream_server.ipc.codec import decode, encode
 from stepstream_server.snapshots import Snapshot
 from support.records import JSON, errors, same, values
 
-# Records of the backend port and of the observer port, both of which lie within one process.
-STAY = {ports.Computed, ports.EngineStats, ports.Launch, ports.TurnReport}
+# Records of the backend port, of the observer port and of the store port, all of which lie within one process.
+STAY = {ports.Computed, ports.EngineStats, ports.Launch, ports.TurnReport, ports.StoreDone}
 
 
 def records(module: Any) -> list[type[Any]]:
@@ -29,6 +29,7 @@ def records(module: Any) -> list[type[Any]]:
     return [each for each in found if isinstance(each, type) and dataclasses.is_dataclass(each)]
 
 
+STAY |= {each for each in records(ports) if each.__module__ == store.__name__}
 CROSS = [*(each for each in records(ports) if each not in STAY), Snapshot, *records(spec), *control.MESSAGES]
 
 
@@ -98,7 +99,7 @@ def test_what_looks_like_a_record_is_none(extra: object) -> None:
         np.arange(6, dtype=np.float32).reshape(2, 3).T,
         np.array([np.nan, -0.0, np.inf], np.float32),
         np.ones((2, 3), np.longlong),
-        np.frombuffer(bytes(range(144)), ROW),
+        np.frombuffer(bytes(range(160)), ROW),
         np.frombuffer(bytes(range(112)), PIECE),
         np.zeros(0, PIECE),
         *[np.ones(3, dtype) for dtype in ("float64", "uint32", "bool", "int32", "uint8", "int16")],

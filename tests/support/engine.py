@@ -95,7 +95,9 @@ class Ear:
     outcomes: list[Answer | Refusal] = field(default_factory=list)
     replies: dict[int, Any] = field(default_factory=dict)
     detached: list[tuple[int, int, Ending]] = field(default_factory=list)
+    not_closed: list[tuple[int, int, StepStreamError]] = field(default_factory=list)  # of those detached, and why
     messages: list[str] = field(default_factory=list)  # of refusals
+    durable: dict[tuple[int, int], int] = field(default_factory=dict)  # steps in the store, by stream and handle
     pieces: dict[int, list[Piece]] = field(default_factory=dict)  # of rollouts, by stream
     failure: StepStreamError | None = None
     before_hearing: Callable[[], None] = lambda: None  # called when a turn hands its outcomes over
@@ -128,8 +130,12 @@ class Ear:
         ]
         if delivery.rolled is not None:
             self._roll(delivery.rolled)
+        if (durables := delivery.durables) is not None:
+            self.durable.update(zip(zip(durables.streams, durables.handles, strict=True), durables.counts, strict=True))
         gone = delivery.detached
         self.detached += list(zip(gone.streams, gone.handles, gone.endings, strict=True))
+        told = zip(gone.streams, gone.handles, gone.errors, strict=True)
+        self.not_closed += [(stream, handle, error) for stream, handle, error in told if error is not None]
 
     def _roll(self, rolled: Rolled) -> None:
         value, kept = 0, 0

@@ -16,15 +16,18 @@ import numpy as np
 
 from stepstream_proto.v1 import inference_pb2, inference_pb2_grpc, model_pb2_grpc, session_pb2_grpc
 from stepstream_server.access import Access, limits
-from stepstream_server.config import DoorSettings, EngineSettings
+from stepstream_server.config import DoorSettings, EngineSettings, StoreSettings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
+from stepstream_server.engine.durable.questions import Keeping
 from stepstream_server.engine.engine import Clock, Engine
 from stepstream_server.engine.ports import Command, Door, LimitTenants
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.rpc import EngineClient, Models, RpcServer
 from stepstream_server.spec import ModelSpec
 from support.backend import FakeBackend, counter_spec
+from support.instant_store import InstantStore
 from support.observer import Unobserved
+from support.stepped_store import Contents
 from support.tenants import showing
 from support.wire import WireStream, block, steps_of, u32
 
@@ -63,6 +66,7 @@ class CountingModel:
     backend: FakeBackend
     gate: Gate  # while a launch is computing
     crashes: list[BaseException] = field(default_factory=list)
+    store: InstantStore | None = None
 
 
 @dataclass
@@ -106,13 +110,16 @@ async def front_door(
     probes: bool = False,
     trusted: bytes = b"",
     access: Access | None = None,
+    contents: Contents | None = None,
+    keep: StoreSettings | None = None,
     **engine: float,
 ) -> AsyncIterator[FrontDoor]:
     """Serves counting models of these names (one `counter` if none is given); `engine` are EngineSettings that differ.
 
     `tap` hears of every command on its way to an engine. on_the_loop: whether the event loop turns engines where it may, while
     their gates are open. probes: whether it listens for these too. trusted: the authority that vouches for it where its settings
-    have it speak TLS, in PEM. access: who may call, and what they may have; None: anybody.
+    have it speak TLS, in PEM. access: who may call, and what they may have; None: anybody. contents: what its store holds, which
+    one front door after the other may have; None: there is no store. keep: how it is written to.
     """
     ended: asyncio.Queue[tuple[str, str, str]] = asyncio.Queue()
     names = names or ("counter",)
@@ -120,7 +127,8 @@ async def front_door(
     rpc = RpcServer(models, settings or DoorSettings(), lambda *call: ended.put_nowait(call), "0.0.0", access)
     served, threads = {}, []
     for name in names:
-        model = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap)
+        keeping = None if contents is None else (contents, keep or StoreSettings())
+        model = _model(spec(name), EngineSettings.model_validate({"capacity": 64, **engine}), backend(), clock, tap, keeping)
         if access is not None:
             model.door.submit(LimitTenants(limits(access, "sessions"), limits(access, "rollouts")))
         served[name] = model
@@ -149,14 +157,25 @@ def _channel(address: str, trusted: bytes) -> grpc.aio.Channel:
 
 
 def _model(
-    spec: ModelSpec, settings: EngineSettings, backend: FakeBackend, clock: Clock, tap: Callable[[Command], None]
+    spec: ModelSpec,
+    settings: EngineSettings,
+    backend: FakeBackend,
+    clock: Clock,
+    tap: Callable[[Command], None],
+    kept: tuple[Contents, StoreSettings] | None,
 ) -> CountingModel:
-    gate, crashes = Gate(), list[BaseException]()
+    gate, crashes, keeping, store = Gate(), list[BaseException](), None, None
     backend.before_collect = gate
-    engine = Engine(spec, backend, settings, Unobserved(), clock)
+    if kept is not None:
+        contents, how = kept
+        store = InstantStore(spec, backend.numerics, contents)
+        keeping = Keeping(store, how, how.durable == "always")
+    engine = Engine(spec, backend, settings, Unobserved(), clock, keeping=keeping)
+    if store is not None:
+        store.inbox = engine.inbox
     door = EngineClient(engine.spec, engine.limits, asyncio.get_running_loop())
     door.open(TappedDoor(engine.connect(door), tap))
-    return CountingModel(door, engine, backend, gate, crashes)
+    return CountingModel(door, engine, backend, gate, crashes, store)
 
 
 def _driver(model: CountingModel, clock: Clock, *, on_the_loop: bool) -> EngineThread:
@@ -260,7 +279,9 @@ class CountingStream(WireStream):
         """Reads until so many steps are answered: sum by (handle, seq). Nothing may be refused."""
         found: dict[tuple[int, int], float] = {}
         while len(found) < steps:
-            answers = (await self.receive()).answers
+            if not (message := await self.receive()).HasField("answers"):
+                continue  # durable counts, which come when they come
+            answers = message.answers
             if answers.errors:
                 raise AssertionError(f"refused: {answers.errors}")
             handles, seqs = steps_of(answers)

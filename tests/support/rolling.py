@@ -7,7 +7,7 @@ that a prompt which is the text's beginning is continued as the text is.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -33,6 +33,7 @@ class FakeRollouts:
         self.hold_at: int | None = None  # rollouts wait before the draw of this number
         self.break_at: list[int] = []  # the first calls break before the draws of these numbers, in order
         self.breaks_with = status_pb2.Status(code=14, message="cut")
+        self.before_break: Callable[[FakeSession], Awaitable[None]] = _nothing  # done then
         self.ahead = 0  # draws that such a call applies and does not tell
         self.lose_endings = 0  # so many calls break in the place of their last message
         self.still_held = 0  # calls so many after one that broke find the session in use
@@ -84,7 +85,7 @@ class FakeRollouts:
         seq = request.seq if request.HasField("seq") else admitted
         if seq > admitted:
             await _fail(context, grpc.StatusCode.ABORTED, "SEQUENCE_MISMATCH", admitted)
-        if seq < session.next_seq:
+        if seq < session.next_seq and (request.prompt or not session.durable or seq not in session.drawn):
             await _fail(context, grpc.StatusCode.FAILED_PRECONDITION, "SEQUENCE_PASSED", session.next_seq)
         await self._server.until(lambda: session.next_seq >= seq)
         held = self.still_held and len(self.calls) > 1
@@ -96,29 +97,26 @@ class FakeRollouts:
 
     async def _roll(self, request: pb.GenerateRequest, session: FakeSession, context: Any) -> AsyncIterator[pb.GenerateResponse]:
         of_tokens = session.model.inputs[0].limit > 0
-        if not request.prompt and not session.next_seq:
-            await _fail(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
-        if len(b"".join(request.prompt)) > self.most_fed * 8:
-            await _fail(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE")
-        for column in request.prompt:
-            for value in np.frombuffer(column, "<i8" if of_tokens else "<f4").tolist():
-                _step(session, value)
         break_at = self.break_at.pop(0) if self.break_at else None
+        await self._feed(request, session, break_at, context)
         if request.paths > 1:
             async for response in self._fan(request, session, break_at, context):
                 yield response
             return
         stops = [tuple(np.frombuffer(stop, "<i8").tolist()) for stop in request.stop]
         held: list[Any] = []
+        number = request.seq if request.HasField("seq") and not request.prompt else session.next_seq
         for left in range(request.max_steps, 0, -1):
-            await self._stand(session, break_at, context)
-            held.append(self._draw(request.seed, session.next_seq, session))
-            _step(session, held[-1])
+            if number == session.next_seq:
+                await self._stand(session, break_at, request.seed, context)
+                _keep(session, self._draw(request.seed, number, session))
+            held.append(session.drawn[number])
+            number += 1
             stopped = max((len(stop) for stop in stops if tuple(held[-len(stop) :]) == stop), default=0)
             unsaid = stopped or (max((_begun(held, stop) for stop in stops), default=0) if left > 1 else 0)
             told = held[: len(held) - unsaid]
             if stopped or left == 1 or (told and len(told) >= self.pieces):
-                response = pb.GenerateResponse(first_seq=session.next_seq - len(held), next_seq=session.next_seq)
+                response = pb.GenerateResponse(first_seq=number - len(held), next_seq=number)
                 if of_tokens:
                     response.tokens = np.array(told, "<i8").tobytes()
                 else:
@@ -130,6 +128,17 @@ class FakeRollouts:
             if stopped:
                 return
 
+    async def _feed(self, request: pb.GenerateRequest, session: FakeSession, break_at: int | None, context: Any) -> None:
+        if not request.prompt and not session.next_seq:
+            await _fail(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+        if len(b"".join(request.prompt)) > self.most_fed * 8:
+            await _fail(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "BLOCK_TOO_LARGE")
+        for column in request.prompt:
+            for value in np.frombuffer(column, "<i8" if session.model.inputs[0].limit else "<f4").tolist():
+                await self._stand(session, break_at, request.seed, context)
+                session.drawn.clear()
+                _step(session, value)
+
     async def _fan(
         self, request: pb.GenerateRequest, session: FakeSession, break_at: int | None, context: Any
     ) -> AsyncIterator[pb.GenerateResponse]:
@@ -140,13 +149,14 @@ class FakeRollouts:
             await abort(context, self.breaks_with)
         yield pb.GenerateResponse(next_seq=session.next_seq + request.max_steps, ending=pb.ROLLOUT_ENDING_LENGTH)
 
-    async def _stand(self, session: FakeSession, break_at: int | None, context: Any) -> None:
+    async def _stand(self, session: FakeSession, break_at: int | None, seed: int, context: Any) -> None:
         """Holds or breaks the rollout before a draw, where a test wants that."""
         if session.next_seq == self.hold_at:
             await self._server.until(lambda: self.hold_at is None)
         if session.next_seq == break_at:
             for _ in range(self.ahead):
-                _step(session, 0)
+                _keep(session, self._draw(seed, session.next_seq, session) if session.durable else 0)
+            await self.before_break(session)
             await abort(context, self.breaks_with)
 
     def _draw(self, seed: int, seq: int, session: FakeSession, path: int = 0) -> Any:
@@ -163,8 +173,18 @@ class FakeRollouts:
         return pb.GenerateResponse(first_seq=session.next_seq, next_seq=seqs.stop, values=values.tobytes())
 
 
+async def _nothing(session: FakeSession) -> None:
+    pass
+
+
 def _copy(request: pb.GenerateRequest) -> pb.GenerateRequest:
     return pb.GenerateRequest.FromString(request.SerializeToString())
+
+
+def _keep(session: FakeSession, value: Any) -> None:
+    """Applies a draw, which can be told again."""
+    session.drawn[session.next_seq] = value
+    _step(session, value)
 
 
 def _step(session: FakeSession, value: float) -> None:
@@ -172,10 +192,12 @@ def _step(session: FakeSession, value: float) -> None:
     session.count += 1
     session.next_seq += 1
     session.acked = session.next_seq
+    session.remember()
 
 
 def _replace(original: FakeSession, copy: FakeSession) -> None:
     original.total, original.count, original.next_seq, original.acked = copy.total, copy.count, copy.next_seq, copy.next_seq
+    original.past, original.drawn = copy.past, copy.drawn
 
 
 def _begun(held: Sequence[int], stop: tuple[int, ...]) -> int:

@@ -130,6 +130,27 @@ class FakeSession:
     handle: int = 0
     opened_by: str = ""  # request id
     rolling: bool = False  # a rollout that commits is under way
+    durable: bool = False
+    durable_seq: int = 0
+    epoch: int = 0
+    bitwise: bool = True
+    past: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])  # total and count after so many steps
+    drawn: dict[int, Any] = field(default_factory=dict)  # by number: draws since the last other step
+
+    def remember(self) -> None:
+        """Notes where it stands."""
+        del self.past[self.next_seq :]
+        self.past += [(0.0, 0)] * (self.next_seq - len(self.past))  # of one that came from elsewhere
+        self.past.append((self.total, self.count))
+
+    def restore(self, seq: int) -> None:
+        """Goes back to where it stood after so many steps, as its record of that time says."""
+        (self.total, self.count), self.next_seq = self.past[seq], seq
+        self.acked = min(self.acked, seq)
+        self.kept = {each: outcome for each, outcome in self.kept.items() if each < seq}
+        self.drawn = {each: value for each, value in self.drawn.items() if each < seq}
+        self.durable_seq, self.rolling = seq, False
+        self.epoch += 1
 
     def acknowledge(self, count: int) -> None:
         self.acked = max(self.acked, min(count, self.next_seq))
@@ -157,9 +178,11 @@ class Job:
 class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.ModelServiceServicer):
     """Both services. `broken_rules` lists what a correct client never does."""
 
-    def __init__(self, *, window_steps: int = 8, window_bytes: int = 1 << 20, capacity: int = 1000) -> None:
+    def __init__(
+        self, *, window_steps: int = 8, window_bytes: int = 1 << 20, capacity: int = 1000, replay_steps: int = 0
+    ) -> None:
         self.models = {model.name: model for model in default_models()}
-        self.window = common_pb2.Window(steps=window_steps, bytes=window_bytes)
+        self.window = common_pb2.Window(steps=window_steps, bytes=window_bytes, replay_steps=replay_steps)
         self.capacity = capacity
         self.pieces = 0  # answers are sent in pieces of so many steps; 0: as they were asked
         self.paused = False  # rows are admitted and not run
@@ -168,6 +191,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         self.mute = False  # opening and attaching are not answered
         self.failures: dict[tuple[str, int], common_pb2.Error] = {}  # by session id and seq; each happens once
         self.always_full = False  # no step is admitted
+        self.always_durable = False  # whatever was asked for
+        self.attach_refusals: list[common_pb2.Error] = []  # what the next attached sessions are refused with, one after the other
         self.not_ready = 0  # so many openings and attachings are put off
         self.refusal: status_pb2.Status | None = None  # what every unary call and stream is refused with
         self.refusals: list[status_pb2.Status] = []  # what the next ones are refused with, one after the other
@@ -219,9 +244,26 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         for stream in self.streams:
             stream.out.put_nowait(status or status_pb2.Status(code=14, message="cut"))
 
-    def announce_drain(self) -> None:
+    def crash(self, **restored: int) -> None:
+        """Ends every stream; sessions, by id, stand at the numbers given when they are found again."""
+        self._jobs.clear()
+        for id, seq in restored.items():
+            self.sessions[id].restore(seq)
+        self.cut_streams()
+
+    def write(self, id: str, count: int | None = None) -> None:
+        """Tells a durable session's holder that so many steps are in the store; None: all that were applied."""
+        session = self.sessions[id]
+        session.durable_seq = session.next_seq if count is None else count
+        if session.stream is not None:
+            handles, counts = np.array([session.handle], "<u4"), np.array([session.durable_seq], "<u8")
+            durable = inference_pb2.Durable(handles=handles.tobytes(), counts=counts.tobytes())
+            session.stream.out.put_nowait(StreamResponse(durable=durable))
+
+    def announce_drain(self, *, resume: bool = False) -> None:
         for stream in self.streams:
-            stream.out.put_nowait(StreamResponse(drain=inference_pb2.Drain(deadline=Duration(seconds=1))))
+            drain = inference_pb2.Drain(deadline=Duration(seconds=1), resume=resume)
+            stream.out.put_nowait(StreamResponse(drain=drain))
 
     def end_session(self, id: str, reason: inference_pb2.DetachReason) -> None:
         """Detaches a session without being asked."""
@@ -242,7 +284,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         """A copy of a session, or a new one, that nobody can name."""
         if original is None:
             return FakeSession("", b"", model)
-        return dataclasses.replace(original, kept={}, stream=None)
+        return dataclasses.replace(original, kept={}, stream=None, past=[*original.past], drawn={**original.drawn})
 
     # Unary calls -----------------------------------------------------------------------------------------------------
 
@@ -333,7 +375,7 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
                 entry.error.CopyFrom(error(RESOURCE_EXHAUSTED, "SESSION_CAPACITY", retry_delay_ms=1500))
             else:
                 session = self.new_session(id, model)
-                session.opened_by = request.request_id
+                session.opened_by, session.durable = request.request_id, request.durable or self.always_durable
                 self._hold(stream, handle, session)
                 entry.secret = session.secret
             entries.append(entry)
@@ -349,6 +391,11 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
                 entry.error.CopyFrom(error(NOT_FOUND, "SESSION_NOT_FOUND"))
             elif session.secret != wish.secret:
                 entry.error.CopyFrom(error(7, "SECRET_MISMATCH"))
+            elif self.attach_refusals:
+                entry.error.CopyFrom(self.attach_refusals.pop(0))
+            elif session.durable and session.next_seq < min(wish.acked, _replayed_from(wish)):
+                entry.error.CopyFrom(error(15, "SESSION_LOST"))
+                entry.error.metadata["since"] = str(session.next_seq)
             else:
                 self._take(session)
                 session.acknowledge(wish.acked)
@@ -368,6 +415,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         entries: list[inference_pb2.AttachedSession],
     ) -> None:
         version = model.version if model else 0
+        for entry in entries:
+            self._tell_endurance(stream, entry)
         if self.not_ready:
             self.not_ready -= 1
             self._put_off(stream, entries)
@@ -390,6 +439,12 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     def _hold(self, stream: FakeStream, handle: int, session: FakeSession) -> None:
         stream.sessions[handle] = session
         session.stream, session.handle = stream, handle
+
+    def _tell_endurance(self, stream: FakeStream, entry: inference_pb2.AttachedSession) -> None:
+        session = stream.sessions.get(entry.handle)
+        if session is not None and session.durable:
+            entry.durable, entry.bitwise, entry.epoch = True, session.bitwise, session.epoch
+            entry.durable_seq = session.durable_seq
 
     def _heed_detach(self, stream: FakeStream, request: inference_pb2.Detach) -> None:
         for handle in np.frombuffer(request.handles, "<u4").tolist():
@@ -530,6 +585,8 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
         outcome = np.array([session.total, -session.total, session.count], np.float32) if job.keeps(index) else None
         session.kept[session.next_seq] = outcome
         session.next_seq += 1
+        session.drawn.clear()
+        session.remember()
         return outcome
 
     def _cut(self, handle: int, seq: int, outcomes: list[Outcome | None]) -> Iterator[tuple[int, int, list[Outcome | None]]]:
@@ -556,6 +613,10 @@ class FakeServicer(inference_pb2_grpc.InferenceServiceServicer, model_pb2_grpc.M
     ) -> None:
         row = inference_pb2.RowError(handle=handle, first_seq=seq, length=length, error=problem, expected_seq=expected)
         stream.out.put_nowait(StreamResponse(answers=inference_pb2.Answers(errors=[row])))
+
+
+def _replayed_from(wish: inference_pb2.AttachSession) -> int:
+    return wish.replay_from if wish.HasField("replay_from") else wish.acked
 
 
 @asynccontextmanager

@@ -108,7 +108,9 @@ class FakeSessionService(session_pb2_grpc.SessionServiceServicer):
             session.next_seq, session.acked = told["next_seq"], told["acked"]
             session.total, session.count = told["total"], told["count"]
             session.kept = {int(seq): each and np.array(each, np.float32) for seq, each in told["kept"].items()}
-            same = told["numerics"] == NUMERICS
+            session.durable, session.durable_seq = request.durable, session.next_seq
+            session.remember()
+            same = session.bitwise = told["numerics"] == NUMERICS
             return session_pb2.ImportSessionResponse(session=describe(session), secret=session.secret, bitwise=same)
 
         return await self._once(request.request_id, bring_in, context)
@@ -205,4 +207,6 @@ def describe(session: FakeSession) -> session_pb2.Session:
         idle_ttl=Duration(seconds=600),
         attached=session.stream is not None,
         slot=3,
+        durable=session.durable,
+        durable_seq=session.durable_seq,
     )

@@ -26,7 +26,7 @@ try:
     from stepstream_server.cli.admin import administration
     from stepstream_server.cli.ending import FAILED, WRONG_USAGE, fail
     from stepstream_server.config import LogLevel, LogSettings, Settings
-    from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, load, source, variable
+    from stepstream_server.sources import CONFIG_VARIABLE, SettingsError, fields, in_file_alone, load, source, variable
 except ModuleNotFoundError as missing:
     raise SystemExit(f"stepstream-server needs {missing.name}: pip install 'stepstream[server]'") from None
 
@@ -85,6 +85,7 @@ def _flag_parameters() -> list[reflection.Parameter]:
             ),
         )
         for key, field in fields()
+        if not in_file_alone(key)
     ]
 
 
@@ -114,7 +115,7 @@ def serve(
     SIGTERM or SIGINT stops it once what it accepted is finished; a second one at once. SIGHUP has it read log.level anew.
 
     Each setting comes from its flag, else its environment variable (engine.capacity: STEPSTREAM_ENGINE__CAPACITY), else the
-    TOML file (capacity under [engine]), else its default.
+    TOML file (capacity under [engine]), else its default. Settings of single models are in the file alone, under [model.NAME].
     """
     given = {key.replace("__", "."): value for key, value in flags.items() if value is not None}
     try:
@@ -128,9 +129,12 @@ def serve(
     reread_level = functools.partial(_reread_level, given, config)
     if settings.on_failure == "restart":
         raise typer.Exit(_supervise(reread_level))
+
+    from stepstream_server.store import StoreError
+
     try:
         code = _run(settings, reread_level)
-    except (BundleError, AccessError, StepStreamError, OSError) as error:
+    except (BundleError, AccessError, StoreError, StepStreamError, OSError) as error:
         fail(str(error), FAILED)
     raise typer.Exit(code)
 
@@ -325,4 +329,5 @@ def settings() -> None:
     """
     typer.echo("| setting | default | environment | what, and why that default |\n|---|---|---|---|")
     for key, field in fields():
-        typer.echo(f"| `{key}` | {_shown(field.default, '`')} | `{variable(key)}` | {field.description} |")
+        where = "none: in the file alone" if in_file_alone(key) else f"`{variable(key)}`"
+        typer.echo(f"| `{key}` | {_shown(field.default, '`')} | {where} | {field.description} |")

@@ -27,11 +27,12 @@ _COMMANDS = (
     ports.Open, ports.Attach, ports.Block, ports.Refuse, ports.Acknowledge, ports.Reset, ports.Detach, ports.Call,
     ports.CallersLeft, ports.Get, ports.List, ports.Statistics, ports.Close, ports.Fork, ports.Export, ports.Import,
     ports.Generate, ports.Took, ports.StreamEnded, ports.DoorLost, ports.Drain, ports.LimitTenants,
-    ports.CountTenants,
+    ports.CountTenants, ports.Flush,
 )  # fmt: skip
 _RESULTS = (
     ports.Delivery, ports.Answers, ports.RowErrors, ports.Detached, ports.Reply, ports.Opened, ports.SessionInfo, ports.Page,
     ports.Forked, ports.Imported, ports.Begun, ports.Rolled, ports.InferenceTotals, ports.Limits, Snapshot, ports.TenantUse,
+    ports.Durables,
 )  # fmt: skip
 _SPECS = (
     spec.ModelSpec, spec.TensorSpec, spec.TextSpec, spec.StateSpec, spec.HeadSpec, spec.CellModel, spec.CellSpec,
@@ -72,7 +73,7 @@ def _plain(value: Any) -> Any:
             return value.item()
         raise TypeError(f"nothing that crosses the engine port: {type(value).__name__}")
     if isinstance(value, StepStreamError):
-        fields = [value.reason, value.message, value.field, value.expected_seq, value.retry_delay_seconds]
+        fields = [value.reason, value.message, value.field, value.expected_seq, value.retry_delay_seconds, value.since]
     else:
         fields = [getattr(value, name) for name in value.__slots__]
     return {_RECORD: [number, *fields]}
@@ -89,9 +90,10 @@ def _record(values: dict[Any, Any]) -> Any:
         return values
     number, *fields = values[_RECORD]
     if number >= len(_RECORDS):
-        reason, message, field, expected_seq, retry_delay_seconds = fields
+        reason, message, field, expected_seq, retry_delay_seconds, since = fields
         error = _ERRORS[number - len(_RECORDS)]
-        return error(Reason(reason), message, field=field, expected_seq=expected_seq, retry_delay_seconds=retry_delay_seconds)
+        numbers = {"expected_seq": expected_seq, "retry_delay_seconds": retry_delay_seconds, "since": since}
+        return error(Reason(reason), message, field=field, **numbers)
     for place, restore in _RESTORED[number]:
         fields[place] = restore(fields[place])
     return _RECORDS[number](*fields)

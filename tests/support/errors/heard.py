@@ -27,6 +27,7 @@ class Failure:
     def details(self) -> frozenset[str]:
         """In the words of docs/errors.md."""
         facts = {name for name in ("field", "expectedSeq") if self.error.metadata.get(name, "0") != "0"}
+        facts |= {"since"} & self.error.metadata.keys()
         if self.error.retry_delay is not None:
             facts.add(f"retry {self.error.retry_delay * 1000:.0f} ms")
         return frozenset(facts)

@@ -109,14 +109,6 @@ async def answer_too_large(heard: Heard) -> None:
             await heard.row(stream)
 
 
-async def durable(heard: Heard) -> None:
-    """A durable session is asked for, which is part of the contract and not implemented yet."""
-    async with desk() as at:
-        await heard.call(at.open(durable=True))
-        await at.send_open([1], durable=True)
-        await heard.attached(at.stream)
-
-
 async def no_more_steps(heard: Heard) -> None:
     """The server is about to stop: it finishes what was admitted and takes no more steps."""
     async with desk() as at:
@@ -242,7 +234,6 @@ SCENARIOS = (
     unparsable,
     too_large,
     answer_too_large,
-    durable,
     no_more_steps,
     no_more_sessions,
     too_many_streams,

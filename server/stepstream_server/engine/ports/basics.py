@@ -14,9 +14,10 @@ Tensor = NDArray[Any]  # float32 or int64, C order
 
 NO_SEQ = -1  # a one-shot call that takes the next free number
 NO_STREAM = -1  # a command that belongs to no stream
+STORE_DOOR = -1  # the number under which the store speaks, which is no front door
 TAKEN_AT_ONCE = 32  # draws after which a rollout's caller says that it has taken them; saying so costs about as much as a step
 
-# A row of steps, 72 bytes, as front doors pack it one by one (struct format ROW_FORMAT) or fill it column by column.
+# A row of steps, 80 bytes, as front doors pack it one by one (struct format ROW_FORMAT) or fill it column by column.
 ROW = np.dtype(
     [
         ("stream", np.int64),
@@ -27,14 +28,16 @@ ROW = np.dtype(
         ("kind", np.uint8),  # of Kind
         ("unkept", np.bool_),  # whether `first` was NO_SEQ: no answer is kept, since nobody can ask for a repeat
         ("ends", np.bool_),  # whether the session ends once its last step was answered
+        ("behind", np.bool_),  # of one-shot callers: whether it may be answered before it is in the store
         ("session", np.int64),
         ("length", np.int64),  # steps, >= 1
         ("acked", np.int64),  # acknowledged before the row is admitted; 0: nothing
         ("arrival", np.float64),  # monotonic seconds, when the message was read
         ("deadline", np.float64),  # monotonic seconds; not begun by then: dropped
-    ]
+    ],
+    align=True,
 )
-ROW_FORMAT = "=3qI4B3q2d"
+ROW_FORMAT = "=3qI5B7x3q2d"
 
 # A piece of a rollout: what its caller is told at once.
 PIECE = np.dtype(

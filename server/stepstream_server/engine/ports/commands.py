@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_server.engine.ports.basics import Commit, Ints, Tensor
+from stepstream_server.engine.ports.store import Outcome
 from stepstream_server.errors import Reason
 from stepstream_server.snapshots import Snapshot
 
@@ -36,6 +37,7 @@ class Open:
     request_id: str = ""  # empty: a repeat opens more
     client: str = ""  # whose stream it is, if its client numbers its streams: of those the newest alone gets sessions
     number: int = 0  # of the stream among its client's
+    durable: bool = False  # whether they are to be in the store before the reply; settings may have it so in any case
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Attach:
     acked: Ints
     client: str = ""  # as of Open
     number: int = 0
+    replay_from: Ints | None = None  # number from which on the client still has the inputs of all applied; NO_SEQ: has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +170,11 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Open sessions of a tenant in the order of their opening, from `start` on. Reply: `Page`."""
+    """Open sessions of a tenant: those in memory in the order of their opening, then those that are only in the store, by key.
+    Reply: `Page`."""
 
     request: int
-    start: int  # 0, or a former page's `next`
+    start: int | str  # 0, or a former page's `next`: a place among those in memory, or a key behind which it goes on in the store
     most: int
     tenant: str = ""
 
@@ -231,6 +235,7 @@ class Import:
     snapshot: Snapshot  # its digest tells a repeat of the `request_id` from another request
     id: str  # empty: the snapshot's
     request_id: str = ""
+    durable: bool = False  # as of Open
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +300,22 @@ class Drain:
     until_let_go: bool = False  # the reply waits also until no stream of any front door holds sessions
 
 
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Writes all that is not in the store yet. Reply: None, once everything is."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDone:
+    """From the store, under door STORE_DOOR: what became of tasks."""
+
+    outcomes: Sequence[Outcome]
+
+
 Copying = Fork | Export | Generate
 Command = (
     Open | Attach | Block | Refuse | Acknowledge | Reset | Detach | Call | CallersLeft | Get | List | Statistics | Close | Copying
-    | Import | Took | StreamEnded | DoorLost | Drain | LimitTenants | CountTenants
+    | Import | Took | StreamEnded | DoorLost | Drain | LimitTenants | CountTenants | Flush | StoreDone
 )  # fmt: skip

@@ -40,6 +40,13 @@ class TurnReport:
     first_draw_seconds: list[float] = field(default_factory=list)  # of rollouts: arrival to the hand-over of the first draw
     between_draws_seconds: list[Floats] = field(default_factory=list)  # of rollouts: from draw to draw
     rollouts_ended: dict[RolloutEnding, int] = field(default_factory=dict)
+    written: int = 0  # records of durable sessions that have reached the store
+    written_bytes: int = 0
+    write_seconds: list[float] = field(default_factory=list)  # of groups, in the store
+    store_failures: int = 0  # tasks that the store could not carry out
+    restored: int = 0  # sessions, from the store
+    replayed: int = 0  # steps of restored sessions that their clients have to send again
+    lost: dict[Reason, int] = field(default_factory=dict)  # sessions that could not be restored, or from too early
 
     def add(self, steps: Ints, queue_seconds: Floats, step_seconds: Floats) -> None:
         """Adds answered rows: [n] each."""
@@ -63,6 +70,8 @@ class EngineStats:
     steps: int  # applied since start
     rollouts: int = 0  # under way
     rollout_slots: int = 0  # that rollouts hold, beside those of sessions
+    durable_sessions: int = 0
+    lag_seconds: float = 0.0  # since the oldest step was applied that is not in the store; 0: all are
     batching: int = 1  # rows of which each launch computes a multiple; 0: one session after the other
 
 

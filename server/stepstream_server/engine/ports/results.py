@@ -25,6 +25,7 @@ class Limits:
     max_batch: int  # rows of one launch
     idle_ttl_seconds: float  # a session without a step for so long is closed, unless it was opened with less
     batching: int  # steps of many sessions are computed in a multiple of so many rows; 0: one session after the other
+    replay_steps: int = 0  # inputs that a client of a durable session should be ready to keep; 0: there is no store
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class Opened:
     next_seq: int
     acked: int
     epoch: int = 0
+    durable: bool = False
+    durable_seq: int = 0  # steps below it are in the store
+    bitwise: bool = True  # whether outputs are bitwise those of a session that was never restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class SessionInfo:
     attached: bool
     slot: int
     epoch: int = 0
+    durable: bool = False
+    durable_seq: int = 0  # steps below it are in the store
+    stored: bool = False  # whether it is only there
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Page:
     """Some of the open sessions."""
 
     sessions: list[SessionInfo]
-    next: int | None  # where the next page starts; None: there is no more
+    next: int | str | None  # where the next page starts, as of List; None: there is no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,18 @@ class Detached:
     streams: list[int] = field(default_factory=list)
     handles: list[int] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
+    errors: list[StepStreamError | None] = field(default_factory=list)  # where sessions could not be closed as asked
+
+
+@dataclass(frozen=True, slots=True)
+class Durables:
+    """Steps of durable sessions that are in the store, as columns: of streams that hold sessions, and of one-shot callers that
+    are answered with the same delivery."""
+
+    streams: list[int] = field(default_factory=list)
+    handles: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # steps below it are in the store
+    epochs: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)  # not frozen, as Answers are not
@@ -164,6 +183,7 @@ class Delivery:
     detached: Detached
     heard: int = 0  # envelopes of this door that the engine has taken in, ever
     rolled: Rolled | None = None
+    durables: Durables | None = None  # to be passed on behind the replies, before all that follows them
 
 
 class Sink(Protocol):
