@@ -14,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepstream_server.engine.clockwork import Arbiter, Clockwork, Owner
+from stepstream_server.engine.durable import writing
 from stepstream_server.engine.engine import Turned
-from stepstream_server.engine.ports import Acknowledge, CallersLeft, Get, Open, StreamEnded
+from stepstream_server.engine.ports import Acknowledge, CallersLeft, Get, Open, Opened, StreamEnded
 from stepstream_server.errors import ServerFault
 from support.backend import FakeBackend
+from support.durable import Durable
 from support.engine import Answer, Harness
 
 SESSIONS = 3
@@ -352,6 +354,54 @@ def test_a_timer_ends_sessions_of_an_idle_engine() -> None:
     assert scene.engine.stats().sessions == 0
     assert len(scene.ear.detached) == SESSIONS
     assert scene.loop.timers == []
+
+
+class DurableScene(Scene, Durable):
+    """The sessions are durable."""
+
+    def open(self, count: int = 1, **_options: Any) -> list[Opened]:
+        return self.opened(*[""] * count)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store.inbox = self.clockwork
+
+    def go_on_in_time(self) -> None:
+        """The next timer is due."""
+        self.clock.advance(min(timer.at for timer in self.loop.timers if not timer.cancelled) - self.clock())
+        self.go_on()
+
+
+def test_few_sessions_are_written_on_the_loop() -> None:
+    """When they are due, though nobody says anything; and there the store is heard."""
+    scene = DurableScene()
+    for _ in range(3):
+        for number in range(SESSIONS):
+            scene.step_session(number)
+        scene.go_on()
+        scene.go_on_in_time()
+        assert len(scene.store.tasks) == 1
+        scene.step_session(0)
+        scene.go_on()
+        scene.store.step()
+        scene.go_on()
+    assert set(scene.turned_by) == {Owner.LOOP}
+    assert scene.ear.durable[1, 1] == 3
+    scene.check_answers()
+
+
+def test_many_sessions_are_written_on_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To gather them takes longer than the loop has. Their steps are the loop's until then."""
+    monkeypatch.setattr(writing, "_LIGHT_ROWS", SESSIONS - 1)
+    scene = DurableScene()
+    for number in range(SESSIONS):
+        scene.step_session(number)
+        scene.go_on()
+    assert set(scene.turned_by) == {Owner.LOOP}
+    scene.go_on_in_time()
+    assert len(scene.store.tasks) == 1
+    assert scene.turned_by[-1] is Owner.THREAD
+    scene.check_answers()
 
 
 def test_engines_share_a_millisecond_of_an_iteration() -> None:

@@ -167,7 +167,7 @@ def test_sessions_are_listed_in_pages() -> None:
     opened = h.open(5)
     h.close(opened[1], opened[1].secret)
     seen: list[str] = []
-    start: int | None = 0
+    start: int | str | None = 0
     while start is not None:
         page = h.ask(List(h.request(), start, 2))
         assert isinstance(page, Page)

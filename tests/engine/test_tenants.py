@@ -44,7 +44,8 @@ from support.sequences import CALLER, POISON, reason_of, step
 
 def pages(h: Harness, tenant: str, most: int) -> list[list[str]]:
     """Ids of a tenant's sessions, page by page."""
-    listed, start = [], 0
+    listed: list[list[str]] = []
+    start: int | str = 0
     while True:
         page = h.ask(List(h.request(), start, most, tenant))
         assert isinstance(page, Page)

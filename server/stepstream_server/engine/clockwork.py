@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from stepstream_server.engine.engine import Clock, Engine
-from stepstream_server.engine.ports import Acknowledge, Block, Call, Envelope, Open, StreamEnded
+from stepstream_server.engine.ports import Acknowledge, Block, Call, Envelope, Open, StoreDone, StreamEnded
 from stepstream_server.engine.thread import EngineThread, rows_of
 
 _INLINE_SECONDS = 0.001  # that turns may take of one iteration of the loop: what a health check waits for
@@ -170,7 +170,7 @@ class Clockwork(EngineThread):
                     weight += self._engine.held_by(door, command.stream)
                 if isinstance(command, Block | Call):
                     rows, steps = rows + len(command.rows), steps + len(command.inputs[0])
-                elif not isinstance(command, Acknowledge | Open | StreamEnded):
+                elif not isinstance(command, Acknowledge | Open | StreamEnded | StoreDone):
                     return False
         if steps > rows or weight > _INLINE_ROWS or not self._engine.calm:  # chunks are computed beside the loop's own work
             return False
@@ -196,8 +196,8 @@ class Clockwork(EngineThread):
         with self._lock:
             if self._owner is not Owner.IDLE:  # whoever turns the engine sees to it, and arms the timer again
                 return
-            self._owner = Owner.THREAD
-        self._handed.release()
+            self._owner = Owner.LOOP
+        self._arbiter.ask(self)
 
     # The thread ------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,12 @@ import numpy as np
 
 from stepstream_server.config import EngineSettings
 from stepstream_server.engine.books import Books
-from stepstream_server.engine.outbox import Outbox, global_stream
+from stepstream_server.engine.durable.questions import Keeping, Questions
+from stepstream_server.engine.durable.tails import Tails
+from stepstream_server.engine.durable.writing import Writing
+from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
+    STORE_DOOR,
     Acknowledge,
     Attach,
     Backend,
@@ -28,6 +32,7 @@ from stepstream_server.engine.ports import (
     Close,
     Command,
     Computed,
+    Copying,
     CountTenants,
     Detach,
     Door,
@@ -36,6 +41,7 @@ from stepstream_server.engine.ports import (
     EngineStats,
     Envelope,
     Export,
+    Flush,
     Fork,
     Generate,
     Get,
@@ -54,16 +60,22 @@ from stepstream_server.engine.ports import (
     RowErrors,
     Sink,
     Statistics,
+    StoreDone,
     StreamEnded,
     TenantUse,
     Took,
     TurnReport,
 )
 from stepstream_server.engine.rollouts.rollouts import NOBODY_WAITS, Rollouts
+from stepstream_server.engine.sessions.browsing import Browsing
 from stepstream_server.engine.sessions.commands import Commands
 from stepstream_server.engine.sessions.copies import Copies
+from stepstream_server.engine.sessions.endings import Endings
+from stepstream_server.engine.sessions.finding import Finding
 from stepstream_server.engine.sessions.idempotency import Requests
-from stepstream_server.engine.sessions.lifecycle import Lifecycle
+from stepstream_server.engine.sessions.lifecycle import Kept, Lifecycle
+from stepstream_server.engine.sessions.registering import Openings, Registering
+from stepstream_server.engine.sessions.restoring import Loading, Restoring
 from stepstream_server.engine.steps.admission import Admission
 from stepstream_server.engine.steps.one_shot import OneShot
 from stepstream_server.engine.steps.rehearsal import rehearse
@@ -74,6 +86,7 @@ from stepstream_server.spec import ModelSpec
 
 Clock = Callable[[], float]  # monotonic seconds
 _AT_ONCE = float("-inf")  # a time that is over
+_KEPT_GROUPS = 4  # of `every_steps`: one is being written, one waits for that, and as many are on their way
 
 
 class Turned(NamedTuple):
@@ -91,6 +104,9 @@ class _Flight(NamedTuple):
     begun: float  # monotonic seconds
 
 
+_AboutAll = Statistics | LimitTenants | CountTenants | Drain | Flush | StoreDone
+
+
 class Engine:
     """Sessions of one model on one device."""
 
@@ -102,12 +118,15 @@ class Engine:
         observer: Observer,
         clock: Clock = time.monotonic,
         inbox: Inbox | None = None,
+        keeping: Keeping | None = None,
+        wall_clock: Clock = time.time,
     ) -> None:
-        """inbox: where front doors put what they say; None: a queue for those of this process."""
+        """inbox: where front doors put what they say; None: a queue for those of this process. keeping: how durable sessions are
+        kept; None: there are none. wall_clock: unix seconds."""
         self.spec = spec
         self.inbox: Inbox = inbox or queue.SimpleQueue()
         self.clock = clock
-        self.limits = _limits(settings, backend)
+        self.limits = _limits(settings, backend, keeping)
         self.turn_budget = settings.turn_budget_seconds
         self.max_wait = settings.max_wait_seconds
         self._alone_budget = settings.alone_budget_seconds
@@ -115,6 +134,7 @@ class Engine:
         self._observer = observer
         self._sinks: list[Sink] = []  # by door
         self._drains: list[tuple[int, Drain]] = []  # waiting until nothing is pending
+        self._flushes: list[tuple[int, Flush]] = []  # waiting until the store has all
         self._flights: deque[_Flight] = deque()
         self._failure: StepStreamError | None = None
         self._turns = 0
@@ -123,14 +143,37 @@ class Engine:
         self._outbox = outbox = Outbox(spec, settings.rollout_hold_seconds)
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         self._cut = Cut(books, self._scheduler, settings.capacity + settings.max_rollout_paths)
-        self._settlement = Settlement(books, backend, outbox)
-        self._lifecycle = Lifecycle(settings, backend, books, outbox)
         self._admission = Admission(spec, books, outbox)
+        self._questions = Questions(keeping.store) if keeping else None
+        self._writing: Writing | None = None
+        self._tails = Tails(books.table)
+        if keeping is not None and self._questions is not None:
+            self._writing = Writing(backend, books, outbox, self._questions, keeping.settings, self._tails, wall_clock)
+        self._settlement = Settlement(books, backend, outbox, self._writing)
+        self._rollouts = Rollouts(spec, settings, backend, books, outbox, self._tails, self._writing)
+        self._finding: Finding | None = None
+        self._endings: Endings | None = None
+        kept = registering = None
+        if self._questions is not None and self._writing is not None and keeping is not None:
+            self._finding = Finding(books.table, self._questions, self._refuse)
+            self._endings = Endings(books, self._questions, self._writing, self._finding, clock(), wall_clock)
+            kept = Kept(self._writing, self._endings, keeping.always)
+        self._lifecycle = Lifecycle(settings, backend, books, outbox, kept)
+        if kept is not None and self._questions is not None and self._finding is not None:
+            loading = Loading(spec, backend, books)
+            restoring = Restoring(settings, backend, books, self._lifecycle, loading, kept, self._tails.put_stored, wall_clock)
+            self._finding.restore = restoring.restore
+            registering = Registering(
+                books.table, self._questions, kept.writing, self._finding, self._lifecycle, restoring, wall_clock
+            )
         self._one_shot = OneShot(books, outbox, self._admission, self._lifecycle)
-        self._rollouts = Rollouts(spec, settings, backend, books, outbox)
+        openings = Openings(registering, always=keeping is not None and keeping.always)
+        browsing = Browsing(books.table, self._lifecycle, self._questions, self._finding, wall_clock)
         requests = Requests(settings.tombstone_seconds)
-        self._commands = Commands(books, outbox, self._settlement.resend, self._take_over, self._lifecycle, requests)
-        self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts)
+        self._commands = Commands(
+            books, outbox, self._settlement.resend, self._take_over, self._lifecycle, requests, openings, browsing, self._touch
+        )
+        self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts, openings)
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -155,6 +198,8 @@ class Engine:
             rollouts=len(self._rollouts),
             rollout_slots=self._rollouts.slots,
             batching=self.limits.batching,
+            durable_sessions=self._writing.sessions if self._writing is not None else 0,
+            lag_seconds=self._writing.lag(self.clock()) if self._writing is not None else 0.0,
         )
 
     def warm_up(self) -> None:
@@ -194,8 +239,10 @@ class Engine:
     @property
     def calm(self) -> bool:
         """Tells whether the next turn has nothing to do but what is queued and what it takes in."""
-        waits = self._flights or self._drains or self._copies.waiting or len(self._rollouts)
-        return not waits and self.clock() < self.next_deadline
+        waits = self._flights or self._drains or self._flushes or self._copies.waiting or len(self._rollouts)
+        now = self.clock()
+        light = self._writing is None or now < self._writing.next_deadline or self._writing.light
+        return not waits and light and now < self._next_look
 
     @property
     def queued(self) -> tuple[int, int]:
@@ -214,7 +261,13 @@ class Engine:
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""
-        return min(self.books.table.next_deadline, self._rollouts.next_deadline)
+        return min(self._next_look, self._writing.next_deadline) if self._writing is not None else self._next_look
+
+    @property
+    def _next_look(self) -> float:
+        """Monotonic seconds by which it is to be seen what is over."""
+        endings = self._endings.next_deadline if self._endings is not None else float("inf")
+        return min(self.books.table.next_deadline, self._rollouts.next_deadline, endings)
 
     @property
     def failure(self) -> StepStreamError | None:
@@ -259,19 +312,45 @@ class Engine:
         blocks: list[tuple[int, Block]] = []
         calls: list[tuple[int, Call]] = []  # blocks may overtake them: those are of other streams
         for door, commands in envelopes:
-            self._outbox.heard(door)
-            for command in commands:
-                if isinstance(command, Block):
-                    blocks.append((door, command))
-                elif isinstance(command, Call):
-                    calls.append((door, command))
-                else:
-                    self._admit(blocks, calls, report)
-                    plain = plain and isinstance(command, Acknowledge)
-                    self._carry_out(door, command, self.clock(), report)
-                    self._settlement.tell(report)
+            if door != STORE_DOOR:
+                self._outbox.heard(door)
+            for each in commands:
+                command = self._finding.admit(door, each) if self._finding is not None else each
+                if command is not None:
+                    plain = self._take(door, command, blocks, calls, report) and plain
+                for one, released in self._finding.released() if self._finding is not None else ():
+                    self._take(one, released, blocks, calls, report)
         self._admit(blocks, calls, report)
+        if self._finding is not None:
+            self._finding.end_turn()
         return plain
+
+    def _take(
+        self, door: int, command: Command, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport
+    ) -> bool:
+        """Carries a command out, or keeps it for those beside it. Returns whether it was about steps."""
+        if isinstance(command, Block):
+            blocks.append((door, command))
+        elif isinstance(command, Call):
+            calls.append((door, command))
+        else:
+            self._admit(blocks, calls, report)
+            self._carry_out(door, command, self.clock(), report)
+            self._settlement.tell(report)
+            return isinstance(command, Acknowledge | StoreDone)
+        return True
+
+    def _refuse(self, door: int, command: Command, error: StepStreamError) -> None:
+        """A command that names sessions is not carried out."""
+        if isinstance(command, Call):
+            self._one_shot.refuse(door, command, error)
+        elif isinstance(command, Open | Attach | Get | Close | Copying | Import):
+            self._outbox.reply(door, Reply(command.request, error))
+
+    def _touch(self, sessions: Ints, now: float) -> None:
+        """The store is to be told of durable sessions, though nothing was applied to them."""
+        if self._writing is not None:
+            self._writing.touch(sessions, now)
 
     def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
         """Admits steps, those that neighbours of one door bring together: each admission costs as much as many rows. None is
@@ -308,12 +387,12 @@ class Engine:
                 self._rollouts.took(door, command, now)
             case CallersLeft() | StreamEnded() | DoorLost():
                 self._leave(door, command, now, report)
-            case Statistics() | LimitTenants() | CountTenants() | Drain():
-                self._heed(door, command)
+            case Statistics() | LimitTenants() | CountTenants() | Drain() | Flush() | StoreDone():
+                self._heed(door, command, now, report)
             case _:
                 raise TypeError(f"not a command: {command!r}")
 
-    def _heed(self, door: int, command: Statistics | LimitTenants | CountTenants | Drain) -> None:
+    def _heed(self, door: int, command: _AboutAll, now: float, report: TurnReport) -> None:
         """Carries out a command about the engine as a whole."""
         match command:
             case Statistics():
@@ -326,6 +405,13 @@ class Engine:
             case Drain():
                 self.books.drain()
                 self._drains.append((door, command))
+            case Flush():
+                self._flushes.append((door, command))
+                if self._writing is not None:
+                    self._writing.flushing = True
+            case StoreDone():
+                if self._questions is not None:
+                    self._questions.settle(command, now, report)
 
     def _tenant_use(self) -> list[TenantUse]:
         sessions, rollouts = self.books.table.tenants.sessions(), self._rollouts.by_tenant()
@@ -337,6 +423,10 @@ class Engine:
 
     def _leave(self, door: int, command: CallersLeft | StreamEnded | DoorLost, now: float, report: TurnReport) -> None:
         """Callers, a stream or a door are gone: their rollouts end, also those that have not begun, and their queued steps."""
+        if self._finding is not None:
+            self._finding.leave(door, command)
+        if self._writing is not None:
+            self._writing.withheld.leave(_whose(door, command))
         match command:
             case DoorLost():
                 self._copies.leave_door(door)
@@ -361,9 +451,11 @@ class Engine:
     def _expire(self, report: TurnReport) -> None:
         """Ends sessions whose time is over, and rollouts that nobody reads; none of them is in flight then."""
         now = self.clock()
-        if now >= self.next_deadline:
+        if now >= self._next_look:
             self._collect_all(report)
         self._lifecycle.expire(now, report)
+        if self._endings is not None:
+            self._endings.due(now)
         self._rollouts.end_unread(now, report)
 
     # Compute ---------------------------------------------------------------------------------------------------------
@@ -430,18 +522,31 @@ class Engine:
 
     def _end_sessions(self, report: TurnReport) -> None:
         """Carries out what has waited for a step, and ends sessions whose end was answered or whose id has gone to another."""
+        if self._due_to_write:
+            self._collect_all(report)
         now = self.clock()
         self._copies.carry_out(now, report)
         if self._lifecycle.end_over(now, report):
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
             self._rollouts.drop_ended(now, report)
+        if self._finding is not None:
+            self._finding.ask()
+        if self._writing is not None and self._due_to_write and not self._flights:  # else it comes to be due just now
+            self._writing.write(self.clock())
+
+    @property
+    def _due_to_write(self) -> bool:
+        """Tells whether the store is to be told of sessions now."""
+        return self._writing is not None and self._writing.next_deadline <= self.clock()
 
     def _hand_over(self, report: TurnReport) -> bool:
         """Gives each front door what is ready for it. Returns whether work is left."""
         self.books.queue.let_go(self.books.counters)
         busy = self.busy
-        if self._drains and not busy and not len(self._rollouts):  # a rollout that has paused goes on
+        if self._drains and not busy and not len(self._rollouts) and not self._awaited:  # a rollout that has paused goes on
             self._answer_drains()
+        if self._flushes:
+            self._answer_flushes()
         letters = self._outbox.empty(self.clock(), idle=not busy)
         for delivery in letters.values():
             if delivery.errors.reasons:
@@ -451,6 +556,22 @@ class Engine:
             self._sinks[door].deliver(delivery)
         return busy
 
+    @property
+    def _awaited(self) -> bool:
+        """Tells whether somebody is to hear what the store has been asked, or is about to be."""
+        return self._writing is not None and (len(self._questions or ()) > 0 or len(self._writing.withheld) > 0)
+
+    def _answer_flushes(self) -> None:
+        """Tells whether the store has all."""
+        writing, questions = self._writing, self._questions
+        settled = writing is None or (writing.settled and not len(questions or ()))
+        if settled and (self._endings is None or self._endings.settled):
+            for door, flush in self._flushes:
+                self._outbox.reply(door, Reply(flush.request, None))
+            self._flushes = []
+        if writing is not None:
+            writing.flushing = len(self._flushes) > 0
+
     def _answer_drains(self) -> None:
         """Nothing is pending: only those are left waiting that are to hear when no stream holds sessions."""
         held = self._lifecycle.streams > 0
@@ -458,6 +579,17 @@ class Engine:
             if not (held and drain.until_let_go):
                 self._outbox.reply(door, Reply(drain.request, None))
         self._drains = [each for each in self._drains if held and each[1].until_let_go]
+
+
+def _whose(door: int, command: CallersLeft | StreamEnded | DoorLost) -> Callable[[int], bool]:
+    """Tells of an engine-wide number of a stream whether it is one that has left."""
+    match command:
+        case DoorLost():
+            return lambda stream: door_of(stream) == door
+        case CallersLeft():
+            return {global_stream(door, each) for each in command.streams}.__contains__
+        case StreamEnded():
+            return {global_stream(door, command.stream)}.__contains__
 
 
 def _count_failures(errors: RowErrors, report: TurnReport) -> None:
@@ -471,7 +603,7 @@ def _part(computed: Computed, start: int, end: int | None) -> Computed:
     return Computed(tuple(values[start:end] for values in computed.outputs), faults)
 
 
-def _limits(settings: EngineSettings, backend: Backend) -> Limits:
+def _limits(settings: EngineSettings, backend: Backend, keeping: Keeping | None) -> Limits:
     """Says what these settings and this backend allow together."""
     return Limits(
         window_steps=settings.window_steps,
@@ -480,6 +612,7 @@ def _limits(settings: EngineSettings, backend: Backend) -> Limits:
         max_batch=min(settings.max_batch, backend.max_batch),
         idle_ttl_seconds=settings.idle_ttl_seconds,
         batching=backend.batching,
+        replay_steps=_KEPT_GROUPS * keeping.settings.every_steps if keeping is not None else 0,
     )
 
 

@@ -23,6 +23,7 @@ from stepstream_server.engine.ports import (
     Answers,
     Delivery,
     Detached,
+    Durables,
     Ending,
     Ints,
     Reply,
@@ -30,7 +31,7 @@ from stepstream_server.engine.ports import (
     RowErrors,
     Tensor,
 )
-from stepstream_server.errors import Reason
+from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.spec import ModelSpec, TensorSpec
 
 IntOrInts = TypeVar("IntOrInts", int, Ints)
@@ -112,6 +113,7 @@ class Pieces:
         self._looked_at = float("-inf")  # monotonic seconds
         self._room = 0.0  # rollouts that there has been time to tell since then, as far as time can be saved up
         self._urgent: dict[int, None] = {}  # streams of which nothing must wait
+        self._withheld: set[int] = set()  # streams of which nothing is told until the store has the rollout
 
     def add(self, pieces: NDArray[Any], clients: Ints, values: Tensor, outputs: Sequence[Tensor] | None, now: float) -> None:
         """Adds some; all as in `ports.Rolled`, outputs None if no piece has any. clients: whose they are, [n]."""
@@ -133,6 +135,22 @@ class Pieces:
         """Nothing of this rollout must wait."""
         self._urgent[stream] = None
 
+    def withhold(self, stream: int) -> None:
+        """Nothing of this rollout is told until it is released, or dropped."""
+        self._withheld.add(stream)
+        self._urgent.pop(stream, None)
+
+    def release(self, stream: int) -> None:
+        """Gives what was withheld of this rollout is told."""
+        self._withheld.discard(stream)
+        self.hurry(stream)
+
+    def drop(self, stream: int) -> None:
+        """Gives what was withheld of this rollout is never told."""
+        self._withheld.discard(stream)
+        if stream in self._client:
+            self._pop(stream)
+
     @property
     def urgent(self) -> bool:
         """Tells whether something must not wait."""
@@ -140,7 +158,7 @@ class Pieces:
 
     def take(self, now: float, *, idle: bool) -> Rolled | None:
         """Takes what is told now, a piece for each rollout; None if nothing is, or it may wait. idle: nothing follows."""
-        due = list(self._client) if idle else self._due(now)
+        due = [each for each in (self._client if idle else self._due(now)) if each not in self._withheld]
         self._urgent.clear()
         if not due:
             return None
@@ -165,7 +183,7 @@ class Pieces:
                 (rank, untold.since, stream)
                 for of_client in self._untold.values()
                 for rank, (stream, untold) in enumerate(itertools.islice(of_client.items(), room))
-                if now - untold.since >= self._hold_seconds
+                if now - untold.since >= self._hold_seconds and stream not in self._withheld
             ]
             waited = [stream for *_, stream in sorted(waiting)[:room]]
             self._room -= len(waited)
@@ -235,8 +253,20 @@ class Outbox:
         errors.expected_seqs.append(expected)
         errors.messages.append(message)
 
-    def detached(self, stream: int, handle: int, ending: Ending) -> None:
-        """Says that a handle no longer stands for a session."""
+    def durable(self, stream: int, handle: int, count: int, epoch: int) -> None:
+        """Says how many steps the store has of a session: to the stream that holds it, or to a caller who is answered in this
+        turn."""
+        letter = self._of(door_of(stream))
+        if letter.durables is None:
+            letter.durables = Durables()
+        durables = letter.durables
+        durables.streams.append(_local(stream))
+        durables.handles.append(handle)
+        durables.counts.append(count)
+        durables.epochs.append(epoch)
+
+    def detached(self, stream: int, handle: int, ending: Ending, error: StepStreamError | None = None) -> None:
+        """Says that a handle no longer stands for a session. error: why that could not be ended as asked."""
         letter = self._of(door_of(stream))
         if letter.detached is _NOBODY_DETACHED:
             letter.detached = Detached()
@@ -244,6 +274,7 @@ class Outbox:
         detached.streams.append(_local(stream))
         detached.handles.append(handle)
         detached.endings.append(ending)
+        detached.errors.append(error)
 
     def empty(self, now: float, *, idle: bool) -> dict[int, Delivery]:
         """Everything collected, by door; the outbox is empty afterwards, except for pieces of rollouts that may wait."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Acknowledge, Block, Call, Command, Envelope, Open
+from stepstream_server.engine.ports import Acknowledge, Block, Call, Command, Envelope, Found, Open, StoreDone
 from stepstream_server.errors import Reason, ServerFault
 
 # What one turn takes in at most, so that a flood cannot keep the turn from running: as many rows of blocks as the largest batch
@@ -102,4 +102,6 @@ def rows_of(command: Command) -> int:
         return _COMMAND_ROWS + len(command.handles) // _ACKNOWLEDGED
     if isinstance(command, Open):
         return _COMMAND_ROWS + _OPENED_ROWS * len(command.ids)
+    if isinstance(command, StoreDone):
+        return sum(_COMMAND_ROWS * len(each.sessions) if isinstance(each, Found) else _COMMAND_ROWS for each in command.outcomes)
     return _CALL_ROWS * len(command.ids) if isinstance(command, Call) else _COMMAND_ROWS

@@ -89,6 +89,12 @@ class AnswerCache:
         find_places(self.pages, session, first, places)
         return places
 
+    def find_all(self, sessions: Ints, firsts: Ints, ends: Ints) -> Ints:
+        """Places of the steps [first, end) of each session, one session behind the other; -1 for those that are not held."""
+        places = np.empty(int((ends - firsts).sum()), np.int64)
+        find_all_places(self.pages, sessions, firsts, ends, places)
+        return places
+
     def keep(self, session: int, seqs: Ints, outputs: Sequence[Tensor]) -> None:
         """Keeps outputs [n, *shape] of a session's steps [n]; `make_room` has been called for them."""
         places = np.empty(len(seqs), np.int64)
@@ -169,6 +175,16 @@ def find_places(pages: Pages, session: int, first: int, places: Ints) -> None:
     """Writes the places of consecutive steps."""
     for step in range(len(places)):
         places[step] = place_of(pages, session, first + step)
+
+
+@compiled
+def find_all_places(pages: Pages, sessions: Ints, firsts: Ints, ends: Ints, places: Ints) -> None:
+    """Writes the places of consecutive steps of each session, [first, end), one session behind the other."""
+    at = 0
+    for index in range(len(sessions)):
+        for seq in range(firsts[index], ends[index]):
+            places[at] = place_of(pages, sessions[index], seq)
+            at += 1
 
 
 @compiled

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from stepstream_server.config import EngineSettings
-from stepstream_server.engine.books import ledger, queue, resolution
+from stepstream_server.engine.books import dirty, ledger, queue, resolution
 from stepstream_server.engine.books.answer_cache import AnswerCache, count_held, pages_used
 from stepstream_server.engine.books.queue import Queue
-from stepstream_server.engine.books.records import COUNTERS, ENDED, IN_FLIGHT, NONE, TOLD, WAITING, Arrays, Records
+from stepstream_server.engine.books.records import COUNTERS, ENDED, IN_FLIGHT, NEVER, NONE, TOLD, WAITING, Arrays, Records
 from stepstream_server.engine.books.session_table import Last, SessionTable
 from stepstream_server.engine.books.status import Status
-from stepstream_server.engine.ports import Ints, Keep, Kind, Tensor
+from stepstream_server.engine.ports import Floats, Ints, Keep, Kind, Tensor
 from stepstream_server.spec import ModelSpec
 
 _LEAST_ENDED = 4096  # rows that may end their sessions before somebody takes note
@@ -35,9 +35,11 @@ class Books:
         self.counters.window_kept[0] = self.cache.steps_within(settings.window_bytes)
         self.counters.most_pending[0] = settings.max_pending_steps
         self.counters.most_pages[0] = -(-settings.cache_bytes // self.cache.page_bytes)
+        self.counters.every_steps[0] = NEVER
         self.counters.first[0] = self.counters.last[0] = self.counters.free[0] = NONE
         self._told = np.zeros(resolution.TOLD_PER_TURN, TOLD)
         self._told_steps = np.zeros(resolution.TOLD_STEPS, np.int64)
+        self._dirty = np.zeros(settings.capacity, np.int64)
         self._ended = np.zeros(max(_LEAST_ENDED, settings.max_batch + resolution.TOLD_PER_TURN), ENDED)
         self._gather()
 
@@ -133,9 +135,36 @@ class Books:
         """A session that was just opened goes on where another one stood."""
         ledger.begin_at(self.table.sessions[session], next_seq, acked, kept)
 
-    def move_on(self, sessions: Ints, steps: int) -> None:
+    def rolled_before(self, session: int, rolled_from: int, rolled_to: int) -> None:
+        """The numbers, [from, to), that rollouts had taken last where a session goes on."""
+        ledger.rolled_before(self.table.sessions[session], rolled_from, rolled_to)
+
+    def move_on(self, sessions: Ints, steps: int, now: float) -> None:
         """So many steps that no row asked for were applied to sessions of which nothing is pending."""
-        ledger.move_on_all(self.records, sessions, steps)
+        ledger.move_on_all(self.records, sessions, steps, now)
+
+    @property
+    def dirty(self) -> Ints:
+        """Sessions of which the store does not have all, those first that have been so for longest: a view, until some are."""
+        return self._dirty[: self.counters.dirty.item(0)]
+
+    def mark_dirty(self, sessions: Ints, now: float) -> None:
+        """Something of distinct sessions has changed that the store is to have of those that are durable."""
+        dirty.mark_all(self.records, sessions, now)
+
+    def mark_dirty_since(self, sessions: Ints, since: Floats, now: float) -> None:
+        """The store has not taken distinct durable sessions, of which it does not have all since: monotonic seconds, [n]."""
+        self.mark_dirty(sessions, now)
+        dirty_at = self.table.sessions["dirty_at"]
+        dirty_at[sessions] = since
+        self.dirty[:] = self.dirty[np.argsort(dirty_at[self.dirty], kind="stable")]
+
+    def make_clean(self, sessions: Ints) -> None:
+        """The store is told of these sessions, or never will be: they are dirty no more."""
+        self.table.sessions["dirty"][sessions] = False
+        left = self.dirty[self.table.sessions["dirty"][self.dirty]]
+        self._dirty[: len(left)] = left
+        self.counters.dirty[0] = len(left)
 
     def take_told(self) -> Any:
         """Outcomes that were resolved since the last call, in their order: [n] of TOLD."""
@@ -173,6 +202,7 @@ class Books:
             self._told,
             self._told_steps,
             self._ended,
+            self._dirty,
         )
         before, pages, behind = self.records[:3], self.cache.pages, self.records[4:]
         self.arrays: Arrays = (*before, *pages, *behind)
@@ -191,6 +221,11 @@ def _check(books: Books) -> None:
             _check_counts(books, session, rows[session])
         else:
             _demand(not rows[session], f"session {session} has ended and nothing of it is queued")
+    marked = np.flatnonzero(table.sessions["dirty"]).tolist()
+    _demand(sorted(books.dirty.tolist()) == marked, "each session knows whether the store is to be told of it")
+    since = table.sessions["dirty_at"][books.dirty]
+    _demand(bool((np.diff(since) >= 0).all()), "those come first that have been dirty for longest")
+    _demand(set(marked) <= set(np.flatnonzero(table.durable).tolist()) & set(alive), "only durable sessions are dirty")
     _demand(all(rows[session] for session in table.replaced), "a replaced session is there for what is pending of it")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from stepstream_server.engine.books import dirty
 from stepstream_server.engine.books.answer_cache import count_held, let_go
 from stepstream_server.engine.books.queue import is_pending, remove, turn_down
 from stepstream_server.engine.books.records import NEVER, NONE, Arrays, Record, Records, opened
@@ -26,6 +27,12 @@ def begin_at(session: Record, next_seq: int, acked: int, kept: int) -> None:
     session["acked"] = session["released"] = acked
     session["kept"] = kept
     session["rolled_from"] = session["rolled_to"] = next_seq
+
+
+@compiled
+def rolled_before(session: Record, rolled_from: int, rolled_to: int) -> None:
+    """Says where another one stood, rollouts had taken these numbers last, [from, to)."""
+    session["rolled_from"], session["rolled_to"] = rolled_from, rolled_to
 
 
 @compiled
@@ -250,7 +257,8 @@ def take_out(records: Records, number: int, taken: Ints) -> int:
 
 
 @compiled
-def move_on_all(records: Records, numbers: Ints, steps: int) -> None:
+def move_on_all(records: Records, numbers: Ints, steps: int, now: float) -> None:
     """So many steps that no row asked for were applied to each of the sessions."""
     for number in numbers:
         move_on(records.sessions[number], steps)
+        dirty.mark(records, number, now)

@@ -91,11 +91,12 @@ class Queue:
         """At least doubles the room."""
         old = len(self.rows)
         new = max(2 * old, old + more, _LEAST_ROOM)
-        fresh = np.zeros(new - old, QUEUED)
-        fresh["next"] = np.arange(old + 1, new + 1)
-        fresh["next"][-1] = counters.free[0]
+        rows = np.zeros(new, QUEUED)  # whose padding says nothing, which that of joined arrays would
+        rows[:old] = self.rows
+        rows["next"][old:] = np.arange(old + 1, new + 1)
+        rows["next"][-1] = counters.free[0]
         counters.free[0] = old
-        self.rows = np.concatenate([self.rows, fresh])
+        self.rows = rows
 
 
 @compiled
@@ -118,7 +119,7 @@ def append(records: Records, session: int, row: Record, first: int, end: int, ki
     queued["keep"] = row["keep"]
     if row["keep"] == Keep.LAST and not whole:
         queued["keep"] = Keep.NONE
-    queued["ends"] = row["ends"] and whole
+    queued["ends"], queued["behind"] = row["ends"] and whole, row["behind"]
     queued["arrival"], queued["deadline"] = row["arrival"], row["deadline"]
     queued["offset"], queued["intake"], queued["next"] = offset + first - row["first"], intake, NONE
     if intake != NONE:

@@ -40,6 +40,8 @@ SESSION = np.dtype(
         ("stop_at", np.int64),  # number before which steps stop, because a copy is to be taken there
         ("served", np.int64),  # launch of several steps that it last took part in
         ("used_at", np.float64),  # monotonic seconds of the last step
+        ("durable_seq", np.int64),  # of a durable one: steps below it are in the store
+        ("dirty_at", np.float64),  # monotonic seconds, when that came to be wanting; of a dirty one
         ("head", np.int64),  # its first row in the queue
         ("tail", np.int64),  # its last row in the queue
         ("before", np.int64),  # the session before it in the line
@@ -52,6 +54,8 @@ SESSION = np.dtype(
         ("gone_back", np.int32),  # how often pending rows of it were dropped or moved up; goes on when its number is used again
         ("status", np.uint8),  # of Status, moved by `status` alone
         ("standing", np.uint8),  # IDLE, WAITING or IN_FLIGHT
+        ("durable", np.bool_),  # whether the store keeps it
+        ("dirty", np.bool_),  # whether the store is to be told of it: its record there is older
         ("over", np.bool_),  # whether its end was answered in this turn: it ends with it
     ],
     align=True,
@@ -75,6 +79,7 @@ QUEUED = np.dtype(
         ("kind", np.uint8),  # ports.Kind
         ("unkept", np.bool_),  # whether its caller gave no number: it takes the next one, and no answer is kept for a repeat
         ("ends", np.bool_),  # whether its session ends once its last step was answered
+        ("behind", np.bool_),  # whether its caller is answered before the store has the step
         ("reason", np.int64),  # errors.Reason, of REFUSE
         ("intake", np.int64),  # which inputs, or which text of a refusal, it waits with; NONE: neither
         ("next", np.int64),  # the row behind it, of the same session or of those that are free
@@ -95,6 +100,7 @@ TOLD = np.dtype(
         ("intake", np.int64),  # whose text a refusal is told, or NONE
         ("kind", np.int64),  # of the row: REPEAT, RESET or REFUSE
         ("reason", np.int64),  # of REFUSE
+        ("behind", np.bool_),  # as of QUEUED
     ],
     align=True,
 )
@@ -125,6 +131,7 @@ COUNTERS = np.dtype(
         ("window_kept", np.int64),  # steps whose outputs fit into the window's bytes
         ("most_pending", np.int64),  # steps
         ("most_pages", np.int64),  # of kept answers
+        ("every_steps", np.int64),  # of a durable session, after which it is to be written at once
         # The moment.
         ("draining", np.bool_),
         ("turn", np.int32),
@@ -143,6 +150,9 @@ COUNTERS = np.dtype(
         ("told_steps", np.int64),
         ("told_quota", np.int64),  # outcomes that this turn may still resolve
         ("ended", np.int64),
+        # What the store is to have.
+        ("dirty", np.int64),  # sessions
+        ("pressing", np.bool_),  # whether one of them has `every_steps` that the store does not have
     ],
     align=True,
 )
@@ -160,6 +170,7 @@ class Records(NamedTuple):
     told: NDArray[Any]  # of TOLD
     told_steps: NDArray[np.int64]  # places in the cache's arena of what they are told
     ended: NDArray[Any]  # of ENDED
+    dirty: NDArray[np.int64]  # [capacity]: numbers of sessions
 
 
 Arrays = tuple[NDArray[Any], ...]  # of Records, all in one: a call of compiled code takes 1.6 us with them, with Records 4.7
@@ -168,5 +179,6 @@ Arrays = tuple[NDArray[Any], ...]  # of Records, all in one: a call of compiled 
 @compiled
 def opened(arrays: Arrays) -> Records:
     """The arrays as Records."""
-    sessions, rows, counters, ring, held, free, counts, waiting, emptied, told, told_steps, ended = arrays
-    return Records(sessions, rows, counters, Pages(ring, held, free, counts), waiting, emptied, told, told_steps, ended)
+    sessions, rows, counters, ring, held, free, counts, waiting, emptied, told, told_steps, ended, dirty = arrays
+    pages = Pages(ring, held, free, counts)
+    return Records(sessions, rows, counters, pages, waiting, emptied, told, told_steps, ended, dirty)

@@ -6,7 +6,7 @@ Refusals, repeats from kept answers, resets, and steps whose deadline has passed
 
 from __future__ import annotations
 
-from stepstream_server.engine.books import ledger, queue
+from stepstream_server.engine.books import dirty, ledger, queue
 from stepstream_server.engine.books.answer_cache import place_of
 from stepstream_server.engine.books.records import IN_FLIGHT, NONE, Record, Records
 from stepstream_server.engine.books.status import Event, move
@@ -95,7 +95,7 @@ def _tell(records: Records, row: Record, length: int, kind: int) -> Record:
     told["stream"], told["handle"], told["session"] = row["stream"], row["handle"], row["session"]
     told["first"], told["length"], told["shown"] = row["first"], length, 0
     told["expected"], told["intake"] = records.sessions[row["session"]]["next_seq"], row["intake"]
-    told["kind"], told["reason"] = kind, 0
+    told["kind"], told["reason"], told["behind"] = kind, 0, row["behind"]
     return told
 
 
@@ -105,6 +105,7 @@ def _reset(records: Records, session: Record, row: Record, now: float) -> None:
     move(session, Event.RESET_APPLIED)
     ledger.apply(session, row, row["length"])
     session["used_at"] = now
+    dirty.mark(records, row["session"], now)
     _tell(records, row, row["length"], Kind.RESET)
 
 

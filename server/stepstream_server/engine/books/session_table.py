@@ -7,8 +7,9 @@ generation.
 
 from __future__ import annotations
 
+import hashlib
 import secrets as tokens
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ from stepstream_server.engine.books.remembered import Remembered
 from stepstream_server.engine.books.status import Event, Status, move
 from stepstream_server.engine.books.tenants import Tenants
 from stepstream_server.engine.compiled import compiled
-from stepstream_server.engine.ports import NO_STREAM, Ending, Ints, Keep
-from stepstream_server.errors import CallerError, Reason
+from stepstream_server.engine.ports import NO_STREAM, Ending, Floats, Ints, Keep
+from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.tenancy import names_one, plain, tenant_of
 
 ID_LENGTH = 128  # characters; room for two UUIDs and a prefix
@@ -29,6 +30,7 @@ _ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _NOBODY = np.zeros(0, np.int64)
 _LOOK_SECONDS = 0.1  # between two looks for expired sessions: nobody's time-to-live is that exact
 _TOKEN_BYTES = 16  # of made ids and of secrets: 128 bits cannot be guessed
+DIGEST_BYTES = 32  # of a secret: SHA-256
 
 REASON_OF_ENDING = {
     Ending.CLOSED: Reason.SESSION_CLOSED,
@@ -71,12 +73,18 @@ class SessionTable:
         self.generation, self.slot = self.sessions["generation"], self.sessions["slot"]
         self.stop_at, self.used_at = self.sessions["stop_at"], self.sessions["used_at"]
         self.tenant = self.sessions["tenant"]
+        self.durable, self.durable_seq = self.sessions["durable"], self.sessions["durable_seq"]
+        self.epoch = np.zeros(capacity, np.int64)  # how often a durable session has been restored
         self.head, self.gone_back = self.sessions["head"], self.sessions["gone_back"]
         self.opened_at = np.zeros(capacity)  # monotonic seconds
+        self.opened_unix = np.zeros(capacity)  # unix seconds, as the store has it of a durable session; nan: not yet
         self.idle_ttl = np.zeros(capacity)  # seconds
         self.dies_at = np.zeros(capacity)  # monotonic seconds; inf: no maximal lifetime
         self._ids: list[str] = [""] * capacity
+        self.bitwise = np.ones(capacity, np.bool_)  # whether outputs are those of a session that was computed here from its start
         self._secrets = np.zeros((capacity, _TOKEN_BYTES), np.uint8)
+        self._knows_secret = np.zeros(capacity, np.bool_)  # whether it is known; of a restored session only its digest is
+        self.digests = np.zeros((capacity, DIGEST_BYTES), np.uint8)  # of the secrets
         self._by_id: dict[str, int] = {}
         self._free: list[int] = []
         self.tenants = Tenants()
@@ -85,6 +93,7 @@ class SessionTable:
         self.replaced: set[int] = set()  # sessions whose ids others have: they end when nothing of them is pending
         self.over: dict[int, Last] = {}  # sessions whose end was answered in this turn: they end with it
         self.next_deadline = float("inf")  # monotonic seconds before which no session ends by itself
+        self.barred: dict[str, StepStreamError] = {}  # ids under which nothing can be found or opened now, and why
         self._tombstones = Remembered[Ending](tombstone_seconds, capacity, lambda ending: 1)
         self._now = float("-inf")  # monotonic seconds, as this was last told
         self.tombstone_seconds = tombstone_seconds
@@ -97,19 +106,21 @@ class SessionTable:
 
     def check_id(self, key: str) -> None:
         """Raises CallerError if the id of a key is malformed."""
-        session_id = plain(key)
-        if not 0 < len(session_id) <= ID_LENGTH or not _ID_CHARACTERS.issuperset(session_id):
+        if not is_id(key):
+            session_id = plain(key)
             raise CallerError(
                 Reason.INVALID_ARGUMENT,
                 f"id: expected 1 to {ID_LENGTH} characters of A-Z a-z 0-9 . _ : -, got {session_id[:ID_LENGTH]!r}",
                 field="id",
             )
 
-    def open(self, ids: Sequence[str], slots: Ints, now: float, idle_ttl: float, lifetime: float) -> Ints:
-        """Adds sessions whose ids have been checked (where a key has none, it is made) and returns their numbers: [n]."""
+    def open(self, ids: Sequence[str], slots: Ints, now: float, idle_ttl: float | Floats, lifetime: float | Floats) -> Ints:
+        """Adds sessions whose ids have been checked (where a key has none, it is made) and returns their numbers: [n].
+
+        idle_ttl, lifetime: seconds, of all or of each [n].
+        """
         count = len(ids)
         sessions = self._numbers(count)
-        secrets = np.frombuffer(tokens.token_bytes(count * _TOKEN_BYTES), np.uint8).reshape(count, _TOKEN_BYTES)
         made = tokens.token_bytes(count * _TOKEN_BYTES).hex()
         for index, session in enumerate(sessions.tolist()):
             session_id = ids[index]
@@ -120,27 +131,56 @@ class SessionTable:
             self._ids[session] = session_id
             self._by_id[session_id] = session
             self._tombstones.forget([session_id])
-        self._secrets[sessions] = secrets
+        self.renew_secrets(sessions)
         open_sessions(self.sessions, sessions, slots, now)
-        self.opened_at[sessions] = now
+        self.epoch[sessions], self.bitwise[sessions] = 0, True
+        self.opened_at[sessions], self.opened_unix[sessions] = now, np.nan
         self.idle_ttl[sessions] = idle_ttl
         self.dies_at[sessions] = now + lifetime
-        self.next_deadline = min(self.next_deadline, now + idle_ttl, now + lifetime)
+        if count:
+            self.next_deadline = min(self.next_deadline, now + float(np.min(idle_ttl)), now + float(np.min(lifetime)))
         return sessions
 
-    def end(self, sessions: Ints, ending: Ending, now: float) -> None:
-        """Removes sessions and remembers why, except those whose ids others have."""
+    def renew_secrets(self, sessions: Ints) -> None:
+        """Makes new secrets: those of before prove nothing any more."""
+        secrets = tokens.token_bytes(len(sessions) * _TOKEN_BYTES)
+        parts = [secrets[start : start + _TOKEN_BYTES] for start in range(0, len(secrets), _TOKEN_BYTES)]
+        digests = b"".join(hashlib.sha256(part).digest() for part in parts)
+        self._secrets[sessions] = np.frombuffer(secrets, np.uint8).reshape(-1, _TOKEN_BYTES)
+        self.digests[sessions] = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        self._knows_secret[sessions] = True
+
+    def take_up(self, sessions: Ints, opened_at: Floats, used_at: Floats, digests: NDArray[np.uint8], epochs: Ints) -> None:
+        """Sessions that were just opened were open in a former life: [n] of each.
+
+        opened_at, used_at: monotonic seconds, of the last step. digests: of the secrets, which are not known here.
+        """
+        self.opened_at[sessions] = opened_at
+        self.sessions["used_at"][sessions] = used_at
+        self._secrets[sessions], self._knows_secret[sessions] = 0, False
+        self.digests[sessions] = digests
+        self.epoch[sessions] = epochs
+        self.next_deadline = min(self.next_deadline, float((used_at + self.idle_ttl[sessions]).min(initial=np.inf)))
+
+    def knows_secrets(self, sessions: Ints) -> NDArray[np.bool_]:
+        """Mask [n]: True for sessions whose secrets are known, beside their digests."""
+        known: NDArray[np.bool_] = self._knows_secret[sessions]
+        return known
+
+    def end(self, sessions: Ints, ending: Ending | None, now: float) -> None:
+        """Removes sessions and remembers why, if there is a reason, except those whose ids others have."""
         for session in sessions.tolist():
             session_id = self._ids[session]
             if session in self.replaced:
                 self.replaced.remove(session)
             else:
                 del self._by_id[session_id]
-                self._tombstones.remember(session_id, ending, now)
+                if ending is not None:
+                    self._tombstones.remember(session_id, ending, now)
             self.over.pop(session, None)
             self._ids[session] = ""
             self._free.append(session)
-        self._secrets[sessions] = 0
+        self._secrets[sessions], self.digests[sessions] = 0, 0
         self.tenants.ended(self.tenant[sessions].tolist())
         end_sessions(self.sessions, sessions)
 
@@ -150,17 +190,27 @@ class SessionTable:
         self.replaced.add(session)
 
     def find(self, session_id: str) -> int:
-        """Number of an open session. Raises CallerError: not found, closed, expired, evicted or moved."""
+        """Number of an open session. Raises StepStreamError: not found, closed, expired, evicted, moved, or barred."""
         session = self._by_id.get(session_id)
         if session is not None:
             return session
+        self.refuse_if_barred(session_id)
         ending = self.ending(session_id)
         if ending is None:
             raise CallerError(Reason.SESSION_NOT_FOUND, f"there is no session {plain(session_id)!r}", field="id")
         raise CallerError(REASON_OF_ENDING[ending], f"session {plain(session_id)!r} {HOW_ENDED[ending]}", field="id")
 
+    def refuse_if_barred(self, session_id: str) -> None:
+        """Raises StepStreamError if nothing can be found or opened under the id now."""
+        if self.barred and (error := self.barred.get(session_id)) is not None:
+            raise error.with_traceback(None)
+
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._by_id
+
+    def has_all(self, session_ids: Iterable[str]) -> bool:
+        """Tells whether sessions are open under all of these ids."""
+        return all(map(self._by_id.__contains__, session_ids))
 
     def numbers(self, session_ids: Sequence[str]) -> Ints:
         """Number of each open session; -1 where there is none: [n]."""
@@ -170,19 +220,25 @@ class SessionTable:
         """Why a session ended, while that is remembered."""
         return self._tombstones.find(session_id, self._now)
 
+    def remember_ending(self, session_id: str, ending: Ending, now: float) -> None:
+        """A session has ended that was not open here."""
+        self._tombstones.remember(session_id, ending, now)
+
     def id(self, session: int) -> str:
         """The id of an open session."""
         return self._ids[session]
 
     def secrets(self, sessions: Ints) -> list[bytes]:
-        """What proves the ownership of each."""
+        """Gives what proves the ownership of each: [n]; they are known."""
         data = self._secrets[sessions].tobytes()
         return [data[start : start + _TOKEN_BYTES] for start in range(0, len(data), _TOKEN_BYTES)]
 
     def own(self, session_id: str, secret: bytes) -> int:
         """Number of an open session, for whoever has its secret. Raises CallerError."""
         session = self.find(session_id)
-        if not tokens.compare_digest(self._secrets[session].tobytes(), secret):
+        known, digest = self._secrets[session].tobytes(), self.digests[session].tobytes()
+        shown, wanted = (secret, known) if self._knows_secret[session] else (hashlib.sha256(secret).digest(), digest)
+        if not tokens.compare_digest(wanted, shown):
             raise CallerError(Reason.SECRET_MISMATCH, f"secret: not that of session {plain(session_id)!r}", field="secret")
         return session
 
@@ -274,6 +330,12 @@ class SessionTable:
         return np.array(numbers, np.int64)
 
 
+def is_id(key: str) -> bool:
+    """Tells whether the id of a key is well-formed."""
+    session_id = plain(key)
+    return 0 < len(session_id) <= ID_LENGTH and _ID_CHARACTERS.issuperset(session_id)
+
+
 def _read_only(column: NDArray[Any]) -> NDArray[Any]:
     view = column.view()
     view.flags.writeable = False
@@ -289,6 +351,7 @@ def open_sessions(records: NDArray[Any], numbers: Ints, slots: Ints, now: float)
         ledger.begin_at(session, 0, 0, 0)
         session["slot"], session["stream"], session["stop_at"] = slots[place], NO_STREAM, NEVER
         session["served"], session["used_at"] = 0, now
+        session["durable"], session["dirty"], session["durable_seq"] = False, False, 0
         session["head"], session["tail"] = NONE, NONE
 
 

@@ -19,6 +19,9 @@ from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import CANDIDATE
 from stepstream_server.engine.books.session_table import HOW_ENDED, REASON_OF_ENDING
 from stepstream_server.engine.books.status import Event, Status
+from stepstream_server.engine.durable.tails import Tail, Tails
+from stepstream_server.engine.durable.withheld import LastPiece
+from stepstream_server.engine.durable.writing import Writing
 from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
@@ -59,7 +62,20 @@ NOBODY_WAITS = np.zeros(0, CANDIDATE)
 class Rollout:
     """One under way."""
 
-    __slots__ = ("commit", "drawn", "generation", "outputs", "rows", "session", "start", "stops", "stream", "told", "wanted")
+    __slots__ = (
+        "commit",
+        "drawn",
+        "generation",
+        "outputs",
+        "rows",
+        "session",
+        "start",
+        "stops",
+        "stream",
+        "tail",
+        "told",
+        "wanted",
+    )
 
     def __init__(
         self, wanted: Generate, commit: Commit, stream: int, rows: Ints, session: int, generation: int, start: int
@@ -73,6 +89,7 @@ class Rollout:
         self.told = start + wanted.prompt_steps  # number of the first draw that has not been told
         self.stops = Stops(wanted.stop)
         self.drawn: list[Tensor] = []  # from `told` on: each [*shape], or [levels, *shape] over paths
+        self.tail: Tail | None = None  # of a durable session that it commits to
         self.outputs: list[tuple[Tensor, ...]] = []  # beside it, if they are wanted: each [*shape]
 
     @property
@@ -89,14 +106,23 @@ class Rollout:
 class Rollouts:
     """The rollouts of one model, and the rows that are their paths."""
 
-    def __init__(self, spec: ModelSpec, settings: EngineSettings, backend: Backend, books: Books, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        settings: EngineSettings,
+        backend: Backend,
+        books: Books,
+        outbox: Outbox,
+        tails: Tails,
+        writing: Writing | None = None,
+    ) -> None:
+        """tails, writing: of durable sessions; None: there are none."""
         self._backend = backend
         self._books = books
         self._table = books.table
-        self._outbox = outbox
-        self._pieces = outbox.pieces
-        self._unread_seconds = settings.rollout_unread_seconds
-        self._window_steps = settings.window_steps
+        self._outbox, self._pieces = outbox, outbox.pieces
+        self._tails, self._writing = tails, writing
+        self._unread_seconds, self._window_steps = settings.rollout_unread_seconds, settings.window_steps
         head = spec.rollout_head
         most = settings.max_rollout_paths if head else 0
         self._head = spec.heads.index(head) if head else 0  # which output is fed back
@@ -107,8 +133,7 @@ class Rollouts:
         self._by_stream: dict[int, Rollout] = {}
         self._of_row: dict[int, Rollout] = {}
         self._free = list(range(most - 1, -1, -1))
-        self._paths = Shares(most)
-        self._prompts = Shares(settings.max_pending_steps)  # steps of prompts that wait
+        self._paths, self._prompts = Shares(most), Shares(settings.max_pending_steps)  # rows, and steps of prompts that wait
         self._of_tenant: Counter[str] = Counter()  # rollouts
         self.limits: Mapping[str, int] = {}  # rollouts that a tenant may have at once, of those that have a limit
         self._active = np.zeros(0, np.int64)  # rows of all rollouts
@@ -124,7 +149,7 @@ class Rollouts:
         self._prompting = np.zeros(most, np.bool_)  # whether this turn's steps are, or may be, the prompt's
         self._due = np.zeros(most, np.bool_)  # whether it takes part in the next turn
         self._leads = np.zeros(most, np.bool_)  # whether it is its rollout's first path
-        self._plain = np.zeros(most, np.bool_)
+        self._plain, self._tailed = np.zeros((2, most), np.bool_)  # the latter: whether its draws are kept to be told again
         self._ahead = np.zeros(most, np.int64)  # draws told and not taken
         self._paused_at = np.full(most, np.inf)  # monotonic seconds since which nothing was taken, of those that have paused
         self._served = np.zeros(most, np.int64)  # the last launch of several steps
@@ -166,13 +191,14 @@ class Rollouts:
 
     # Begin and leave ---------------------------------------------------------------------------------------------------
 
-    def begin(self, door: int, wanted: Generate, session: int | None, now: float) -> Begun:
-        """Lets a rollout begin where the session stands, of which nothing before that is pending, or at the initial state.
+    def begin(self, door: int, wanted: Generate, session: int | None, now: float, report: TurnReport) -> Begun:
+        """Lets a rollout begin where the session stands, of which nothing before that is pending, or at the initial state. If
+        it is to begin before that, what was drawn since is told first.
 
         Raises CallerError, and has then changed nothing, but that `at_seq` may have acknowledged answers.
         """
         commit = Commit.NONE if session is None else wanted.commit
-        last = self._check(wanted, session, commit, now)
+        last, again = self._check(wanted, session, commit, now), self._to_tell_again(wanted, session)
         rows = np.array([self._free.pop() for _ in range(wanted.paths)], np.int64)
         start = 0 if session is None else int(self._table.next_seq[session])
         committed, generation = _NOBODY, 0
@@ -190,7 +216,7 @@ class Rollouts:
         self._stream[rows] = rollout.stream
         self._session[rows] = committed if commit is Commit.EACH else _NOBODY
         self._commits_to[rows], self._generation[rows] = committed, generation
-        self._seq[rows], self._left[rows] = start, wanted.max_steps
+        self._seq[rows], self._left[rows] = start, wanted.max_steps - len(again)
         self._prompt_left[rows], self._prompting[rows], self._due[rows] = 0, False, not wanted.prompt
         self._prompt_left[rows[0]], self._prompting[rows[0]], self._due[rows[0]] = wanted.prompt_steps, bool(wanted.prompt), True
         self._leads[rows] = rows == rows[0]
@@ -204,7 +230,62 @@ class Rollouts:
         self._of_tenant[rollout.tenant] += 1
         self._used[rows] = True
         self._active = np.concatenate([self._active, rows])
-        return Begun(start)
+        self._begin_tail(rollout, again)
+        if again:
+            self._tell_again(rollout, again, now, report)
+        return Begun(rollout.start)
+
+    def may_begin_at(self, wanted: Generate, session: int) -> bool:
+        """Tells whether a rollout may begin before where the session stands, since the draws from there on are kept."""
+        table = self._table
+        if table.admitted[session] != table.next_seq[session] or table.quarantined(np.array([session])).any():
+            return False
+        return wanted.commit is not Commit.NONE and 0 < self._since(wanted, session) <= len(self._drawn_before(session))
+
+    def _drawn_before(self, session: int) -> list[Tensor]:
+        """The draws that the session has applied last, as far as they are kept: [draws, *shape]."""
+        drawn = self._tails.drawn(session)
+        return [] if drawn is None else list(drawn)
+
+    def _since(self, wanted: Generate, session: int) -> int:
+        """Steps that the session has applied from the number on that a rollout is to begin at."""
+        return 0 if wanted.at_seq == NO_SEQ else int(self._table.next_seq[session]) - wanted.at_seq
+
+    def _to_tell_again(self, wanted: Generate, session: int | None) -> list[Tensor]:
+        """Gives what was drawn from the number on that a rollout is to begin at, as far as it wants so many. Raises
+        CallerError."""
+        since = self._since(wanted, session) if session is not None else 0
+        if session is None or since <= 0:
+            return []
+        if wanted.prompt or wanted.outputs:
+            name = "prompt" if wanted.prompt else "outputs"
+            message = f"{name}: expected none where draws are told again, and seq {wanted.at_seq} is one of them"
+            raise CallerError(Reason.INVALID_ARGUMENT, message, field=name)
+        return self._drawn_before(session)[-since:][: wanted.max_steps]
+
+    def _begin_tail(self, rollout: Rollout, again: Sequence[Tensor]) -> None:
+        """Keeps what is drawn from now on, behind what is told again."""
+        session = rollout.session
+        durable = session != _NOBODY and bool(self._table.durable[session])
+        self._tailed[rollout.rows] = durable
+        if durable:
+            before = self._tails.drawn(session) if again else None
+            rollout.tail = Tail(self._drawn[:0] if before is None else before)
+            if before is None and rollout.commit is Commit.EACH:
+                self._tails.forget(np.array([session]))  # a prompt comes between those draws and what is drawn now
+
+    def _tell_again(self, rollout: Rollout, again: Sequence[Tensor], now: float, report: TurnReport) -> None:
+        """Tells what was drawn before. A rollout that wants no more has ended, and so has one whose stop sequence was drawn."""
+        rollout.told = rollout.start = rollout.wanted.at_seq
+        free, stopped = 0, False
+        for draw in again:
+            rollout.drawn.append(draw)
+            some, stopped = rollout.stops.take(int(draw)) if rollout.wanted.stop else (1, False)
+            free += some
+            if stopped:
+                break
+        self._tell(rollout, free, stopped, now)
+        self._go_on(now, report)
 
     def took(self, door: int, took: Took, now: float) -> None:
         """A caller has been handed draws."""
@@ -364,7 +445,7 @@ class Rollouts:
         outputs = computed.outputs
         self._in_flight[rows] = False
         if computed.faults is not None and computed.faults.any():
-            self._fail(rows, computed.faults)
+            self._fail(rows, computed.faults, now)
             applied = computed.faults == 0
             rows, outputs = rows[applied], tuple(values[applied] for values in outputs)
         self._draws.last[rows] = outputs[self._head][:, -1].reshape(-1, self._draws.last.shape[1])
@@ -372,7 +453,7 @@ class Rollouts:
         sessions = self._session[rows]
         sessions = sessions[sessions != _NOBODY]
         if len(sessions):
-            self._books.move_on(sessions, length)
+            self._books.move_on(sessions, length, now)
             self._table.used_at[sessions] = now
         drew = ~self._prompting[rows]
         if drew.any():
@@ -402,6 +483,12 @@ class Rollouts:
         report.first_draw_seconds += (now - self._arrival[leads[np.isnan(since)]]).tolist()
         report.between_draws_seconds.append(now - since[np.isfinite(since)])
         self._drew_at[leads] = now
+        for row in rows[self._tailed[rows]].tolist():
+            rollout = self._of_row[row]
+            if rollout.tail is not None:
+                rollout.tail.append(self._drawn[row])
+                if rollout.commit is Commit.EACH:
+                    self._tails.put(rollout.session, rollout.tail)
         for row in [*leads[np.isnan(since)].tolist(), *rows[self._left[rows] == 0].tolist()]:
             self._pieces.hurry(int(self._stream[row]))  # the first or the last of a rollout
         plain = self._plain[rows]
@@ -491,7 +578,7 @@ class Rollouts:
             message = f"session {plain(rollout.wanted.id)!r} {HOW_ENDED[how]}"
             self._give_up(rollout, REASON_OF_ENDING[how], message, now, report)
 
-    def _fail(self, rows: Ints, faults: Ints) -> None:
+    def _fail(self, rows: Ints, faults: Ints, now: float) -> None:
         """Steps of rows with a fault were not applied. Of several paths the first one's fault is told."""
         faults_of: dict[Rollout, Reason] = {}
         for row, fault in zip(rows[faults > 0].tolist(), faults[faults > 0].tolist(), strict=True):
@@ -499,6 +586,7 @@ class Rollouts:
         for rollout, reason in faults_of.items():
             if rollout.commit is Commit.EACH:
                 self._table.move(rollout.session, Event.STEP_FAILED)
+                self._books.mark_dirty(np.array([rollout.session]), now)
             self._refuse(rollout, reason, _FAULTS[reason])
             self._due[rollout.rows] = False
             self._ended.append((rollout, RolloutEnding.FAILED))
@@ -517,10 +605,13 @@ class Rollouts:
         if session != _NOBODY and table.alive(session, rollout.generation):
             if rollout.commit is Commit.END and ending in (RolloutEnding.STOP, RolloutEnding.LENGTH):
                 table.slot[session], slots = slots[0], table.slot[[session]]  # the copy takes the session's place
-                self._books.move_on(np.array([session]), int(self._seq[rows[0]]) - rollout.start)
+                self._books.move_on(np.array([session]), int(self._seq[rows[0]] - table.next_seq[session]), now)
+                if rollout.tail is not None:
+                    self._tails.put(session, rollout.tail)
             if table.status[session] == Status.ROLLING:
                 table.move(session, Event.ROLLOUT_ENDED)
             table.used_at[session] = now
+            self._withhold(rollout, ending)
         if rollout.commit is not Commit.EACH:
             self._backend.release(slots)
             self.slots -= len(slots)
@@ -536,3 +627,16 @@ class Rollouts:
             del self._of_row[row]
         del self._by_stream[rollout.stream]
         report.rollouts_ended[ending] = report.rollouts_ended.get(ending, 0) + 1
+
+    def _withhold(self, rollout: Rollout, ending: RolloutEnding) -> None:
+        """The caller of a rollout that has ended as it should hears of its last draws once the store has them."""
+        session = rollout.session
+        ended_well = ending in (RolloutEnding.STOP, RolloutEnding.LENGTH)
+        if self._writing is None or not self._table.durable[session] or not ended_well:
+            return
+        next_seq = int(self._table.next_seq[session])
+        if next_seq <= self._table.durable_seq[session]:
+            self._writing.tell(rollout.stream, 0, session)
+            return
+        self._pieces.withhold(rollout.stream)
+        self._writing.hold(session, LastPiece(rollout.stream, next_seq))

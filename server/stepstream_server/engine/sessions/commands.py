@@ -6,7 +6,9 @@ door. An Attach or Open among it would take sessions away from the very stream t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.outbox import Outbox, door_of, global_stream
 from stepstream_server.engine.ports import (
+    NO_SEQ,
     Attach,
     Close,
     Detach,
@@ -24,14 +27,15 @@ from stepstream_server.engine.ports import (
     Open,
     Opened,
     Origin,
-    Page,
     Reply,
     SessionInfo,
     TurnReport,
     Value,
 )
-from stepstream_server.engine.sessions.idempotency import Requests
+from stepstream_server.engine.sessions.browsing import Browsing
+from stepstream_server.engine.sessions.idempotency import Made, Requests
 from stepstream_server.engine.sessions.lifecycle import Lifecycle
+from stepstream_server.engine.sessions.registering import Opening, Openings, Results
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.tenancy import plain
 
@@ -47,9 +51,13 @@ class Commands:
         take_over: Callable[[Ints, float, TurnReport], None],
         lifecycle: Lifecycle,
         requests: Requests,
+        openings: Openings,
+        browsing: Browsing,
+        touch: Callable[[Ints, float], None],
     ) -> None:
         """resend: tells the streams that hold sessions again what these have not acknowledged. take_over: ends rollouts that
-        commit to sessions, those too that have not begun."""
+        commit to sessions, those too that have not begun. touch: has the store told of durable sessions that nothing was applied
+        to."""
         self._books = books
         self._table = books.table
         self._outbox = outbox
@@ -57,14 +65,20 @@ class Commands:
         self._take_over = take_over
         self._lifecycle = lifecycle
         self._requests = requests
+        self._openings = openings
+        self._browsing = browsing
+        self._touch = touch
         self._fence = Fence()
+        self._opening: list[_Taking] = []  # streams that wait for sessions which are being opened
 
     def answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> None:
-        """Carries out a command that is answered; its reply lies in the outbox afterwards."""
+        """Carries out a command that is answered; its reply lies in the outbox afterwards, or will in a later turn."""
         try:
-            value = self._answer(door, command, now, report)
-        except CallerError as error:
-            value = error
+            self._answer(door, command, now, report)
+        except StepStreamError as error:
+            self._reply(door, command, error)
+
+    def _reply(self, door: int, command: Open | Attach | Get | List | Close, value: Value) -> None:
         self._outbox.reply(door, Reply(command.request, value))
 
     def detach(self, door: int, command: Detach, now: float, report: TurnReport) -> None:
@@ -73,7 +87,7 @@ class Commands:
         held = self._table.held_as(command.sessions, command.generations, stream, command.handles)
         sessions = np.unique(command.sessions[held])
         if command.close:
-            self._lifecycle.end(sessions, Ending.CLOSED, now, report)
+            self._lifecycle.close(sessions, now, report)
         else:
             self._lifecycle.let_go(sessions, Ending.REQUESTED)
 
@@ -81,52 +95,81 @@ class Commands:
         """The stream is gone."""
         self._lifecycle.end_stream(stream)
         self._fence.forget(stream)
+        self._forget(lambda each: each == stream)
 
     def lose_door(self, door: int) -> None:
         """The door is gone, and with it its streams."""
         self._lifecycle.lose_door(door)
         self._fence.forget_door(door)
+        self._forget(lambda each: door_of(each) == door)
 
-    def _answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> Value:
+    def _forget(self, gone: Callable[[int], bool]) -> None:
+        """Streams that are gone take no sessions."""
+        for taking in self._opening:
+            taking.gone = taking.gone or gone(taking.stream)
+
+    def _answer(self, door: int, command: Open | Attach | Get | List | Close, now: float, report: TurnReport) -> None:
         match command:
             case Open():
-                return self._open(door, command, now, report)
+                self._open(door, command, now, report)
             case Attach():
-                return self._attach(door, command, now, report)
+                self._reply(door, command, self._attach(door, command, now, report))
             case Get():
-                return self._get(command, now)
+                self._reply(door, command, self._get(command, now))
             case List():
-                sessions, following = self._table.page(command.tenant, command.start, command.most)
-                return Page(self._lifecycle.info(sessions, now), following)
+                self._browsing.list(command, partial(self._reply, door, command), now)
             case Close():
-                return self._close(command, now, report)
+                self._close(door, command, now, report)
 
-    def _open(self, door: int, command: Open, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
-        """Opens what a former request of the same id has not opened, and hands all of it to the stream. Raises CallerError."""
-        self._fence.check(command, global_stream(door, command.stream))
-        what = ("open", command.idle_ttl, *command.ids)
+    def _open(self, door: int, command: Open, now: float, report: TurnReport) -> None:
+        """Opens what a former request of the same id has not opened. Raises StepStreamError."""
+        stream = global_stream(door, command.stream)
+        self._fence.check(command, stream)
+        durable = self._openings.durable(command.durable)
+        what = ("open", command.idle_ttl, command.durable, *command.ids)
         made = self._requests.made(command.request_id, what, len(command.ids), now)
         missing = [place for place, one in enumerate(made) if one is None]
-        created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, Origin.OPENED, now, report)
+        if durable and missing:
+            self._openings.refuse_if_behind(now)
+        created = self._lifecycle.create([command.ids[place] for place in missing], command.idle_ttl, now, report)
         results: list[int | StepStreamError] = [self._lifecycle.again(one) if one else 0 for one in made]
         for place, result in zip(missing, created, strict=True):
             results[place] = result
+        taking = _Taking(stream)
+        self._opening.append(taking)
+        then = partial(self._opened, door, command, what, made, taking)
+        opening = Opening(command.ids, results, missing, command.request_id, what, Origin.OPENED, then)
+        self._openings.open(opening, now, report, durable=durable)
+
+    def _opened(
+        self,
+        door: int,
+        command: Open,
+        what: Hashable,
+        made: Sequence[Made | None],
+        taking: _Taking,
+        results: Results,
+        now: float,
+        report: TurnReport,
+    ) -> None:
+        """Hands all of it to the stream, unless that has left."""
+        self._opening.remove(taking)
         if command.request_id:
             made = [
                 self._lifecycle.made(each) if isinstance(each, int) else before
                 for each, before in zip(results, made, strict=True)
             ]
             self._requests.remember(command.request_id, what, made, now)
-        if command.handles is not None:
+        if command.handles is not None and not taking.gone:
             here = [place for place, result in enumerate(results) if isinstance(result, int)]
             sessions = np.array([results[place] for place in here], np.int64)
-            self._hand_over(sessions, global_stream(door, command.stream), command.handles[here], now, report)
-        return self._lifecycle.describe(results, with_secret=True)
+            self._hand_over(sessions, taking.stream, command.handles[here], now, report)
+        self._reply(door, command, self._lifecycle.describe(results, with_secret=True))
 
     def _attach(self, door: int, command: Attach, now: float, report: TurnReport) -> list[Opened | StepStreamError]:
         """Takes all of them over at once, then tells each what was kept for it. Raises CallerError."""
         self._fence.check(command, global_stream(door, command.stream))
-        found = [self._to_attach(command, index) for index in range(len(command.ids))]
+        found = [self._to_attach(command, index, report) for index in range(len(command.ids))]
         places: dict[int, int] = {}  # of each session, the first
         for place, one in enumerate(found):
             if isinstance(one, int):
@@ -135,18 +178,36 @@ class Commands:
         self._lifecycle.let_go(sessions, Ending.TAKEN)
         self._books.acknowledge(sessions, command.acked[here], now)
         self._hand_over(sessions, global_stream(door, command.stream), command.handles[here], now, report)
+        self._touch(sessions[self._table.durable[sessions]], now)
         attached: list[int | StepStreamError] = [
             one if isinstance(one, int) and places[one] == place else _not_attached(one, session_id)
             for place, (one, session_id) in enumerate(zip(found, command.ids, strict=True))
         ]
         return self._lifecycle.describe(attached, with_secret=False)
 
-    def _to_attach(self, command: Attach, index: int) -> int | StepStreamError:
+    def _to_attach(self, command: Attach, index: int, report: TurnReport) -> int | StepStreamError:
         try:
             self._lifecycle.refuse_if_draining()
-            return self._table.own(command.ids[index], command.secrets[index])
-        except CallerError as error:
+            session = self._table.own(command.ids[index], command.secrets[index])
+            replay_from = NO_SEQ if command.replay_from is None else int(command.replay_from[index])
+            return self._to_replay(session, int(command.acked[index]), replay_from, report)
+        except StepStreamError as error:
             return error
+
+    def _to_replay(self, session: int, acked: int, replay_from: int, report: TurnReport) -> int:
+        """A session that was restored from before what its client has been answered is lost, unless the client can tell it these
+        inputs again. Raises CallerError(SESSION_LOST)."""
+        next_seq = int(self._table.next_seq[session])
+        if self._table.durable[session] and next_seq < acked:
+            if replay_from == NO_SEQ or replay_from > next_seq:
+                report.lost[Reason.SESSION_LOST] = report.lost.get(Reason.SESSION_LOST, 0) + 1
+                message = (
+                    f"session {plain(self._table.id(session))!r} was restored from step {next_seq}, "
+                    f"and its inputs from there up to {acked} are lost"
+                )
+                raise CallerError(Reason.SESSION_LOST, message, field="acked", since=next_seq)
+            report.replayed += acked - next_seq
+        return session
 
     def _hand_over(self, sessions: Ints, stream: int, handles: NDArray[np.uint32], now: float, report: TurnReport) -> None:
         """Attaches distinct sessions to a stream, which is told again what it may not have heard.
@@ -164,15 +225,28 @@ class Commands:
         (info,) = self._lifecycle.info(np.array([self._table.find(command.id)], np.int64), now)
         return info
 
-    def _close(self, command: Close, now: float, report: TurnReport) -> int:
+    def _close(self, door: int, command: Close, now: float, report: TurnReport) -> None:
         """Closes by id. Closing what is closed succeeds; what a stream holds, only its secret or an administrator closes. Raises
-        CallerError."""
+        StepStreamError."""
+        self._table.refuse_if_barred(command.id)
         if self._table.ending(command.id) is not None:
-            return 0
+            self._reply(door, command, 0)
+            return
         session = self._table.find(command.id) if command.by_admin else self._table.claim(command.id, command.secret)
         next_seq = int(self._table.next_seq[session])
-        self._lifecycle.end(np.array([session]), Ending.CLOSED, now, report)
-        return next_seq
+
+        def tell(error: StepStreamError | None, _now: float, _report: TurnReport) -> None:
+            self._reply(door, command, error or next_seq)
+
+        self._lifecycle.end(np.array([session]), Ending.CLOSED, now, report, tell=tell)
+
+
+@dataclass(slots=True, eq=False)
+class _Taking:
+    """A stream that is to hold sessions once they are open."""
+
+    stream: int
+    gone: bool = False
 
 
 class Fence:

@@ -7,8 +7,9 @@ holds exactly the steps before it, however the session's inputs were cut into la
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -36,11 +37,22 @@ from stepstream_server.engine.ports import (
 from stepstream_server.engine.rollouts.rollouts import TAKEN_OVER, Rollouts
 from stepstream_server.engine.sessions.idempotency import Requests
 from stepstream_server.engine.sessions.lifecycle import Lifecycle
+from stepstream_server.engine.sessions.registering import Opening, Openings, Results, Then
+from stepstream_server.engine.sessions.restoring import Loading
 from stepstream_server.errors import CallerError, Reason, StepStreamError
-from stepstream_server.snapshots import Snapshot, corrupt
+from stepstream_server.snapshots import Snapshot
 from stepstream_server.spec import ModelSpec
 from stepstream_server.tenancy import plain
 
+# Why a fork that was made before its caller heard of it would be refused when it is asked for again: its original has gone on,
+# ended, or was never in the store.
+_PASSED = (
+    Reason.SEQUENCE_PASSED,
+    Reason.SESSION_NOT_FOUND,
+    Reason.SESSION_CLOSED,
+    Reason.SESSION_EXPIRED,
+    Reason.SESSION_MOVED,
+)
 _MOST_WAITING = 256  # looked at in every turn, which takes 3 ms then
 
 
@@ -79,6 +91,7 @@ class Copies:
         lifecycle: Lifecycle,
         requests: Requests,
         rollouts: Rollouts,
+        openings: Openings,
     ) -> None:
         self._spec = spec
         self._backend = backend
@@ -88,6 +101,8 @@ class Copies:
         self._lifecycle = lifecycle
         self._requests = requests
         self._rollouts = rollouts
+        self._openings = openings
+        self._loading = Loading(spec, backend, books)
         self._moved = Requests(books.table.tombstone_seconds)  # apart: what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
@@ -97,13 +112,25 @@ class Copies:
         return len(self._waiting) > 0
 
     def handle(self, door: int, command: Copying | Import, now: float, report: TurnReport) -> None:
-        """Carries the command out, or lets it wait for its step; its reply lies in the outbox afterwards."""
+        """Carries the command out, or lets it wait for its step; its reply lies in the outbox afterwards, or will in a later
+        turn."""
         try:
-            value = self._import(command, now, report) if isinstance(command, Import) else self._take(door, command, now, report)
-        except CallerError as error:
-            value = error
-        if value is not None:
-            self._outbox.reply(door, Reply(command.request, value))
+            if isinstance(command, Import):
+                self._import(door, command, now, report)
+            else:
+                self._take(door, command, now, report)
+        except StepStreamError as error:
+            self._refuse(door, command, error, now, report)
+
+    def _reply(self, door: int, command: Copying | Import, value: Value) -> None:
+        self._outbox.reply(door, Reply(command.request, value))
+
+    def _refuse(self, door: int, command: Copying | Import, error: StepStreamError, now: float, report: TurnReport) -> None:
+        """Says why the command is not carried out. A fork may be a repeat from a former life, of which the store knows."""
+        if isinstance(command, Fork) and command.request_id and error.reason in _PASSED:
+            self._fork_again(door, command, error, now, report)
+        else:
+            self._reply(door, command, error)
 
     def leave(self, callers: Iterable[int]) -> None:
         """Forgets rollouts that have not begun, of callers that have left, by their engine-wide numbers."""
@@ -151,40 +178,42 @@ class Copies:
         self._waiting = [each for each in self._waiting if not self._answer(each, now, report)]
 
     def _answer(self, waiting: _Waiting, now: float, report: TurnReport) -> bool:
-        """Carries a command out that has waited, or lets it wait on; tells whether it was answered."""
+        """Carries a command out that has waited, or lets it wait on; tells whether it was carried out, or refused."""
         try:
-            value = self._taken_before(waiting.command, now) or self._when_there(waiting, now, report)
-        except CallerError as error:
-            value = error
-        if value is None:
+            done = self._taken_before(waiting.door, waiting.command, now) or self._when_there(waiting, now, report)
+        except StepStreamError as error:
+            self._refuse(waiting.door, waiting.command, error, now, report)
+            return True
+        if not done:
             self._stop(waiting)
-            return False
-        self._outbox.reply(waiting.door, Reply(waiting.command.request, value))
-        return True
+        return done
 
-    def _take(self, door: int, command: Copying, now: float, report: TurnReport) -> Value:
-        """The reply; None if it has to wait. Raises CallerError."""
-        if (value := self._taken_before(command, now)) is not None:
-            return value
+    def _take(self, door: int, command: Copying, now: float, report: TurnReport) -> None:
+        """Carries a command out, or lets it wait. Raises StepStreamError."""
+        self._table.refuse_if_barred(command.id)
+        if self._taken_before(door, command, now):
+            return
         if isinstance(command, Generate) and not command.id:
             if command.at_seq not in (NO_SEQ, 0):
                 raise _not_next(0, command.at_seq)
-            return self._rollouts.begin(door, command, None, now)
+            self._reply(door, command, self._rollouts.begin(door, command, None, now, report))
+            return
         always = not isinstance(command, Generate) and command.needs_secret
         session = self._table.claim(command.id, command.secret, always=always)
         admitted = int(self._table.admitted[session])
         if isinstance(command, Generate) and command.at_seq not in (NO_SEQ, admitted):
-            raise _not_next(admitted, command.at_seq)
+            if not self._rollouts.may_begin_at(command, session):
+                raise _not_next(admitted, command.at_seq)
+            self._reply(door, command, self._rollouts.begin(door, command, session, now, report))
+            return
         at_seq = admitted if command.at_seq == NO_SEQ else command.at_seq
         generation, gone_back = int(self._table.generation[session]), int(self._table.gone_back[session])
         waiting = _Waiting(door, command, session, generation, self._books.ever_queued, at_seq, gone_back)
-        value = self._when_there(waiting, now, report)
-        if value is None:
+        if not self._when_there(waiting, now, report):
             if len(self._waiting) >= _MOST_WAITING:
                 raise CallerError(Reason.QUEUE_FULL, f"{_MOST_WAITING} copies wait for their steps already")
             self._waiting.append(waiting)
             self._stop(waiting)
-        return value
 
     def _go_on(self) -> None:
         """Lets sessions go on for which somebody waits, until those are stopped who wait on."""
@@ -212,8 +241,9 @@ class Copies:
         for each, at_seq in zip(waiting, self._books.reached_by(session, places).tolist(), strict=True):
             each.at_seq, each.gone_back = at_seq, gone_back
 
-    def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> Value:
-        """Carries the command out if its session stands where it is wanted; None if it will stand there. Raises CallerError."""
+    def _when_there(self, waiting: _Waiting, now: float, report: TurnReport) -> bool:
+        """Carries the command out if its session stands where it is wanted; False if it will stand there. Raises
+        StepStreamError."""
         table, session, at_seq = self._table, waiting.session, self._at_seq(waiting)
         if not table.alive(session, waiting.generation):
             table.find(waiting.command.id)  # raises how it has ended, unless another one has its id by now
@@ -232,38 +262,76 @@ class Copies:
             message = f"at_seq: expected at most {admitted}, as many as are admitted, got {at_seq}"
             raise CallerError(Reason.SEQUENCE_MISMATCH, message, field="at_seq", expected_seq=admitted)
         if at_seq > next_seq:
-            return None
+            return False
+        door = waiting.door
         match waiting.command:
             case Export():
-                return self._export(waiting.command, session, now, report)
+                self._export(door, waiting.command, session, now, report)
             case Fork():
-                return self._fork(waiting.command, session, now, report)
+                self._fork(door, waiting.command, session, now, report)
             case Generate():
-                return self._rollouts.begin(waiting.door, waiting.command, session, now)
+                self._reply(door, waiting.command, self._rollouts.begin(door, waiting.command, session, now, report))
+        return True
 
-    def _taken_before(self, command: Copying, now: float) -> Value:
-        """Finds the answer to a former request of that id; None if there was none. Raises CallerError."""
-        match command:
-            case Export():
-                return self._moved.snapshot(command.request_id, _what(command), now)
-            case Fork():
-                return self._forked_before(command, now)
-            case Generate():
-                return None
+    def _taken_before(self, door: int, command: Copying, now: float) -> bool:
+        """Answers a command that repeats a former request of its id; False if there was none. Raises CallerError."""
+        before: Value = None
+        if isinstance(command, Export):
+            before = self._moved.snapshot(command.request_id, _what(command), now)
+        elif isinstance(command, Fork):
+            before = self._forked_before(command, now)
+        if before is not None:
+            self._reply(door, command, before)
+        return before is not None
 
     # Forks -----------------------------------------------------------------------------------------------------------
 
-    def _fork(self, command: Fork, session: int, now: float, report: TurnReport) -> Forked:
+    def _fork(self, door: int, command: Fork, session: int, now: float, report: TurnReport) -> None:
+        """Forks of a durable session are durable. Raises StepStreamError."""
         table = self._table
-        next_seq = int(table.next_seq[session])
-        created = self._lifecycle.create(command.ids, float(table.idle_ttl[session]), Origin.FORKED, now, report)
+        next_seq, durable = int(table.next_seq[session]), bool(table.durable[session])
+        if durable:
+            self._openings.refuse_if_behind(now)
+        created = self._lifecycle.create(command.ids, float(table.idle_ttl[session]), now, report)
         forks = np.array([each for each in created if isinstance(each, int)], np.int64)
         self._backend.copy(np.repeat(table.slot[session], len(forks)), table.slot[forks])
+        table.bitwise[forks] = table.bitwise[session]
         for fork in forks.tolist():
             self._books.begin_at(fork, next_seq, acked=next_seq, kept=0)
-        made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in created]
+        self._open_forks(command, created, partial(self._forked, door, command, next_seq), now, report, durable=durable)
+
+    def _fork_again(self, door: int, command: Fork, error: StepStreamError, now: float, report: TurnReport) -> None:
+        """Asks the store for the forks that the request has made before the original went on; there may be none."""
+
+        def then(results: Results, now: float, report: TurnReport) -> None:
+            if all(each is error for each in results):
+                self._reply(door, command, error)
+            else:
+                self._forked(door, command, 0, results, now, report)
+
+        self._open_forks(command, [error] * len(command.ids), then, now, report, durable=True)
+
+    def _open_forks(
+        self,
+        command: Fork,
+        created: Sequence[int | StepStreamError],
+        then: Then,
+        now: float,
+        report: TurnReport,
+        *,
+        durable: bool,
+    ) -> None:
+        places = range(len(command.ids))
+        opening = Opening(command.ids, list(created), places, command.request_id, _what(command), Origin.FORKED, then)
+        self._openings.open(opening, now, report, durable=durable)
+
+    def _forked(self, door: int, command: Fork, next_seq: int, results: Results, now: float, report: TurnReport) -> None:
+        """The forks are open, as far as there are any; these stand alike."""
+        made = [self._lifecycle.made(each) if isinstance(each, int) else None for each in results]
         self._requests.remember(command.request_id, _what(command), made, now)
-        return Forked(next_seq, self._lifecycle.describe(created, with_secret=True))
+        alive = [each for each in results if isinstance(each, int)]
+        next_seq = int(self._table.next_seq[alive[0]]) if alive else next_seq
+        self._reply(door, command, Forked(next_seq, self._lifecycle.describe(results, with_secret=True)))
 
     def _forked_before(self, command: Fork, now: float) -> Forked | None:
         """The forks that a former request of the same id has made, if any. Raises CallerError.
@@ -283,7 +351,8 @@ class Copies:
 
     # Snapshots -------------------------------------------------------------------------------------------------------
 
-    def _export(self, command: Export, session: int, now: float, report: TurnReport) -> Snapshot:
+    def _export(self, door: int, command: Export, session: int, now: float, report: TurnReport) -> None:
+        """Raises CallerError. A session that moves has ended in the store before anybody has its snapshot: it lives once."""
         snapshot = self._snapshot(session)
         if snapshot.bytes > command.most_bytes:
             message = f"snapshot: expected at most {command.most_bytes} bytes, got {snapshot.bytes}; acknowledge answers first"
@@ -292,8 +361,13 @@ class Copies:
             if session not in self._table.replaced:  # a stream may have attached it while the command waited
                 self._table.claim(command.id, command.secret)
             self._moved.remember(command.request_id, _what(command), [], now, snapshot)
-            self._lifecycle.end(np.array([session]), Ending.MOVED, now, report)
-        return snapshot
+
+            def tell(error: StepStreamError | None, _now: float, _report: TurnReport) -> None:
+                self._reply(door, command, error or snapshot)
+
+            self._lifecycle.end(np.array([session]), Ending.MOVED, now, report, tell=tell)
+        else:
+            self._reply(door, command, snapshot)
 
     def _snapshot(self, session: int) -> Snapshot:
         table = self._table
@@ -317,64 +391,31 @@ class Copies:
             outputs={output.name: values for output, values in zip(self._spec.outputs, kept, strict=True)},
         )
 
-    def _import(self, command: Import, now: float, report: TurnReport) -> Imported:
-        """Raises CallerError, and has then changed nothing."""
-        snapshot = command.snapshot
-        bitwise = snapshot.numerics == self._backend.numerics
-        (made,) = self._requests.made(command.request_id, _what(command), 1, now)
+    def _import(self, door: int, command: Import, now: float, report: TurnReport) -> None:
+        """Raises StepStreamError, and has then changed nothing."""
+        snapshot, what = command.snapshot, _what(command)
+        durable = self._openings.durable(command.durable)
+        (made,) = self._requests.made(command.request_id, what, 1, now)
         if made is None:
-            self._check(snapshot)
-            ids, idle_ttl = [command.id or snapshot.id], snapshot.idle_ttl or None
-            (created,) = self._lifecycle.create(ids, idle_ttl, Origin.IMPORTED, now, report)
-            if isinstance(created, int):
-                self._begin(created, snapshot)
-                self._requests.remember(command.request_id, _what(command), [self._lifecycle.made(created)], now)
-        else:
-            created = self._lifecycle.again(made)
-        (opened,) = self._lifecycle.describe([created], with_secret=True)
-        if isinstance(opened, StepStreamError):
-            raise opened
-        return Imported(opened, bitwise)
+            if durable:
+                self._openings.refuse_if_behind(now)
+            self._loading.check(snapshot)
+        ids, idle_ttl = [command.id or snapshot.id], snapshot.idle_ttl or None
+        results = [self._lifecycle.again(made)] if made else self._lifecycle.create(ids, idle_ttl, now, report)
+        if made is None and isinstance(results[0], int):
+            self._loading.begin(np.array(results), [snapshot])
+        places = [] if made else [0]
+        then = partial(self._imported, door, command)
+        opening = Opening(ids, results, places, command.request_id, what, Origin.IMPORTED, then)
+        self._openings.open(opening, now, report, durable=durable)
 
-    def _begin(self, session: int, snapshot: Snapshot) -> None:
-        """Puts a snapshot that was checked into a session that was just opened."""
-        states = {name: values[np.newaxis] for name, values in snapshot.states.items()}
-        self._backend.write(self._table.slot[[session]], states)
-        kept = [snapshot.outputs[output.name] for output in self._spec.outputs]
-        self._books.expect_answers(1, max(1, len(snapshot.held)))
-        self._books.cache.keep(session, snapshot.acked + np.flatnonzero(snapshot.held), kept)
-        self._books.begin_at(session, snapshot.next_seq, snapshot.acked, int(snapshot.held.sum()))
-
-    def _check(self, snapshot: Snapshot) -> None:
-        """Raises CallerError for a snapshot that no session of this model can have been."""
-        if snapshot.fingerprint != self._spec.fingerprint:
-            message = (
-                f"snapshot: expected the fingerprint {self._spec.fingerprint} of the model served, got {snapshot.fingerprint}"
-            )
-            raise CallerError(Reason.MODEL_MISMATCH, message, field="snapshot")
-        steps, kept = len(snapshot.held), int(snapshot.held.sum())
-        most, most_kept = int(self._books.counters.window_steps[0]), int(self._books.counters.window_kept[0])
-        if steps > most or kept > most_kept:
-            message = f"snapshot: expected at most {most} unacknowledged steps, {most_kept} with outputs, got {steps} and {kept}"
-            raise CallerError(Reason.WINDOW_FULL, message, field="snapshot")
-        if kept and self._books.cache_is_full:
-            raise CallerError(Reason.QUEUE_FULL, "snapshot: the server has no room for its unacknowledged answers now")
-        expected = {f"state {each.name}": ((*each.shape,), each.dtype) for each in self._spec.states}
-        expected |= {f"outputs {each.name}": ((kept, *each.shape), each.dtype) for each in self._spec.outputs}
-        actual = {f"state {name}": values for name, values in snapshot.states.items()}
-        actual |= {f"outputs {name}": values for name, values in snapshot.outputs.items()}
-        if expected.keys() != actual.keys():
-            raise corrupt(f"expected {', '.join(expected)}, got {', '.join(actual)}")
-        for name, (shape, dtype) in expected.items():
-            values = actual[name]
-            if values.shape != shape or values.dtype != dtype:
-                raise corrupt(f"{name}: expected {dtype} {list(shape)}, got {values.dtype} {list(values.shape)}")
-            if values.dtype == np.float32 and not np.isfinite(values).all():
-                raise corrupt(f"{name}: expected finite numbers")
-        largest = self._spec.largest_state
-        for name, values in snapshot.states.items():
-            if values.dtype == np.float32 and (np.abs(values) > largest).any():
-                raise corrupt(f"state {name}: expected numbers from {-largest:g} to {largest:g}, got {np.abs(values).max():g}")
+    def _imported(self, door: int, command: Import, results: Results, now: float, _report: TurnReport) -> None:
+        (found,) = results
+        if isinstance(found, int):
+            self._requests.remember(command.request_id, _what(command), [self._lifecycle.made(found)], now)
+        (opened,) = self._lifecycle.describe(results, with_secret=True)
+        bitwise = self._loading.bitwise(command.snapshot)
+        self._reply(door, command, opened if isinstance(opened, StepStreamError) else Imported(opened, bitwise))
 
 
 def _not_next(admitted: int, at_seq: int) -> CallerError:

@@ -79,10 +79,14 @@ class Requests:
     def _find(self, request_id: str, what: Hashable, now: float) -> _Request | None:
         request = self._requests.find(request_id, now)
         if request is not None and request.what != what:
-            shown = plain(request_id)
-            message = f"request_id: expected one that stands for this request or for none yet, got {shown!r} of another one"
-            raise CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
+            raise other_request(request_id)
         return request
+
+
+def other_request(request_id: str) -> CallerError:
+    """The error for a request id under which something else was asked for."""
+    message = f"request_id: expected one that stands for this request or for none yet, got {plain(request_id)!r} of another one"
+    return CallerError(Reason.INVALID_ARGUMENT, message, field="request_id")
 
 
 @dataclass(frozen=True, slots=True)

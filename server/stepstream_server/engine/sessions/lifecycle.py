@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from stepstream_server.engine.books.records import NONE
 from stepstream_server.engine.books.remembered import Remembered
 from stepstream_server.engine.books.session_table import HOW_ENDED, REASON_OF_ENDING, Last
 from stepstream_server.engine.books.tenants import Room
+from stepstream_server.engine.durable.withheld import Left
+from stepstream_server.engine.durable.writing import Writing
 from stepstream_server.engine.outbox import Outbox, door_of
 from stepstream_server.engine.ports import NO_STREAM, Backend, Ending, Ints, Keep, Opened, Origin, SessionInfo, TurnReport
+from stepstream_server.engine.sessions.endings import Endings, Told
 from stepstream_server.engine.sessions.idempotency import MOST_BYTES, LastAnswer, Made, answer_repeat
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.tenancy import names_one, plain
@@ -22,10 +26,23 @@ from stepstream_server.tenancy import names_one, plain
 _EXPIRED_PER_TURN = 1024  # about 2 ms, what chunk steps may take of a turn; the others follow in the next ones
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How sessions are kept durably."""
+
+    writing: Writing
+    endings: Endings
+    always: bool  # whether sessions are durable that nobody asks to be
+
+
 class Lifecycle:
     """Makes, hands over and ends sessions. Knows no command."""
 
-    def __init__(self, settings: EngineSettings, backend: Backend, books: Books, outbox: Outbox) -> None:
+    def __init__(
+        self, settings: EngineSettings, backend: Backend, books: Books, outbox: Outbox, kept: Kept | None = None
+    ) -> None:
+        """kept: None: no session is durable."""
+        self._kept = kept
         self._settings = settings
         self._backend = backend
         self._books = books
@@ -46,10 +63,9 @@ class Lifecycle:
 
     # Open ------------------------------------------------------------------------------------------------------------
 
-    def create(
-        self, ids: Sequence[str], idle_ttl: float | None, origin: Origin, now: float, report: TurnReport
-    ) -> list[int | StepStreamError]:
-        """Opens a session per id (empty: one is made), each by itself. Returns the number of each, or why there is none.
+    def create(self, ids: Sequence[str], idle_ttl: float | None, now: float, report: TurnReport) -> list[int | StepStreamError]:
+        """Makes a session per id (empty: one is made), each by itself. Returns the number of each, or why there is none. To be
+        counted as opened, or taken back, by who asks for it.
 
         idle_ttl: seconds; None for the setting, which is also the maximum.
         """
@@ -61,14 +77,26 @@ class Lifecycle:
                 self._check(session_id, session_id in wanted, room)
                 room.take(session_id)
                 wanted[session_id if names_one(session_id) else place] = place
-            except CallerError as error:
+            except StepStreamError as error:
                 results[place] = error
                 count_refused(error.reason, report)
         sessions = self._open([ids[place] for place in wanted.values()], idle_ttl, now)
         for place, session in zip(wanted.values(), sessions.tolist(), strict=True):
             results[place] = session
-        report.opened[origin] = report.opened.get(origin, 0) + len(wanted)
         return results
+
+    def begin(self, sessions: Sequence[int], origin: Origin, now: float, report: TurnReport) -> None:
+        """Steps begin sessions that were created: they are durable, if all are, though nothing is in the store yet."""
+        if self._kept is not None and self._kept.always and sessions:
+            self._kept.writing.begin(np.array(sessions, np.int64), now)
+        count_opened(origin, len(sessions), report)
+
+    def take_back(self, sessions: Sequence[int], now: float) -> None:
+        """Sessions that were created, and that nobody knows, have never been."""
+        numbers = np.array(sessions, np.int64)
+        self._books.let_go_of_answers(numbers)
+        self._backend.release(self._table.slot[numbers])
+        self._table.end(numbers, None, now)
 
     def refuse_if_draining(self) -> None:
         """Raises CallerError(SERVER_DRAINING)."""
@@ -83,7 +111,15 @@ class Lifecycle:
         """Says what the holders of sessions need to know of them; in their places, why there are none."""
         table = self._table
         sessions = np.array([each for each in found if isinstance(each, int)], np.int64)
-        columns = (table.generation[sessions], table.next_seq[sessions], table.acked[sessions])
+        columns = (
+            table.generation[sessions],
+            table.next_seq[sessions],
+            table.acked[sessions],
+            table.epoch[sessions],
+            table.durable[sessions],
+            table.durable_seq[sessions],
+            table.bitwise[sessions],
+        )
         numbers = iter(zip(*(column.tolist() for column in columns), strict=True))
         secrets = iter(table.secrets(sessions) if with_secret else [b""] * len(sessions))
         return [Opened(table.id(each), next(secrets), each, *next(numbers)) if isinstance(each, int) else each for each in found]
@@ -96,7 +132,11 @@ class Lifecycle:
         """A session that was opened before, or how it has ended since; without its id, which the caller need not know."""
         if self._table.alive(made.session, made.generation) and made.session not in self._table.replaced:
             return made.session
-        ending = self._table.ending(made.id) or Ending.CLOSED  # nothing is remembered of one whose id another has
+        return self.gone(made.id)
+
+    def gone(self, session_id: str) -> StepStreamError:
+        """How a session has ended that was opened before."""
+        ending = self._table.ending(session_id) or Ending.CLOSED  # nothing is remembered of one whose id another has
         message = f"the session that the request of this request_id has made {HOW_ENDED[ending]}"
         return CallerError(REASON_OF_ENDING[ending], message, field="id")
 
@@ -113,6 +153,9 @@ class Lifecycle:
             table.idle_ttl[sessions],
             table.stream[sessions] != NO_STREAM,
             table.slot[sessions],
+            table.epoch[sessions],
+            table.durable[sessions],
+            table.durable_seq[sessions],
         )
         rows = zip(sessions.tolist(), *(column.tolist() for column in columns), strict=True)
         return [SessionInfo(table.id(session), *facts) for session, *facts in rows]
@@ -121,6 +164,7 @@ class Lifecycle:
         self.refuse_if_draining()
         if names_one(session_id):
             self._table.check_id(session_id)
+            self._table.refuse_if_barred(session_id)
         if session_id in self._table:
             raise CallerError(Reason.SESSION_EXISTS, f"session {plain(session_id)!r} is open already", field="id")
         if twice:
@@ -141,15 +185,17 @@ class Lifecycle:
         self._table.stream[session], self._table.handle[session] = stream, handle
         self._held[stream] += 1
 
-    def let_go(self, sessions: Ints, ending: Ending) -> None:
-        """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told."""
+    def let_go(self, sessions: Ints, ending: Ending, *, told: bool = True) -> None:
+        """Detaches sessions from their streams, if they have one: the streams' queued steps are dropped, and they are told, or
+        will be."""
         table = self._table
         sessions = sessions[table.stream[sessions] != NO_STREAM]
         self._books.drop_held(sessions)
         for session in sessions.tolist():
             stream, handle = int(table.stream[session]), int(table.handle[session])
             self._forget_hold(session, stream)
-            self._outbox.detached(stream, handle, ending)
+            if told:
+                self._outbox.detached(stream, handle, ending)
 
     def end_stream(self, stream: int) -> None:
         """The stream is gone; nobody is left to be told. Its sessions live on."""
@@ -220,11 +266,14 @@ class Lifecycle:
         now: float,
         report: TurnReport,
         answers: Mapping[int, LastAnswer] | None = None,
+        tell: Told | None = None,
     ) -> None:
-        """Ends distinct sessions. answers: to their last rows, for repeats of those that are queued."""
+        """Ends distinct sessions. answers: to their last rows, for repeats of those that are queued. tell: hears when the store
+        knows it, or has failed, of those that are durable; now, if none is."""
         if not len(sessions):
             return
         table = self._table
+        stored, left = self._stored(sessions, ending)
         self.let_go(sessions, ending)
         self._settle_left(sessions, ending, answers or {}, report)
         self._books.let_go_of_answers(sessions)
@@ -233,6 +282,57 @@ class Lifecycle:
             report.replaced += [table.id(session) for session in sessions.tolist()]
         table.end(sessions, ending, now)
         report.closed[ending] = report.closed.get(ending, 0) + len(sessions)
+        self._write(stored, ending, tell, left)
+        if tell is not None and not stored:
+            tell(None, now, report)
+
+    def close(self, sessions: Ints, now: float, report: TurnReport) -> None:
+        """Ends distinct sessions for the stream that holds them, which is told of durable ones once the store knows it."""
+        table = self._table
+        durable = sessions[table.durable[sessions]]
+        holders = list(zip(table.stream[durable].tolist(), table.handle[durable].tolist(), strict=True))
+
+        def tell(error: StepStreamError | None, _now: float, _report: TurnReport) -> None:
+            for stream, handle in holders:
+                self._outbox.detached(stream, handle, Ending.CLOSED, error)
+
+        self.let_go(durable, Ending.CLOSED, told=False)
+        self.end(durable, Ending.CLOSED, now, report, tell=tell)
+        self.end(sessions[~np.isin(sessions, durable)], Ending.CLOSED, now, report)
+
+    def give_up_id(self, session: int) -> None:
+        """The session gives up its id to one that takes its place, also in the store."""
+        stored, left = self._stored(np.array([session]), Ending.REPLACED)
+        self._write(stored, Ending.REPLACED, None, left)
+        self._table.give_up_id(session)
+
+    def _stored(self, sessions: Ints, ending: Ending) -> tuple[list[str], list[Left]]:
+        """The keys of sessions that end, or give up their ids, which the store is to forget, and who waits for their steps. They
+        are not durable any more."""
+        durable = sessions[self._table.durable[sessions]]
+        if self._kept is None or not len(durable):
+            return [], []
+        left = self._kept.writing.ended(durable)
+        self._table.durable[durable] = False
+        overwritten = ending is Ending.REPLACED and self._kept.always
+        return [] if overwritten else [self._table.id(session) for session in durable.tolist()], left
+
+    def _write(self, keys: Sequence[str], ending: Ending, tell: Told | None, left: Sequence[Left]) -> None:
+        """Has the store know that sessions have ended; then those are told who wait for their steps. One that was replaced has no
+        reason of its own there: whoever looks for it finds its successor."""
+        if self._kept is None:
+            return
+        withheld = self._kept.writing.withheld
+
+        def told(error: StepStreamError | None, now: float, report: TurnReport) -> None:
+            withheld.tell_left(left, error)
+            if tell is not None:
+                tell(error, now, report)
+
+        if keys:
+            self._kept.endings.write(keys, Ending.CLOSED if ending is Ending.REPLACED else ending, told)
+        else:
+            withheld.tell_left(left, None)
 
     def _settle_left(self, sessions: Ints, ending: Ending, answers: Mapping[int, LastAnswer], report: TurnReport) -> None:
         """Settles what is queued when nobody holds the sessions any more: rows of one-shot callers."""
@@ -242,6 +342,11 @@ class Lifecycle:
                 if not answer_repeat(answers.get(session), row, stream, self._outbox, report):
                     message = f"session {plain(self._table.id(session))!r} {HOW_ENDED[ending]}"
                     self._outbox.refuse(stream, handle, first, length, REASON_OF_ENDING[ending], 0, message)
+
+
+def count_opened(origin: Origin, count: int, report: TurnReport) -> None:
+    """So many sessions were opened."""
+    report.opened[origin] = report.opened.get(origin, 0) + count
 
 
 def count_refused(reason: Reason, report: TurnReport) -> None:

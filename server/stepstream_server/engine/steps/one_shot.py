@@ -6,9 +6,7 @@ moment, is found before the session that has its id is touched.
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from stepstream_server.engine.books.records import NONE
 from stepstream_server.engine.compiled import compiled
 from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import NO_STREAM, Call, Ending, Ints, Origin, TurnReport
+from stepstream_server.engine.sessions.calls import joined, part, rounds
 from stepstream_server.engine.sessions.idempotency import answer_repeat
 from stepstream_server.engine.sessions.lifecycle import Lifecycle, count_refused
 from stepstream_server.engine.steps.admission import Admission
@@ -37,20 +36,25 @@ class OneShot:
 
     def admit(self, door: int, calls: Sequence[Call], now: float, report: TurnReport) -> None:
         """Admits the rows of calls, those of one session in their order."""
-        call = _joined(calls)
+        call = joined(calls)
         if not call.starts.any():
             self._admit(door, call, self._find(door, call, now, report), now)
         elif len(set(call.ids)) == len(call.ids):
             self._start(door, call, now, report)
         else:
-            for places in _rounds(call.ids):
-                self._start(door, _part(call, places), now, report)
+            for places in rounds(call.ids):
+                self._start(door, part(call, places), now, report)
+
+    def refuse(self, door: int, call: Call, error: StepStreamError) -> None:
+        """Refuses all rows of a call."""
+        for row in call.rows:
+            self._refuse(global_stream(door, int(row["stream"])), row, error)
 
     def _admit(self, door: int, call: Call, found: Ints, now: float) -> None:
         """Admits rows whose sessions were found, which are NONE where there is none."""
         if len(found) and found.min() == NONE:
             here = found != NONE
-            call, found = _part(call, here), found[here]
+            call, found = part(call, here), found[here]
         if len(found):
             self._admission.one_shot(door, call, found, now)
 
@@ -71,9 +75,10 @@ class OneShot:
         session_id, row = arrivals.ids[place], arrivals.rows[place]
         try:
             return self._books.table.claim(session_id, arrivals.secrets[place] if arrivals.secrets else b"")
-        except CallerError as error:
+        except StepStreamError as error:
             stream = global_stream(door, int(row["stream"]))
-            if not answer_repeat(self._lifecycle.last_answer(session_id, now), row, stream, self._outbox, report):
+            last = None if session_id in self._books.table.barred else self._lifecycle.last_answer(session_id, now)
+            if not answer_repeat(last, row, stream, self._outbox, report):  # the store may not know of the end yet
                 self._refuse(stream, row, error)
             return NONE
 
@@ -124,20 +129,23 @@ class OneShot:
                 room.refuse_if_full(session_id, leaving=not adds)
                 if adds:
                     room.take(session_id)
-            except CallerError as error:
+            except StepStreamError as error:
                 errors[session_id] = error
                 count_refused(error.reason, report)
         replaced = (former != NONE) & np.array([session_id not in errors for session_id in ids], np.bool_)
         for session in former[replaced & pending].tolist():
-            table.give_up_id(session)
+            self._lifecycle.give_up_id(session)
         self._end(former[replaced & ~pending], now, report)
         fit = [session_id for session_id in ids if session_id not in errors]
-        opened = iter(self._lifecycle.create(fit, None, Origin.OPENED, now, report))
+        created = self._lifecycle.create(fit, None, now, report)
+        self._lifecycle.begin([each for each in created if isinstance(each, int)], Origin.OPENED, now, report)
+        opened = iter(created)
         return [errors.get(session_id) or next(opened) for session_id in ids]
 
     def _check(self, session_id: str, former: int) -> None:
         """Raises CallerError if no session can be started under the id."""
         self._books.table.check_id(session_id)
+        self._books.table.refuse_if_barred(session_id)
         if former != NONE and self._books.table.stream[former] != NO_STREAM:
             message = f"session {plain(session_id)!r} is attached to a stream: no other one is started in its place"
             raise CallerError(Reason.SESSION_IN_USE, message, field="id")
@@ -160,46 +168,3 @@ def all_free(sessions: NDArray[Any], found: Ints) -> bool:
     for number in found:
         others += number == NONE or sessions[number]["stream"] != NO_STREAM
     return others == 0
-
-
-def _joined(calls: Sequence[Call]) -> Call:
-    """All calls as one."""
-    if len(calls) == 1:
-        return calls[0]
-    secrets: list[bytes] = []
-    if any(call.secrets for call in calls):
-        secrets = [secret for call in calls for secret in call.secrets or [b""] * len(call.ids)]
-    return Call(
-        np.concatenate([call.rows for call in calls]),
-        [session_id for call in calls for session_id in call.ids],
-        secrets,
-        np.concatenate([call.starts for call in calls]),
-        tuple(np.concatenate(parts) for parts in zip(*(call.inputs for call in calls), strict=True)),
-    )
-
-
-def _part(call: Call, places: Ints | NDArray[np.bool_]) -> Call:
-    """Some of a call's rows, in ascending order, by their places or by a mask."""
-    chosen = np.zeros(len(call.ids), np.bool_)
-    chosen[places] = True
-    steps = chosen.repeat(call.rows["length"])
-    return Call(
-        call.rows[chosen],
-        list(itertools.compress(call.ids, chosen)),
-        list(itertools.compress(call.secrets, chosen)),
-        call.starts[chosen],
-        tuple(values[steps] for values in call.inputs),
-    )
-
-
-def _rounds(ids: Sequence[str]) -> Iterator[Ints]:
-    """Places of the ids, in rounds that have each id at most once: the first of each, then the second of each, and so on."""
-    seen: Counter[str] = Counter()
-    rounds: list[list[int]] = []
-    for place, session_id in enumerate(ids):
-        number = seen[session_id]
-        seen[session_id] += 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(place)
-    yield from map(np.array, rounds)

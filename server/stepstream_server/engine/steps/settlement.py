@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stepstream_server.engine.books import Books, ledger, queue, resolution
+from stepstream_server.engine.books import Books, dirty, ledger, queue, resolution
 from stepstream_server.engine.books.answer_cache import place_for, place_of
 from stepstream_server.engine.books.records import NONE, Arrays, Record, Records, opened
 from stepstream_server.engine.books.status import Event, move
 from stepstream_server.engine.compiled import compiled
+from stepstream_server.engine.durable.withheld import Answer
+from stepstream_server.engine.durable.writing import Writing
 from stepstream_server.engine.outbox import Outbox
-from stepstream_server.engine.ports import Backend, Computed, Floats, Ints, Keep, Kind, TurnReport
+from stepstream_server.engine.ports import Backend, Computed, Floats, Ints, Keep, Kind, Tensor, TurnReport
 from stepstream_server.engine.steps.scheduler import Batch
 from stepstream_server.errors import Reason
 
@@ -23,15 +26,18 @@ _NO_FAULTS = np.zeros(0, np.int64)
 # Columns of an answered row, as the outbox takes them.
 _STREAM, _HANDLE, _FIRST, _LENGTH, _KEPT = range(5)
 _SHOWN, _PLACE, _KEPT_STEP = range(3)  # rows of `steps`, see `settle`
+_SESSION, _WAITS = range(2)  # rows of `apart`
 
 
 class Settlement:
     """Tells what becomes of rows."""
 
-    def __init__(self, books: Books, backend: Backend, outbox: Outbox) -> None:
+    def __init__(self, books: Books, backend: Backend, outbox: Outbox, writing: Writing | None = None) -> None:
+        """writing: of durable sessions; None: there are none."""
         self._books = books
         self._backend = backend
         self._outbox = outbox
+        self._writing = writing
 
     def settle(self, batch: Batch, computed: Computed, begun: float, now: float, report: TurnReport) -> int:
         """Makes the computed steps of a batch's rows of the queue known. computed: of these rows; begun, now: of the launch.
@@ -42,8 +48,10 @@ class Settlement:
         self._books.expect_answers(n, length)
         faults = _NO_FAULTS if computed.faults is None else computed.faults
         columns, seconds = np.empty((5, n), np.int64), np.empty((2, n))
-        steps = np.empty((3, n * length), np.int64)
-        rows, shown, kept, grouped = settle(self._books.arrays, batch.rows, length, faults, begun, now, columns, seconds, steps)
+        steps, apart = np.empty((3, n * length), np.int64), np.empty((2, n), np.int64)
+        rows, shown, kept, others, grouped = settle(
+            self._books.arrays, batch.rows, length, faults, begun, now, columns, seconds, steps, apart
+        )
         flat = [values.reshape(-1, *values.shape[2:]) for values in computed.outputs]  # [n * length, *shape]
         whole = shown == n * length
         answered = flat if whole else [values[steps[_SHOWN, :shown]] for values in flat]
@@ -53,7 +61,10 @@ class Settlement:
         if rows:
             if rows < n:
                 columns, seconds = columns[:, :rows], seconds[:, :rows]
-            self._outbox.answer(columns, answered, grouped=grouped)
+            if others:
+                self._answer_apart(columns, answered, apart[:, :rows])
+            else:
+                self._outbox.answer(columns, answered, grouped=grouped)
             report.add(columns[_LENGTH], seconds[0], seconds[1])
         if self._books.counters.ended[0]:
             self._books.note_ended()
@@ -81,6 +92,28 @@ class Settlement:
                 runs, held = kept_answers(self._books.records, sessions[part], columns, places)
                 self._outbox.answer(columns[:, :runs], self._books.cache.get(places[:held]))
 
+    def _answer_apart(self, columns: Ints, outputs: Sequence[Tensor], apart: Ints) -> None:
+        """Answers rows some of which are of one-shot callers of durable sessions. They are told what the store has, and those who
+        wait until it has their steps are answered then.
+
+        columns, outputs: as `Outbox.answer` takes them. apart: [2, n], as `settle` writes it.
+        """
+        waits = apart[_WAITS] == 1
+        ends = np.cumsum(columns[_KEPT])
+        for place in np.flatnonzero(apart[_SESSION] != NONE).tolist():
+            stream, handle, first, length, kept = columns[:, place].tolist()
+            session, end = int(apart[_SESSION, place]), int(ends[place])
+            if self._writing is None:
+                continue
+            if waits[place]:
+                values = [each[end - kept : end].copy() for each in outputs]
+                self._writing.hold(session, Answer(stream, handle, first, length, values))
+            else:
+                self._writing.tell(stream, handle, session)
+        if not waits.all():
+            shown = ~waits.repeat(columns[_KEPT])
+            self._outbox.answer(columns[:, ~waits], [each[shown] for each in outputs])
+
     def _tell_answers(self, told: NDArray[Any], report: TurnReport) -> None:
         if not len(told):
             return
@@ -89,7 +122,22 @@ class Settlement:
             self._backend.zero(self._books.table.slot[told["session"][resets]])
         report.duplicates += int(told["length"][~resets].sum())
         columns = np.array([told[name] for name in ("stream", "handle", "first", "length", "shown")])
-        self._outbox.answer(columns, self._books.take_told_outputs())
+        outputs = self._books.take_told_outputs()
+        apart = self._apart(told) if self._writing is not None and self._writing.sessions else None
+        if apart is None:
+            self._outbox.answer(columns, outputs)
+        else:
+            self._answer_apart(columns, outputs, apart)
+
+    def _apart(self, told: NDArray[Any]) -> Ints | None:
+        """Which of these rows are of one-shot callers of durable sessions, as `settle` writes it; None: none is."""
+        table, sessions = self._books.table, told["session"]
+        others = table.durable[sessions] & (table.stream[sessions] != told["stream"])
+        if not others.any():
+            return None
+        ends = told["first"] + told["length"]
+        waits = others & ~told["behind"] & (ends > table.durable_seq[sessions])
+        return np.array([np.where(others, sessions, NONE), waits])
 
     def _tell_refusal(
         self,
@@ -103,6 +151,7 @@ class Settlement:
         intake: int,
         _kind: int,
         number: int,
+        _behind: bool,
     ) -> None:
         reason = Reason(number)
         message = self._books.queue.text(intake) or self._outbox.explain(reason, first, length, expected)
@@ -122,22 +171,26 @@ def settle(
     columns: Ints,
     seconds: Floats,
     steps: Ints,
-) -> tuple[int, int, int, bool]:
+    apart: Ints,
+) -> tuple[int, int, int, int, bool]:
     """Settles `length` steps of each row: sessions with a fault are quarantined, the others' steps are applied. faults: [n],
     or empty where there are none.
 
-    Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now, and
-    steps [3, n * length]: which steps of the launch are shown, where in the cache steps are kept, and which these are.
-    Returns how many rows, shown steps and kept ones there are, and whether streams ascend.
+    Writes columns [5, n] of answered rows, seconds [2, n] from their arrival to the launch and until now,
+    steps [3, n * length]: which steps of the launch are shown, where in the cache steps are kept, and which these are; and
+    apart [2, n]: the session of a row that is a one-shot caller's of a durable session, or NONE, and 1 where it waits until the
+    store has its steps.
+    Returns how many rows, shown steps, kept ones and rows apart there are, and whether streams ascend.
     """
     records = opened(arrays)
-    rows, shown, kept, grouped = 0, 0, 0, True
+    rows, shown, kept, others, grouped = 0, 0, 0, 0, True
     for place in range(len(numbers)):
         row = records.rows[numbers[place]]
         number = row["session"]
         session = records.sessions[number]
         if len(faults) > 0 and faults[place] > 0:
             move(session, Event.STEP_FAILED)
+            dirty.mark(records, number, now)
             ledger.fail(records, number, faults[place])
             queue.come_back(records, number)
             continue
@@ -152,8 +205,14 @@ def settle(
         columns[_LENGTH, rows], columns[_KEPT, rows] = length, wanted
         seconds[0, rows], seconds[1, rows] = begun - row["arrival"], now - row["arrival"]
         grouped = grouped and (rows == 0 or columns[_STREAM, rows - 1] <= row["stream"])
+        apart[_SESSION, rows] = NONE
+        apart[_WAITS, rows] = 0
+        if session["durable"] and row["stream"] != session["stream"]:
+            apart[_SESSION, rows], apart[_WAITS, rows] = number, not row["behind"]
+            others += 1
         rows += 1
         ledger.apply(session, row, length)
+        dirty.mark(records, number, now)
         session["used_at"] = now
         if finishes and row["ends"]:
             resolution.note_end(records, row, row["first"] + length)
@@ -161,7 +220,7 @@ def settle(
         if finishes:
             queue.remove(records, number, numbers[place], NONE)
         queue.come_back(records, number)
-    return rows, shown, kept, grouped
+    return rows, shown, kept, others, grouped
 
 
 @compiled
