@@ -14,7 +14,7 @@ from stepstream_server.access import Access
 from stepstream_server.config import DoorSettings, LogLevel, Settings
 from stepstream_server.engine.clockwork import Arbiter, Clockwork
 from stepstream_server.engine.engine import Engine
-from stepstream_server.engine.ports import Inbox
+from stepstream_server.engine.ports import STORE_DOOR, Inbox, StoreDone
 from stepstream_server.engine.thread import EngineThread
 from stepstream_server.ipc import Counts, Crew, Exchange
 from stepstream_server.spec import ModelSpec
@@ -47,8 +47,12 @@ class Front(Protocol):
     def take_access(self, access: Access) -> None:
         """From now on this tells who may call, and what they may have."""
 
-    async def drain(self, seconds: float) -> bool:
-        """Ends without losing what was accepted. Returns whether everything was finished and every stream has ended so."""
+    def tell(self, place: int, done: StoreDone) -> None:
+        """Passes on what the store has done for the engine of a place in the order of the models. On the store's thread."""
+
+    async def drain(self, seconds: float, *, resume: bool) -> bool:
+        """Ends without losing what was accepted. resume: durable sessions will be found again. Returns whether everything was
+        finished and every stream has ended so."""
 
     async def fail(self) -> None:
         """An engine has crashed."""
@@ -80,6 +84,7 @@ class Inside:
     def connect(self, engines: Sequence[Engine]) -> None:
         self._loop = asyncio.get_running_loop()
         self._arbiter = Arbiter(self._loop, time.monotonic)
+        self._engines = engines
         for engine in engines:
             door = self._make_door(engine.spec, engine.limits, self._loop)
             door.open(engine.connect(door))
@@ -100,8 +105,15 @@ class Inside:
     def take_access(self, access: Access) -> None:
         self._rpc.take_access(access)
 
-    async def drain(self, seconds: float) -> bool:
-        return await self._rpc.drain(seconds)
+    def tell(self, place: int, done: StoreDone) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the engines have ended
+            self._loop.call_soon_threadsafe(self._hear, place, done)
+
+    def _hear(self, place: int, done: StoreDone) -> None:
+        self._engines[place].inbox.put((STORE_DOOR, (done,)))  # the driver's, which turns the engine on this loop
+
+    async def drain(self, seconds: float, *, resume: bool) -> bool:
+        return await self._rpc.drain(seconds, resume=resume)
 
     async def fail(self) -> None:
         self._rpc.health.failed()
@@ -148,8 +160,11 @@ class Workers:
     def take_access(self, access: Access) -> None:
         self._crew.take_access(access)
 
-    async def drain(self, seconds: float) -> bool:
-        return await self._crew.drain(seconds)
+    def tell(self, place: int, done: StoreDone) -> None:
+        self._exchanges[place].put((STORE_DOOR, (done,)))
+
+    async def drain(self, seconds: float, *, resume: bool) -> bool:
+        return await self._crew.drain(seconds, resume=resume)
 
     async def fail(self) -> None:
         self._crew.fail()

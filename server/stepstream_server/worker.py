@@ -89,8 +89,8 @@ class Worker:
                 logs.take_level(level)
             case TakeAccess(access):
                 self._rpc.take_access(Access.model_validate_json(access))
-            case DrainStreams(seconds):
-                self._do(self._drain(seconds))
+            case DrainStreams(seconds, resume):
+                self._do(self._drain(seconds, resume=resume))
             case Fail():
                 self._rpc.health.failed()
             case Count():
@@ -120,8 +120,8 @@ class Worker:
         process.settle_down()
         self._do(memory.keep_small())
 
-    async def _drain(self, seconds: float) -> None:
-        self._channel.tell(Drained(await self._rpc.drain(seconds)))
+    async def _drain(self, seconds: float, *, resume: bool) -> None:
+        self._channel.tell(Drained(await self._rpc.drain(seconds, resume=resume)))
 
     def _count(self, service: str, method: str, code: str) -> None:
         self._calls[service, method, code] += 1

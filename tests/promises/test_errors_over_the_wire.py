@@ -9,21 +9,22 @@ import pytest
 
 import stepstream
 from stepstream_server.errors import Reason
-from support.errors import connection, copies, page, rollouts, server, sessions, steps, tenants
+from support.errors import connection, copies, page, rollouts, server, sessions, steps, stored, tenants
 from support.errors.heard import Failure, Heard
 from support.errors.page import Row
 
 ROWS = {row.situation: row for row in page.rows()}
-ROOMS = (steps, sessions, copies, rollouts, server, tenants, connection)
+ROOMS = (steps, sessions, copies, rollouts, server, stored, tenants, connection)
 SCENARIOS = {scenario.__doc__: scenario for room in ROOMS for scenario in room.SCENARIOS}
 AS_IT_TAKES = "retry when there are some"  # for as long as the server works out
-NOT_GIVEN_YET = {"SESSION_EVICTED"}
+NOT_GIVEN_YET = {"SESSION_EVICTED", "NOT_IMPLEMENTED"}
 # What the Python client never provokes, cannot ask for, or does itself before anybody hears of it.
 NOT_BY_THE_CLIENT = {
     "taken_away", "no_admin", "no_more_steps_of_a_tenant",
     "a_gap", "window_full", "too_late", "unknown_handle", "mixed_models", "handle_in_use", "unreadable", "unparsable",
     "too_large", "rolling", "another_beginning", "beyond_the_window", "no_such_token_to_begin_with", "outputs_too_large",
-    "durable", "unread", "left_unread", "taken_over", "number_taken", "replaced", "replaced_elsewhere", "lost", "out_of_time",
+    "no_store", "store_down", "not_written", "session_lost", "unreadable_record", "of_another_model",
+    "unread", "left_unread", "taken_over", "number_taken", "replaced", "replaced_elsewhere", "lost", "out_of_time",
     "unheard_of",
 }  # fmt: skip
 

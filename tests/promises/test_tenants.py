@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from stepstream_proto.v1 import inference_pb2, session_pb2, session_pb2_grpc
+from stepstream_server.config import StoreSettings
 from support.backend import FakeBackend
 from support.front_door import CountingStream, FrontDoor, front_door
 from support.generating import FOREVER, floats
@@ -22,6 +23,7 @@ from support.hostile.methods import offered
 from support.hostile.models import SMALL, write_models
 from support.oip.wire import InferCall, infer_request, sums_of
 from support.planted import plant
+from support.stepped_store import Contents
 from support.tenants import Tenants, showing
 from support.trespass import ATTACKS, CLIENT, LOOKUPS, NUMBER, OF_SESSIONS, Target, Trespasser
 from support.wire import WireStream
@@ -172,6 +174,26 @@ async def test_nobody_reaches_what_is_anothers(role: str) -> None:
     for name, each in expected.items():
         assert each, name
         assert told[name] == each, name
+
+
+async def test_nobody_reaches_what_is_anothers_in_the_store() -> None:
+    """A server that has been started again, and has restored nothing yet: likewise."""
+    tenants, always = Tenants(victim={}, **{f"t{number}": {} for number in range(200)}), StoreSettings(durable="always")
+    made = partial(front_door, access=tenants.access, capacity=1000, backend=partial(FakeBackend, slots=5096), keep=always)
+    contents = Contents()
+    async with made(contents=contents) as front, victim(front.of(tenants.token("victim"))) as before:
+        aims = targets(before.secrets, before.snapshot, before.page_token)
+    async with made(contents=contents) as front:
+        told, got = await answers(front, tenants, "caller", aims)
+        mine = front.of(tenants.token("victim"))
+        attach = inference_pb2.AttachSession(handle=0, id=HELD, secret=before.secrets[HELD])
+        async with CountingStream(mine.channel) as stream:
+            await stream.send(inference_pb2.StreamRequest(attach=inference_pb2.Attach(model="counter", sessions=[attach])))
+            assert not (await stream.receive()).attached.sessions[0].HasField("error")
+    async with made(contents=Contents()) as front:
+        expected, _ = await answers(front, tenants, "caller", aims)
+    assert not got & {*before.secrets.values(), before.snapshot}
+    assert told == expected
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ async def test_many_are_opened_at_once(front: FrontDoor) -> None:
         ({"count": 1, "ids": ["a b"]}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"count": 1, "ids": ["x" * 129]}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"count": 1, "model": "none"}, grpc.StatusCode.NOT_FOUND),
-        ({"count": 1, "durable": True}, grpc.StatusCode.UNIMPLEMENTED),
+        ({"count": 1, "durable": True}, grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
 async def test_a_wrong_opening_is_refused(front: FrontDoor, fields: dict[str, Any], code: grpc.StatusCode) -> None:

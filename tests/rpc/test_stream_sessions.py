@@ -59,7 +59,7 @@ async def test_a_wrong_open_fails_for_every_session(stream: CountingStream) -> N
         ({"version": 7}, "MODEL_NOT_FOUND"),
         ({"ids": ["a"]}, "INVALID_ARGUMENT"),
         ({"ids": ["a", "ä"]}, "INVALID_ARGUMENT"),
-        ({"durable": True}, "NOT_IMPLEMENTED"),
+        ({"durable": True}, "NO_STORE"),
         ({"idle_ttl": Duration()}, "INVALID_ARGUMENT"),
     ]
     for fields, reason in wrong:

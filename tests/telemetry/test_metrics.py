@@ -24,6 +24,8 @@ STATS = EngineStats(
     rollouts=2,
     rollout_slots=4,
     batching=0,
+    durable_sessions=2,
+    lag_seconds=0.25,
 )
 
 NAMES_AND_LABELS = {
@@ -39,6 +41,15 @@ NAMES_AND_LABELS = {
     "stepstream_sessions_refused_total": {"model", "version", "reason"},
     "stepstream_sessions_closed_total": {"model", "version", "reason"},
     "stepstream_slots": {"model", "version", "state"},
+    "stepstream_durable_sessions": {"model", "version"},
+    "stepstream_sessions_restored_total": {"model", "version"},
+    "stepstream_sessions_lost_total": {"model", "version", "reason"},
+    "stepstream_replayed_steps_total": {"model", "version"},
+    "stepstream_store_lag_seconds": {"model", "version"},
+    "stepstream_store_records_total": {"model", "version"},
+    "stepstream_store_written_bytes_total": {"model", "version"},
+    "stepstream_store_write_seconds": {"model", "version"},
+    "stepstream_store_failures_total": {"model", "version"},
     "stepstream_state_bytes": {"model", "version"},
     "stepstream_streams": {"model", "version"},
     "stepstream_batching": {"model", "version"},
@@ -61,12 +72,15 @@ NAMES_AND_LABELS = {
 }
 HISTOGRAMS = (
     "batch_size", "batch_compute_seconds", "step_queue_seconds", "step_seconds", "rollout_first_draw_seconds",
-    "rollout_between_draws_seconds",
+    "rollout_between_draws_seconds", "store_write_seconds",
 )  # fmt: skip
 
 
 def turn() -> TurnReport:
-    """Two launches (three single steps, a chunk of 20), two sessions opened, three refused, one expired, four steps refused."""
+    """Two launches (three single steps, a chunk of 20), two sessions opened, three refused, one expired, four steps refused.
+
+    Two writes to the store, of five records in all; three sessions restored, with seven steps to be sent again, and one lost.
+    """
     return TurnReport(
         launches=[Launch(batch=3, length=1, seconds=0.0003), Launch(batch=1, length=20, seconds=0.0008)],
         steps=np.array([1, 1, 1, 20]),
@@ -81,6 +95,13 @@ def turn() -> TurnReport:
         first_draw_seconds=[0.004],
         between_draws_seconds=[np.array([0.001, 0.001])],
         rollouts_ended={RolloutEnding.STOP: 1},
+        written=5,
+        written_bytes=640,
+        write_seconds=[0.002, 0.003],
+        store_failures=1,
+        restored=3,
+        replayed=7,
+        lost={Reason.MODEL_MISMATCH: 1},
     )
 
 
@@ -153,6 +174,17 @@ def test_names_and_labels_are_pinned(registry: CollectorRegistry) -> None:
         ("stepstream_rollout_draws_total", {}, 9),
         ("stepstream_rollout_first_draw_seconds_bucket", {"le": "0.004"}, 1),
         ("stepstream_rollout_between_draws_seconds_count", {}, 2),
+        ("stepstream_durable_sessions", {}, 2),
+        ("stepstream_store_lag_seconds", {}, 0.25),
+        ("stepstream_store_records_total", {}, 5),
+        ("stepstream_store_written_bytes_total", {}, 640),
+        ("stepstream_store_write_seconds_count", {}, 2),
+        ("stepstream_store_write_seconds_sum", {}, 0.005),
+        ("stepstream_store_failures_total", {}, 1),
+        ("stepstream_sessions_restored_total", {}, 3),
+        ("stepstream_replayed_steps_total", {}, 7),
+        ("stepstream_sessions_lost_total", {"reason": "MODEL_MISMATCH"}, 1),
+        ("stepstream_sessions_lost_total", {"reason": "SESSION_LOST"}, 0),
     ],
 )
 def test_a_turn_and_the_stats_show(registry: CollectorRegistry, name: str, labels: dict[str, str], expected: float) -> None:

@@ -108,8 +108,8 @@ async def _tenants_of(desk: Desk) -> list[str]:
 
 
 async def _pages(desk: Desk, tenant: str) -> AsyncIterator[list[SessionInfo]]:
-    """A tenant's sessions, in the order of their opening."""
-    start: int | None = 0
+    """A tenant's sessions: those in memory in the order of their opening, then those that are in the store alone."""
+    start: int | str | None = 0
     while start is not None:
         page: Page = await desk.ask(partial(List, start=start, most=_PAGE, tenant=tenant))
         yield page.sessions
@@ -135,6 +135,8 @@ def _session_row(desk: Desk, tenant: str, info: SessionInfo) -> Row:
         "idle_seconds": round(info.idle, 1),
         "attached": info.attached,
         "quarantined": info.quarantined,
+        "durable": info.durable,
+        "where": "store" if info.stored else "memory",
     }
 
 

@@ -56,6 +56,7 @@ class DrainStreams:
     Drained."""
 
     seconds: float  # that it may take
+    resume: bool  # whether durable sessions will be found again
 
 
 @dataclass(frozen=True, slots=True)

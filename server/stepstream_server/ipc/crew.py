@@ -136,12 +136,13 @@ class Crew:
         """An engine has crashed."""
         self._tell(Fail())
 
-    async def drain(self, seconds: float) -> bool:
-        """Has all streams end once what was accepted is answered and none holds sessions. Returns whether all of it was and all
+    async def drain(self, seconds: float, *, resume: bool = False) -> bool:
+        """Has all streams end once what was accepted is answered and none holds sessions. resume: whether durable sessions will
+        be found again. Returns whether all of it was and all
         have."""
         self._ending = True
         waiting = [worker.drained for worker in self._workers.values()]
-        self._tell(DrainStreams(seconds))
+        self._tell(DrainStreams(seconds, resume))
         if not waiting:
             return True
         done, late = await asyncio.wait(waiting, timeout=seconds + _END_SECONDS)

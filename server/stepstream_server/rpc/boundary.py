@@ -46,6 +46,7 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.MODEL_FAILED,
         Reason.SEQUENCE_PASSED,
         Reason.MODEL_MISMATCH,
+        Reason.NO_STORE,
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         Reason.SESSION_CAPACITY,
@@ -64,9 +65,14 @@ _CODES: dict[grpc.StatusCode, tuple[Reason, ...]] = {
         Reason.INPUT_OUT_OF_RANGE,
         Reason.MIXED_MODELS,
     ),
-    grpc.StatusCode.UNAVAILABLE: (Reason.SERVER_DRAINING, Reason.MODEL_NOT_READY, Reason.ENGINE_LOST),
+    grpc.StatusCode.UNAVAILABLE: (
+        Reason.SERVER_DRAINING,
+        Reason.MODEL_NOT_READY,
+        Reason.ENGINE_LOST,
+        Reason.STORE_UNAVAILABLE,
+    ),
     grpc.StatusCode.INTERNAL: (Reason.ENGINE_FAILED,),
-    grpc.StatusCode.DATA_LOSS: (Reason.SNAPSHOT_CORRUPT,),
+    grpc.StatusCode.DATA_LOSS: (Reason.SNAPSHOT_CORRUPT, Reason.SESSION_LOST, Reason.RECORD_UNREADABLE),
     grpc.StatusCode.UNIMPLEMENTED: (Reason.NOT_IMPLEMENTED,),
 }
 _OK, _CANCELLED = grpc.StatusCode.OK.name, grpc.StatusCode.CANCELLED.name
@@ -83,6 +89,7 @@ RETRY_DELAY_MS: dict[Reason, int] = {
     Reason.MODEL_NOT_READY: 1000,  # warm-up takes a second or two
     Reason.SERVER_DRAINING: 1000,  # another replica, or this one restarted
     Reason.ENGINE_LOST: 1000,  # another replica, or this one restarted
+    Reason.STORE_UNAVAILABLE: 100,  # the first pause of an engine between two attempts to write
 }
 
 MESSAGE_SECONDS = 30.0  # in which a request must have come whole: 4 MiB at 1 Mbit/s
@@ -99,7 +106,10 @@ OnCall = Callable[[str, str, str], None]  # service, method, name of the status 
 
 def wire_error(error: StepStreamError) -> common_pb2.Error:
     """An error in band: of a row, a handle or one session of many."""
-    return row_error(error.reason, error.message, error.retry_delay_seconds)
+    encoded = row_error(error.reason, error.message, error.retry_delay_seconds)
+    if error.since is not None:
+        encoded.metadata["since"] = str(error.since)
+    return encoded
 
 
 def row_error(reason: Reason, message: str, retry_delay_seconds: float = 0.0) -> common_pb2.Error:
@@ -128,7 +138,10 @@ def call_status(error: StepStreamError) -> grpc.Status:
 
 
 def _metadata(error: StepStreamError) -> dict[str, str]:
-    return {"expectedSeq": str(error.expected_seq)} if error.reason is Reason.SEQUENCE_MISMATCH or error.expected_seq else {}
+    numbers = {"since": error.since}
+    if error.reason is Reason.SEQUENCE_MISMATCH or error.expected_seq:
+        numbers["expectedSeq"] = error.expected_seq
+    return {name: str(number) for name, number in numbers.items() if number is not None}
 
 
 def _retry_delay_ms(reason: Reason, seconds: float) -> int:

@@ -32,6 +32,7 @@ class Steps(NamedTuple):
     secrets: Sequence[bytes] | None = None  # [n]; None: none is known
     starts: Sequence[bool] | None = None  # [n]; None: none opens its session
     ends: Sequence[bool] | None = None  # [n]; None: none ends its session
+    behind: bool = False  # whether they may be answered before they are in the store
 
 
 class Blocks:
@@ -74,10 +75,10 @@ class Calls:
         """Adds rows of a caller's, with handles from `first_handle` on."""
         place, rows = len(self._ids), len(steps.ids)
         seqs, ends = steps.seqs or [NO_SEQ] * rows, steps.ends or [False] * rows
-        length, arrival, deadline = steps.length, steps.arrival, steps.deadline
+        length, arrival, deadline, behind = steps.length, steps.arrival, steps.deadline, steps.behind
         self._ids += steps.ids
         self._rows += [
-            _PACK(stream, 0, seq, handle, steps.keep, 0, seq == NO_SEQ, end, 0, length, 0, arrival, deadline)
+            _PACK(stream, 0, seq, handle, steps.keep, 0, seq == NO_SEQ, end, behind, 0, length, 0, arrival, deadline)
             for handle, seq, end in zip(range(first_handle, first_handle + rows), seqs, ends, strict=True)
         ]
         for parts, data in zip(self._inputs, steps.inputs, strict=True):

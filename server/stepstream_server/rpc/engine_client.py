@@ -22,7 +22,9 @@ from stepstream_server.engine.ports import (
     Delivery,
     Detached,
     Door,
+    Durables,
     Limits,
+    Rolled,
     RowErrors,
     StreamEnded,
 )
@@ -39,6 +41,9 @@ class Listener(Protocol):
 
     def refused(self, engine: EngineClient, errors: RowErrors, row: int) -> None:
         """A row was refused or failed. Follows the same turn's answers."""
+
+    def durable(self, engine: EngineClient, durables: Durables, row: int) -> None:
+        """More of a session is in the store. Precedes answers that have waited for it."""
 
     def failed(self, engine: EngineClient, error: StepStreamError) -> None:
         """The engine has crashed; nothing more will come."""
@@ -257,12 +262,12 @@ class EngineClient:
             answer = self._questions.pop(reply.request, None)
             if answer is not None:
                 answer(reply.value)
+        if delivery.durables is not None:
+            self._pass_durables(delivery.durables)
         if delivery.answers is not None:
             self._pass_answers(delivery.answers)
         if delivery.rolled is not None:
-            for stream, drawn in split_rolled(delivery.rolled):
-                if (follower := self._rollouts.get(stream)) is not None:
-                    follower.rolled(drawn)
+            self._pass_rolled(delivery.rolled)
         errors, detached = delivery.errors, delivery.detached
         if errors.streams or detached.streams:
             self._pass_errors(errors, unknown=False)
@@ -288,8 +293,18 @@ class EngineClient:
             if (reason is Reason.HANDLE_UNKNOWN) is unknown and (listener := self._listener(stream)) is not None:
                 listener.refused(self, errors, row)
 
+    def _pass_durables(self, durables: Durables) -> None:
+        for row, stream in enumerate(durables.streams):
+            if (listener := self._listener(stream)) is not None:
+                listener.durable(self, durables, row)
+
+    def _pass_rolled(self, rolled: Rolled) -> None:
+        for stream, drawn in split_rolled(rolled):
+            if (follower := self._rollouts.get(stream)) is not None:
+                follower.rolled(drawn)
+
     def _listener(self, number: int) -> Listener | None:
-        """Who is told of refusals under this number."""
+        """Who is told of rows under this number."""
         return self._listeners[number] if number in self._listeners else self._rollouts.get(number)
 
     def _pass_answers(self, answers: Answers) -> None:

@@ -23,6 +23,7 @@ from stepstream_server.engine.ports import (
     NO_STREAM,
     TAKEN_AT_ONCE,
     Commit,
+    Durables,
     Generate,
     RolloutEnding,
     RowErrors,
@@ -52,7 +53,7 @@ _ENDINGS = {
 _COMMITS = {0: Commit.END, 1: Commit.END, 2: Commit.EACH, 3: Commit.NONE}
 
 
-def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateResponse:
+def encode_drawn(drawn: Drawn, spec: ModelSpec, durable_seq: int, epoch: int) -> inference_pb2.GenerateResponse:
     """A message."""
     dtype = spec.inputs[0].dtype
     tokens = dtype != "float32"
@@ -65,6 +66,8 @@ def encode_drawn(drawn: Drawn, spec: ModelSpec) -> inference_pb2.GenerateRespons
         values=b"" if tokens else drawn.values,
         next_seq=drawn.next_seq,
         ending=_ENDINGS[drawn.ending],
+        durable_seq=durable_seq,
+        epoch=epoch,
     )
 
 
@@ -223,6 +226,7 @@ class RolloutCaller:
         self._error: StepStreamError | None = None
         self._woken = asyncio.Event()
         self._taken = 0  # draws that the engine does not know to be taken
+        self._durable_seq = self._epoch = 0  # of a durable session that it commits to
 
     async def run(self, wanted: Generate) -> AsyncIterator[inference_pb2.GenerateResponse]:
         """The messages of one rollout, whose stream and request are filled in here. Raises StepStreamError."""
@@ -234,7 +238,7 @@ class RolloutCaller:
             ended = False
             while not ended:
                 for drawn in await self._take(most):
-                    yield encode_drawn(drawn, self._engine.spec)
+                    yield encode_drawn(drawn, self._engine.spec, self._durable_seq, self._epoch)
                     self._count(drawn.steps)
                     ended = drawn.ending is not None
                     while self._pace.used_up and not ended:
@@ -280,6 +284,9 @@ class RolloutCaller:
         self._pace.take(drawn.steps * self._paths)
         self._told.append(drawn)
         self._woken.set()
+
+    def durable(self, engine: EngineClient, durables: Durables, row: int) -> None:
+        self._durable_seq, self._epoch = durables.counts[row], durables.epochs[row]
 
     def refused(self, engine: EngineClient, errors: RowErrors, row: int) -> None:
         self._fail(decode_row_error(errors, row))

@@ -10,6 +10,7 @@ from stepstream_proto.v1 import (
     inference_pb2_grpc,
 )
 from stepstream_server.config import DoorSettings
+from stepstream_server.errors import CallerError, Reason
 from stepstream_server.rpc import columns
 from stepstream_server.rpc.callers import Context, party_of, principal
 from stepstream_server.rpc.coalescing import Steps
@@ -21,6 +22,14 @@ from stepstream_server.rpc.quotas import Pace, Quotas
 from stepstream_server.rpc.stream.registry import Streams
 from stepstream_server.rpc.stream.stream import Stream
 from stepstream_server.tenancy import scoped
+
+
+def _decode_written_behind(request: inference_pb2.StepRequest) -> bool:
+    """Tells whether the answer need not wait for the store. Raises CallerError where the caller could not repeat the step."""
+    if request.written_behind and not request.HasField("seq"):
+        message = "written_behind: expected a seq with it, since a step without a number cannot be repeated"
+        raise CallerError(Reason.INVALID_ARGUMENT, message, field="written_behind")
+    return request.written_behind
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -55,6 +64,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             keep=keep,
             seqs=[columns.check_seq("seq", request.seq)] if request.HasField("seq") else None,
             secrets=[request.secret] if request.secret else None,
+            behind=_decode_written_behind(request),
         )
         (outcome,) = await complete(engine, self._models.next_stream(), step)
         if outcome.error is not None:
@@ -63,6 +73,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             seq=outcome.first_seq,
             next_seq=outcome.first_seq + steps,
             outputs=encode_values(outcome.joined(), engine.spec),
+            durable_seq=outcome.durable_seq,
+            epoch=outcome.epoch,
         )
 
     async def Generate(

@@ -83,8 +83,9 @@ class Models:
 
 
 def encode_window(engine: EngineClient) -> common_pb2.Window:
-    """How much a session of the model may have unacknowledged."""
-    return common_pb2.Window(steps=engine.limits.window_steps, bytes=engine.limits.window_bytes)
+    """How much a session of the model may have unacknowledged, and how many inputs a client should be ready to keep."""
+    limits = engine.limits
+    return common_pb2.Window(steps=limits.window_steps, bytes=limits.window_bytes, replay_steps=limits.replay_steps)
 
 
 def encode_model(engine: EngineClient, *, lists: bool) -> model_pb2.Model:

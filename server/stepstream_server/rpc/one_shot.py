@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stepstream_proto.v1 import inference_pb2
-from stepstream_server.engine.ports import Keep, RowErrors, Tensor
+from stepstream_server.engine.ports import Durables, Keep, RowErrors, Tensor
 from stepstream_server.errors import CallerError, Reason, StepStreamError
 from stepstream_server.rpc.coalescing import Steps
 from stepstream_server.rpc.columns import WIRE_TYPES
@@ -94,13 +94,15 @@ def _wrong(name: str, problem: str) -> CallerError:
 class Outcome:
     """What became of one row: its outputs, step after step, or why it was refused or failed."""
 
-    __slots__ = ("error", "first_seq", "left", "outputs")
+    __slots__ = ("durable_seq", "epoch", "error", "first_seq", "left", "outputs")
 
     def __init__(self, steps: int) -> None:
         self.left = steps  # without an outcome
         self.first_seq = -1  # number of the first step applied; -1: none was
         self.outputs: list[tuple[bytes, ...]] = []  # of its parts in order: one per declared output, little-endian
         self.error: StepStreamError | None = None
+        self.durable_seq = 0  # of a durable session: steps below it are in the store
+        self.epoch = 0  # likewise
 
     def joined(self) -> tuple[bytes, ...]:
         """Outputs of all its steps: one per declared output."""
@@ -201,6 +203,11 @@ class Caller:
         asked, place = waiting[handle]
         if asked.refused(place, errors.lengths[row], decode_row_error(errors, row)):
             del waiting[handle]
+
+    def durable(self, engine: EngineClient, durables: Durables, row: int) -> None:
+        if (waiting := self._rows.get(engine, {}).get(durables.handles[row])) is not None:
+            asked, place = waiting
+            asked.outcomes[place].durable_seq, asked.outcomes[place].epoch = durables.counts[row], durables.epochs[row]
 
     def failed(self, engine: EngineClient, error: StepStreamError) -> None:
         for asked, row in self._rows.pop(engine, {}).values():

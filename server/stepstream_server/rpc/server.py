@@ -131,17 +131,17 @@ class RpcServer:
         self._authentication.replace(access)
         self._quotas.replace(access)
 
-    async def drain(self, seconds: float) -> bool:
+    async def drain(self, seconds: float, *, resume: bool = False) -> bool:
         """Stops without losing what was accepted: not ready, no new sessions, every stream told, steps finished, streams ended,
         calls answered.
 
         Between the last step and the streams' end clients may move their sessions: it waits while any stream of any front door
-        holds some. Returns whether everything was finished and every stream has ended so, within so many seconds; sessions that
-        are held to the last do not count.
+        holds some. resume: durable ones will be found again, and need not be moved. Returns whether everything was finished and
+        every stream has ended so, within so many seconds; sessions that are held to the last do not count.
         """
         until = time.monotonic() + seconds
         self.health.draining()
-        self.streams.drain(seconds)
+        self.streams.drain(seconds, resume=resume)
         finished = await self._engines_answer(Drain, until)
         await self._engines_answer(partial(Drain, until_let_go=True), until)
         ended = await self.streams.finish(max(until - time.monotonic(), _LEAST_SECONDS))

@@ -26,6 +26,7 @@ from stepstream_server.tenancy import plain, scoped, scoped_request
 
 _PAGE_SIZE = 100  # sessions of a page whose size nobody named: some 20 KB
 _MAX_PAGE_SIZE = 1000  # the engine describes as many in a millisecond, which steps wait for
+_STORED = "@"  # in a page token: what follows is an id, behind which it goes on in the store
 
 
 class Place(NamedTuple):
@@ -33,15 +34,13 @@ class Place(NamedTuple):
 
     model: str
     version: int
-    start: int
+    start: int | str  # as of ports.List; an id where the engine has a key
 
 
 def decode_idle_ttl(
     request: session_pb2.OpenSessionRequest | session_pb2.OpenSessionsRequest | inference_pb2.OpenOnStream,
 ) -> float | None:
-    """Seconds, None if the caller leaves it to the engine. Raises CallerError, also for what is not to be had yet."""
-    if request.durable:
-        raise CallerError(Reason.NOT_IMPLEMENTED, "durable: sessions cannot be durable yet", field="durable")
+    """Seconds, None if the caller leaves it to the engine. Raises CallerError."""
     return decode_duration("idle_ttl", request.idle_ttl) if request.HasField("idle_ttl") else None
 
 
@@ -59,19 +58,27 @@ def decode_page_size(size: int) -> int:
 
 def encode_page_token(place: Place) -> str:
     """Opaque to the caller."""
-    return base64.urlsafe_b64encode("/".join(map(str, place)).encode()).decode()
+    start = str(place.start) if isinstance(place.start, int) else _STORED + place.start
+    return base64.urlsafe_b64encode(f"{place.model}/{place.version}/{start}".encode()).decode()
 
 
 def decode_page_token(token: str) -> Place:
     """Raises CallerError(INVALID_ARGUMENT) for what `encode_page_token` has not made."""
     try:
         model, version, start = base64.urlsafe_b64decode(token).decode().rsplit("/", 2)
-        place = Place(model, int(version), check_seq("page_token", int(start)))
+        place = Place(model, int(version), _decode_start(start))
     except ValueError:
         raise wrong_page_token(token) from None
     if encode_page_token(place) != token:
         raise wrong_page_token(token)
     return place
+
+
+def _decode_start(start: str) -> int | str:
+    """Raises ValueError or CallerError for what is no place of a listing."""
+    if not start.startswith(_STORED):
+        return check_seq("page_token", int(start))
+    return check_id("page_token", start[1:]) if start[1:] else ""
 
 
 def wrong_page_token(token: str) -> CallerError:
@@ -82,12 +89,11 @@ def wrong_page_token(token: str) -> CallerError:
 
 def encode_session(engine: EngineClient, info: SessionInfo) -> session_pb2.Session:
     """What can be known about a session."""
-    status = session_pb2.SESSION_STATUS_QUARANTINED if info.quarantined else session_pb2.SESSION_STATUS_OPEN
     return session_pb2.Session(
         model=engine.spec.name,
         version=engine.spec.version,
         id=plain(info.id),
-        status=status,
+        status=_status(info),
         next_seq=info.next_seq,
         acked=info.acked,
         epoch=info.epoch,
@@ -97,7 +103,15 @@ def encode_session(engine: EngineClient, info: SessionInfo) -> session_pb2.Sessi
         idle_ttl=encode_duration(info.idle_ttl),
         attached=info.attached,
         slot=info.slot if principal.get().role is Role.ADMIN else 0,
+        durable=info.durable,
+        durable_seq=info.durable_seq,
     )
+
+
+def _status(info: SessionInfo) -> session_pb2.SessionStatus:
+    if info.stored:
+        return session_pb2.SESSION_STATUS_STORED
+    return session_pb2.SESSION_STATUS_QUARANTINED if info.quarantined else session_pb2.SESSION_STATUS_OPEN
 
 
 def encode_opened(results: Iterable[Opened | StepStreamError]) -> list[session_pb2.OpenedSession]:
@@ -197,7 +211,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         key = scoped(party.tenant, check_id("id", request.id or snapshot.id))
         request_id = scoped_request(party.tenant, check_request_id(request.request_id))
         await self._openings.turn(party)
-        imported: ports.Imported = await engine.ask(lambda number: ports.Import(number, snapshot, key, request_id))
+        imported: ports.Imported = await engine.ask(
+            lambda number: ports.Import(number, snapshot, key, request_id, request.durable)
+        )
         session, secret = await _describe(engine, imported.opened.id), imported.opened.secret
         return session_pb2.ImportSessionResponse(session=session, secret=secret, bitwise=imported.bitwise)
 
@@ -214,11 +230,13 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         keys = [scoped(party.tenant, id) for id in ids]
         await self._openings.turn(party)
         opened: list[ports.Opened | StepStreamError] = await engine.ask(
-            lambda number: ports.Open(ports.NO_STREAM, number, keys, idle_ttl=idle_ttl, request_id=request_id)
+            lambda number: ports.Open(
+                ports.NO_STREAM, number, keys, idle_ttl=idle_ttl, request_id=request_id, durable=request.durable
+            )
         )
         return opened
 
-    def _to_list(self, request: session_pb2.ListSessionsRequest) -> tuple[list[EngineClient], int]:
+    def _to_list(self, request: session_pb2.ListSessionsRequest) -> tuple[list[EngineClient], int | str]:
         """The models whose sessions are asked for and not listed yet, and where in the first of them to go on."""
         engines = [
             engine
@@ -232,7 +250,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         place = decode_page_token(request.page_token)
         for index, engine in enumerate(engines):
             if (engine.spec.name, engine.spec.version) == (place.model, place.version):
-                return engines[index:], place.start
+                start = place.start
+                return engines[index:], scoped(principal.get().tenant, start) if isinstance(start, str) and start else start
         raise wrong_page_token(request.page_token)
 
 
@@ -241,14 +260,15 @@ async def _describe(engine: EngineClient, key: str) -> session_pb2.Session:
     return encode_session(engine, info)
 
 
-async def _page(engine: EngineClient, tenant: str, start: int, most: int) -> ports.Page:
+async def _page(engine: EngineClient, tenant: str, start: int | str, most: int) -> ports.Page:
     page: ports.Page = await engine.ask(lambda number: ports.List(number, start, most, tenant))
     return page
 
 
-def _listing(listed: list[session_pb2.Session], engine: EngineClient, start: int) -> session_pb2.ListSessionsResponse:
+def _listing(listed: list[session_pb2.Session], engine: EngineClient, start: int | str) -> session_pb2.ListSessionsResponse:
     """A page that goes on at a place in the sessions of a model."""
-    token = encode_page_token(Place(engine.spec.name, engine.spec.version, start))
+    shown = plain(start) if isinstance(start, str) else start
+    token = encode_page_token(Place(engine.spec.name, engine.spec.version, shown))
     return session_pb2.ListSessionsResponse(sessions=listed, next_page_token=token)
 
 

@@ -66,6 +66,18 @@ def _turn_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
     yield _histogram(series.STEP_QUEUE_SECONDS, [(model, t.queue_seconds) for model, t in models])
     yield _histogram(series.STEP_SECONDS, [(model, t.step_seconds) for model, t in models])
     yield from _rollout_families(models)
+    yield from _store_families(models)
+
+
+def _store_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
+    lost = [((*model, why.name), count) for model, t in models for why, count in t.lost.items()]
+    yield _counter(series.STORE_RECORDS, [(model, t.written) for model, t in models])
+    yield _counter(series.STORE_BYTES, [(model, t.written_bytes) for model, t in models])
+    yield _histogram(series.STORE_WRITE_SECONDS, [(model, t.write_seconds) for model, t in models])
+    yield _counter(series.STORE_FAILURES, [(model, t.store_failures) for model, t in models])
+    yield _counter(series.SESSIONS_RESTORED, [(model, t.restored) for model, t in models])
+    yield _counter(series.REPLAYED_STEPS, [(model, t.replayed) for model, t in models])
+    yield _counter(series.SESSIONS_LOST, lost)
 
 
 def _rollout_families(models: list[tuple[Labels, Totals]]) -> Iterator[Metric]:
@@ -81,6 +93,8 @@ def _stats_families(models: list[tuple[Labels, EngineStats]]) -> Iterator[Metric
     free = [((*model, "free"), s.capacity - s.sessions) for model, s in models]
     yield _gauge(series.SESSIONS_OPEN, [(model, s.sessions) for model, s in models])
     yield _gauge(series.SLOTS, used + free)
+    yield _gauge(series.SESSIONS_DURABLE, [(model, s.durable_sessions) for model, s in models])
+    yield _gauge(series.STORE_LAG_SECONDS, [(model, s.lag_seconds) for model, s in models])
     yield _gauge(series.STATE_BYTES, [(model, s.state_bytes) for model, s in models])
     yield _gauge(series.BATCHING, [(model, s.batching) for model, s in models])
     yield _gauge(series.STREAMS, [(model, s.streams) for model, s in models])

@@ -17,6 +17,8 @@ from stepstream_server.telemetry.series import ROWS, SECONDS
 
 # The endings that end a session; the others only let go of it. Counted from 0, so that the first event shows as an increase.
 SESSION_ENDINGS = (Ending.CLOSED, Ending.EXPIRED, Ending.EVICTED, Ending.MOVED, Ending.REPLACED)
+# Why sessions are lost, likewise.
+LOSSES = (Reason.SESSION_LOST, Reason.RECORD_UNREADABLE, Reason.MODEL_MISMATCH)
 
 Buckets = tuple[list[tuple[str, float]], float]  # cumulative counts up to +Inf, and the sum
 
@@ -40,6 +42,13 @@ class Totals:
     rollouts_ended: dict[RolloutEnding, int]
     first_draw_seconds: Buckets
     between_draws_seconds: Buckets
+    written: int
+    written_bytes: int
+    write_seconds: Buckets
+    store_failures: int
+    restored: int
+    replayed: int
+    lost: dict[Reason, int]
 
 
 class TurnTotals:
@@ -61,6 +70,9 @@ class TurnTotals:
         self._rollouts_ended = Counter(dict.fromkeys(RolloutEnding, 0))
         self._first_draw_seconds = Histogram(SECONDS)
         self._between_draws_seconds = Histogram(SECONDS)
+        self._written = self._written_bytes = self._store_failures = self._restored = self._replayed = 0
+        self._write_seconds = Histogram(SECONDS)
+        self._lost = Counter(dict.fromkeys(LOSSES, 0))
         self._launches: dict[int, tuple[int, float]] = {}  # by rows, at most as many as a batch may have: count, seconds
         self._launched_seconds = 0.0  # of all steps, each the whole launch that computed it
         self._last_at = 0.0
@@ -71,6 +83,8 @@ class TurnTotals:
             self._duplicates += report.duplicates
             if report.opened or report.refused or report.closed or report.failures or report.rollouts_ended:
                 self._add_events(report)
+            if report.written or report.store_failures or report.restored or report.replayed or report.lost:
+                self._add_store(report)
             for launch in report.launches:
                 self._batch_size.add_one(launch.batch)
                 self._compute_seconds.add_one(launch.seconds)
@@ -90,6 +104,16 @@ class TurnTotals:
         self._closed.update(report.closed)
         self._failures.update(report.failures)
         self._rollouts_ended.update(report.rollouts_ended)
+
+    def _add_store(self, report: TurnReport) -> None:
+        self._written += report.written
+        self._written_bytes += report.written_bytes
+        self._store_failures += report.store_failures
+        self._restored += report.restored
+        self._replayed += report.replayed
+        self._lost.update(report.lost)
+        for seconds in report.write_seconds:
+            self._write_seconds.add_one(seconds)
 
     def _add_draws(self, report: TurnReport) -> None:
         self._draws += report.draws
@@ -119,6 +143,13 @@ class TurnTotals:
                 rollouts_ended=dict(self._rollouts_ended),
                 first_draw_seconds=self._first_draw_seconds.read(),
                 between_draws_seconds=self._between_draws_seconds.read(),
+                written=self._written,
+                written_bytes=self._written_bytes,
+                write_seconds=self._write_seconds.read(),
+                store_failures=self._store_failures,
+                restored=self._restored,
+                replayed=self._replayed,
+                lost=dict(self._lost),
             )
 
     def totals(self) -> InferenceTotals:

@@ -60,6 +60,22 @@ STREAMS = Series("stepstream_streams", "Streams that hold sessions now.")
 PENDING_STEPS = Series("stepstream_pending_steps", "Steps admitted and not yet computed.")
 TURNS = Series("stepstream_turns_total", "Rounds of the engine.")
 
+SESSIONS_DURABLE = Series("stepstream_durable_sessions", "Durable sessions in memory now.")
+SESSIONS_RESTORED = Series("stepstream_sessions_restored_total", "Sessions restored from the store.")
+SESSIONS_LOST = Series(
+    "stepstream_sessions_lost_total",
+    "Sessions in the store that could not be restored, or from too early, by why.",
+    (*MODEL_LABELS, "reason"),
+)
+REPLAYED_STEPS = Series("stepstream_replayed_steps_total", "Steps of restored sessions that clients had to send again.")
+STORE_LAG_SECONDS = Series(
+    "stepstream_store_lag_seconds", "Since the oldest step that is not in the store was applied; 0: all are."
+)
+STORE_RECORDS = Series("stepstream_store_records_total", "Durable sessions written to the store, each time.")
+STORE_BYTES = Series("stepstream_store_written_bytes_total", "Bytes written to the store.")
+STORE_WRITE_SECONDS = Series("stepstream_store_write_seconds", "A group's write: from its turn in the store to its end.")
+STORE_FAILURES = Series("stepstream_store_failures_total", "Tasks that the store could not carry out.")
+
 STEPS = Series("stepstream_steps_total", "Steps applied and answered.")
 STEP_FAILURES = Series(
     "stepstream_step_failures_total", "Steps that the engine refused or failed, by why.", (*MODEL_LABELS, "reason")

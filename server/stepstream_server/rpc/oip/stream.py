@@ -73,7 +73,7 @@ class InferStream(Call):
         """What waits to be written, nearly."""
         return self._held_bytes
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, *, resume: bool) -> None:
         """The protocol has no words for it: clients hear of it by their next request."""
 
     def let_go(self) -> None:

@@ -63,8 +63,9 @@ class Call(ABC):
         """What waits to be written, nearly."""
 
     @abstractmethod
-    def drain(self, seconds: float) -> None:
-        """Tells the client, if the protocol has words for it, that streams are ended in so many seconds."""
+    def drain(self, seconds: float, *, resume: bool) -> None:
+        """Tells the client, if the protocol has words for it, that streams are ended in so many seconds, and whether durable
+        sessions will be found again."""
 
     @abstractmethod
     def let_go(self) -> None:

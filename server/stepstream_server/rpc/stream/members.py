@@ -159,6 +159,7 @@ class _Asked:
     id: str
     secret: bytes = b""
     acked: int = 0
+    replay_from: int = ports.NO_SEQ
     error: StepStreamError | None = None
 
 
@@ -211,7 +212,7 @@ class Members:
         self._ask(
             engine,
             asked,
-            lambda request: ports.Open(self._number, request, keys, handles, idle_ttl, request_id, name, number),
+            lambda request: ports.Open(self._number, request, keys, handles, idle_ttl, request_id, name, number, message.durable),
             new=not request_id,
         )
 
@@ -229,12 +230,13 @@ class Members:
         wanted = self._reserve(asked)
         handles = np.array([each.handle for each in wanted], np.uint32)
         acked = np.array([each.acked for each in wanted], np.int64)
+        replay_from = np.array([each.replay_from for each in wanted], np.int64)
         keys, secrets = [self._key(each) for each in wanted], [each.secret for each in wanted]
         name, number = self._party.name, self._party.number
         self._ask(
             engine,
             asked,
-            lambda request: ports.Attach(self._number, request, handles, keys, secrets, acked, name, number),
+            lambda request: ports.Attach(self._number, request, handles, keys, secrets, acked, name, number, replay_from),
             new=False,
         )
 
@@ -336,7 +338,8 @@ def _price(asked: list[_Asked]) -> int:
 
 
 def _to_attach(wanted: inference_pb2.AttachSession) -> _Asked:
-    asked = _Asked(wanted.handle, wanted.id[:_SHOWN], wanted.secret, min(wanted.acked, _LARGEST))
+    replay_from = min(wanted.replay_from, _LARGEST) if wanted.HasField("replay_from") else ports.NO_SEQ
+    asked = _Asked(wanted.handle, wanted.id[:_SHOWN], wanted.secret, min(wanted.acked, _LARGEST), replay_from)
     try:
         fields.check_id("id", wanted.id)
     except CallerError as error:

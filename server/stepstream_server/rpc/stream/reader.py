@@ -163,7 +163,7 @@ class Reader:
             or message.HasField("timeout")
         ):
             return False
-        row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
+        row = _PACK(self._number, generation, seq, handle, Keep.ALL, 0, 0, 0, 0, session, steps, acked, arrival, _FOREVER)
         self._credits.take(steps * engine.step_credits)
         self._pace.take(steps)
         self._handles.expect_one(handle, steps)
@@ -206,7 +206,7 @@ class Reader:
         return content
 
     def _take(self, engine: EngineClient, rows: Rows, content: Content, arrival: float) -> None:
-        common = _PACK(self._number, 0, 0, 0, content.keep, 0, 0, 0, 0, 0, 0, arrival, content.deadline)
+        common = _PACK(self._number, 0, 0, 0, content.keep, 0, 0, 0, 0, 0, 0, 0, arrival, content.deadline)
         packed = np.frombuffer(bytearray(common) * len(rows.handles), ROW)
         packed["session"], packed["generation"] = self._expect(engine, rows)
         self._pace.take(rows.steps)

@@ -106,11 +106,11 @@ class Streams:
         if not self._open:
             self._empty.set()
 
-    def drain(self, seconds: float) -> None:
-        """Tells every stream that it will be ended in so many seconds."""
+    def drain(self, seconds: float, *, resume: bool = False) -> None:
+        """Tells every stream that it will be ended in so many seconds, and whether durable sessions will be found again."""
         self._draining = True
         for stream in self._open:
-            stream.drain(seconds)
+            stream.drain(seconds, resume=resume)
 
     async def finish(self, seconds: float, goodbye_seconds: float = _GOODBYE_SECONDS) -> bool:
         """Ends each stream once all that was read from it is answered. Returns whether all have ended so.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from stepstream_server.engine.ports import Detached, RowErrors
+from stepstream_server.engine.ports import Detached, Durables, RowErrors
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.rpc.callers import Party
 from stepstream_server.rpc.deliveries import Piece
@@ -40,8 +40,8 @@ class Stream(Call):
     def unread_bytes(self) -> int:
         return self._writer.bytes
 
-    def drain(self, seconds: float) -> None:
-        self._writer.control(encode_drain(seconds), 0)
+    def drain(self, seconds: float, *, resume: bool) -> None:
+        self._writer.control(encode_drain(seconds, resume=resume), 0)
 
     def let_go(self) -> None:
         self._members.end()
@@ -70,7 +70,11 @@ class Stream(Call):
         handle = detached.handles[row]
         if self._handles.stands(handle):  # else an earlier ending crossed the request to detach
             steps = self._handles.free(handle)
-            self._writer.detached(handle, detached.endings[row], steps * engine.step_credits)
+            error = detached.errors[row] if detached.errors else None
+            self._writer.detached(handle, detached.endings[row], steps * engine.step_credits, error)
+
+    def durable(self, engine: EngineClient, durables: Durables, row: int) -> None:
+        self._writer.durable(durables.handles[row], durables.counts[row])
 
     def failed(self, engine: EngineClient, error: StepStreamError) -> None:
         self.fail(error)

@@ -1,14 +1,14 @@
 """What one stream has to write: messages in order, each with the credits that return once it is written.
 
 What is ready at the same moment leaves in one message per model. Per session the order stays: answers, then errors, and nothing
-overtakes a control message.
+overtakes a control message. Durable counts, of which the newest of each handle is enough, leave ahead of answers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from stepstream_proto.v1 import inference_pb2
 from stepstream_server.engine.ports import Ending, Ints, Opened, RowErrors
 from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.rpc.boundary import row_error, wire_error
-from stepstream_server.rpc.columns import U32
+from stepstream_server.rpc.columns import I64, U32
 from stepstream_server.rpc.deliveries import Part, Piece, cut_out, encode_answers, split_by_size, split_rows
 from stepstream_server.rpc.engine_client import EngineClient
 from stepstream_server.rpc.fields import encode_duration
@@ -36,6 +36,7 @@ _DETACH_REASONS: dict[Ending, inference_pb2.DetachReason] = {
 # Beyond this a message gains nothing by growing. A client that reads no more costs one such message for as long as it is there.
 _MERGE_BYTES = 256 << 10
 _ERROR_BYTES = 256  # of one RowError with its text, generously
+_DURABLE_BYTES = 128  # that a handle's durable count takes in memory
 _OBJECT_BYTES = 512  # that hold a part, an error or a control message in memory, beside its bytes
 
 
@@ -50,6 +51,9 @@ def encode_attached_session(handle: int, id: str, result: Opened | StepStreamErr
         next_seq=result.next_seq,
         acked=result.acked,
         epoch=result.epoch,
+        durable_seq=result.durable_seq,
+        bitwise=result.bitwise,
+        durable=result.durable,
     )
 
 
@@ -84,7 +88,8 @@ def encode_row_error(errors: RowErrors, row: int) -> inference_pb2.RowError:
 def encode_detached(
     handles: Sequence[int], ending: Ending | None, error: StepStreamError | None = None
 ) -> inference_pb2.StreamResponse:
-    """`ending` is None where nothing was detached, for the reason that `error` gives."""
+    """`ending` is None where nothing was detached, for the reason that `error` gives. With both, not all was done that was
+    asked for."""
     reason = inference_pb2.DETACH_REASON_UNSPECIFIED if ending is None else _DETACH_REASONS[ending]
     detached = inference_pb2.Detached(handles=np.array(handles, U32).tobytes(), reason=reason)
     if error is not None:
@@ -92,9 +97,15 @@ def encode_detached(
     return inference_pb2.StreamResponse(detached=detached)
 
 
-def encode_drain(seconds: float) -> inference_pb2.StreamResponse:
-    """Streams are ended in so many seconds."""
-    return inference_pb2.StreamResponse(drain=inference_pb2.Drain(deadline=encode_duration(seconds)))
+def encode_drain(seconds: float, *, resume: bool) -> inference_pb2.StreamResponse:
+    """Streams are ended in so many seconds. resume: whether durable sessions will be found again."""
+    return inference_pb2.StreamResponse(drain=inference_pb2.Drain(deadline=encode_duration(seconds), resume=resume))
+
+
+def encode_durable(counts: Mapping[int, int]) -> inference_pb2.StreamResponse:
+    """counts: by handle."""
+    handles, below = np.array([*counts], U32), np.array([*counts.values()], I64)
+    return inference_pb2.StreamResponse(durable=inference_pb2.Durable(handles=handles.tobytes(), counts=below.tobytes()))
 
 
 class _Message(ABC):
@@ -130,15 +141,16 @@ class _Answers(_Message):
 class _DetachedHandles(_Message):
     """Handles that no longer stand for sessions, all for one reason."""
 
-    __slots__ = ("ending", "handles")
+    __slots__ = ("ending", "error", "handles")
 
-    def __init__(self, ending: Ending) -> None:
+    def __init__(self, ending: Ending, error: StepStreamError | None) -> None:
         super().__init__()
         self.ending = ending
+        self.error = error
         self.handles: list[int] = []
 
     def encode(self) -> bytes:
-        return encode_detached(self.handles, self.ending).SerializeToString()
+        return encode_detached(self.handles, self.ending, self.error).SerializeToString()
 
 
 class _Control(_Message):
@@ -155,7 +167,8 @@ class _Control(_Message):
 
 
 class Writer:
-    """A queue whose last messages still grow. Bounded by the stream's credits, and by what is left unread on all streams.
+    """A queue whose last messages still grow. Bounded by the stream's credits, and by what is left unread on all streams;
+    durable counts, which nobody pays for, by its handles.
 
     `ready` is called when something is there to be written.
     """
@@ -167,6 +180,8 @@ class Writer:
         self._limit = min(_MERGE_BYTES, max_message_bytes // 2)  # half: a part may be added that nearly fills a message alone
         self._queue: deque[_Message] = deque()
         self._growing: dict[EngineClient | None, _Answers] = {}  # by model
+        self._controls = 0  # messages in the queue that are no answers
+        self._durable: dict[int, int] = {}  # counts to be told, by handle
 
     def answers(self, engine: EngineClient, piece: Piece, credits: int) -> None:
         size = piece.bytes
@@ -197,10 +212,18 @@ class Writer:
         self._growing[engine].credits += credits
         self._ready()
 
-    def detached(self, handle: int, ending: Ending, credits: int) -> None:
+    def durable(self, handle: int, count: int) -> None:
+        if handle not in self._durable:
+            self._account(_DURABLE_BYTES)
+        self._durable[handle] = count
+        self._ready()
+
+    def detached(self, handle: int, ending: Ending, credits: int, error: StepStreamError | None = None) -> None:
+        if self._durable.pop(handle, None) is not None:  # the handle may soon stand for another session
+            self._account(-_DURABLE_BYTES)
         last = self._queue[-1] if self._queue else None
-        if not isinstance(last, _DetachedHandles) or last.ending is not ending:
-            last = _DetachedHandles(ending)
+        if not isinstance(last, _DetachedHandles) or last.ending is not ending or last.error is not error:
+            last = _DetachedHandles(ending, error)
             self._append(last)
         last.handles.append(handle)
         last.credits += credits
@@ -216,30 +239,42 @@ class Writer:
 
     def next(self) -> tuple[bytes, int] | None:
         """Takes the first message out, serialised, with the credits that return once it is written; it grows no more."""
+        if self._durable and not self._controls:  # which may be what tells what their handles stand for
+            return self._take_durable(), 0
         if not self._queue:
             return None
         message = self._queue.popleft()
-        self._let_go(message.held_bytes)
-        if isinstance(message, _Answers) and self._growing.get(message.engine) is message:
+        self._account(-message.held_bytes)
+        if not isinstance(message, _Answers):
+            self._controls -= 1
+        elif self._growing.get(message.engine) is message:
             del self._growing[message.engine]
         return message.encode(), message.credits
+
+    def _take_durable(self) -> bytes:
+        """All counts, as a message."""
+        counts, self._durable = self._durable, {}
+        self._account(-_DURABLE_BYTES * len(counts))
+        return encode_durable(counts).SerializeToString()
 
     def clear(self) -> None:
         """Drops everything: nobody is left to read it."""
         self._queue.clear()
         self._growing.clear()
-        self._let_go(self.bytes)
+        self._durable.clear()
+        self._controls = 0
+        self._account(-self.bytes)
 
     def _hold(self, message: _Message, size: int) -> None:
         message.bytes += size
         held = size + _OBJECT_BYTES
         message.held_bytes += held
-        self.bytes += held
-        self._unread.bytes += held
+        self._account(held)
 
-    def _let_go(self, size: int) -> None:
-        self.bytes -= size
-        self._unread.bytes -= size
+    def _account(self, size: int) -> None:
+        """So many bytes more are held, or less."""
+        self.bytes += size
+        self._unread.bytes += size
 
     def _grow(self, engine: EngineClient | None) -> _Answers:
         message = self._growing[engine] = _Answers(engine)
@@ -249,4 +284,5 @@ class Writer:
     def _append(self, message: _Message) -> None:
         """What comes later must not join what was there before it."""
         self._growing.clear()
+        self._controls += 1
         self._queue.append(message)
