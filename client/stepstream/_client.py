@@ -17,9 +17,10 @@ from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
 from stepstream._rollout import Course, Piece, Rollout, Sampling, ask, pieces
 from stepstream._service import Service, one
-from stepstream._session import Session, SessionGroup, forked, grouped, move
+from stepstream._session import Session, SessionGroup, cared_for, forked, grouped, move
 from stepstream._stream.calls import Outputs
 from stepstream._stream.connection import Draining
+from stepstream._stream.ledger import Care, OnLag
 from stepstream._tensors import (
     Array,
     Values,
@@ -68,6 +69,9 @@ class Client:
     do the sessions end with ConnectionLost; the next one that is opened or attached begins anew. A server that has never answered
     is given up after `ClientOptions.connect_seconds`. All methods raise Unauthenticated where the server does not take the token
     that `ClientOptions` names; one in a file may be replaced at any time.
+
+    address: HOST:PORT, or any other target of gRPC's; several IP addresses, `10.0.0.1:8101,10.0.0.2:8101`, of which the first one
+    that answers is used. A name that stands for several hosts is tried likewise.
     """
 
     def __init__(self, address: str, options: ClientOptions | None = None) -> None:
@@ -115,18 +119,33 @@ class Client:
     # Sessions that are held ------------------------------------------------------------------------------------------
 
     def open_session(
-        self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        id: str | None = None,
+        idle_ttl: float | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> Opening[Session]:
         """Opens a session: `async with client.open_session("ecg") as session`, or `session = await client.open_session("ecg")`.
 
         version: None is the newest served. id: None lets the server make one, else 1 to 128 characters of A-Z a-z 0-9 . _ : -.
         idle_ttl: seconds without a step after which the server closes it; None is the server's setting. Raises ModelNotFound,
         SessionExists, SessionCapacity, ServerDraining, ConnectionLost.
+
+        durable: it survives the death of its server, which must have a store: whoever steps it notices a restart as a pause. A
+        server may make sessions durable by itself. Raises NoStore, StoreUnavailable. on_lag: what to do where the store does not
+        keep up: "wait" with further steps, or "serve", go on at the risk that a restart then loses some; events tell of it.
+        require_bitwise: where it had to be restored from what other versions or another instruction set computed, it ends with
+        NotBitwise.
         """
+        care = cared_for(on_lag, require_bitwise)
 
         async def open_it() -> Session:
             ids = [] if id is None else [identifier("id", id)]
-            opening = self._service.open_sessions(model, version, 1, ids, idle_ttl)
+            opening = self._service.open_sessions(model, version, 1, ids, idle_ttl, durable, care)
             return grouped(await one(opening))[0]
 
         return Opening(open_it)
@@ -139,32 +158,46 @@ class Client:
         version: int | None = None,
         ids: Sequence[str] | None = None,
         idle_ttl: float | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> Opening[SessionGroup]:
         """Opens `count` sessions to be stepped together, at most 10,000; otherwise as `open_session`. All or none: if some are
         refused, the others are closed and GroupError tells which. Raises InvalidArgument for a count below 1, or another number
         of ids."""
         at_least_one("count", count)
         names = [] if ids is None else identifiers("ids", ids, count)
+        care = cared_for(on_lag, require_bitwise)
 
         async def open_them() -> SessionGroup:
-            return grouped(await self._service.open_sessions(model, version, count, names, idle_ttl))
+            return grouped(await self._service.open_sessions(model, version, count, names, idle_ttl, durable, care))
 
         return Opening(open_them)
 
     def attach_session(
-        self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
+        self,
+        model: str,
+        id: str,
+        secret: bytes,
+        *,
+        version: int | None = None,
+        acked: int | None = None,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> Opening[Session]:
         """Takes an open session over, from whichever connection holds it.
 
         acked: the next step sent gets this number (a lost session's `acked`); steps that were applied already are answered as
-        before and the state does not move again. None: go on behind all that was applied. Raises SessionNotFound,
-        SecretMismatch and the other endings of a session.
+        before and the state does not move again. None: go on behind all that was applied. on_lag, require_bitwise: as in
+        `open_session`. Raises SessionNotFound, SecretMismatch and the other endings of a session; SessionLost for a durable one
+        that stands at an earlier step than `acked`: with that as `acked`, which its `since` is, and the inputs from there on it
+        goes on.
         """
-        count = None if acked is None else step_count("acked", acked)
+        count, care = None if acked is None else step_count("acked", acked), cared_for(on_lag, require_bitwise)
 
         async def attach_it() -> Session:
             key = identifier("id", id), byte_string("secret", secret)
-            attaching = self._service.attach(model, version_number(version), [key], count)
+            attaching = self._service.attach(model, version_number(version), [key], count, care=care)
             return grouped(await one(attaching))[0]
 
         return Opening(attach_it)
@@ -392,7 +425,7 @@ class Client:
         Raises SessionInUse while a stream holds the session and no secret is given, SessionQuarantined, SessionCapacity. The
         call is safe to repeat within the client: it never forks twice.
         """
-        return await forked(self._service, model, id, count, secret=secret, at=at, ids=ids, version=version)
+        return await forked(self._service, model, id, count, secret=secret, at=at, ids=ids, version=version, care=Care())
 
     async def export_session(
         self,
@@ -412,21 +445,31 @@ class Client:
         """
         return await self._service.export(model, id, secret=secret, at=at, close=close, version=version)
 
-    def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Opening[Session]:
+    def import_session(
+        self,
+        snapshot: bytes,
+        *,
+        id: str | None = None,
+        acked: int | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
+    ) -> Opening[Session]:
         """Makes a session of a snapshot, attached like one of `open_session` and used in the same ways.
 
         id: None is the id in the snapshot. acked: as in `attach_session`, for answers that the snapshot brings along and that
         nobody has received. Whether the session will give the very bits that it would have given where it was exported,
-        its `bitwise` tells. Raises SessionExists, SnapshotCorrupt, ModelNotFound, ModelMismatch, SessionCapacity.
+        its `bitwise` tells. durable, on_lag, require_bitwise: as in `open_session`. Raises SessionExists, SnapshotCorrupt,
+        ModelNotFound, ModelMismatch, SessionCapacity.
         """
-        count = None if acked is None else step_count("acked", acked)
+        count, care = None if acked is None else step_count("acked", acked), cared_for(on_lag, require_bitwise)
 
         async def import_it() -> Session:
-            response = await self._service.import_snapshot(snapshot, id)
-            made = response.session
-            attaching = self._service.attach(made.model, made.version, [(made.id, response.secret)], count, made=True)
+            response = await self._service.import_snapshot(snapshot, id, durable=durable)
+            made, key = response.session, (response.session.id, response.secret)
+            attaching = self._service.attach(made.model, made.version, [key], count, care=care, made=True)
             session = grouped(await one(attaching))[0]
-            session.bitwise = response.bitwise
+            await session._came_as(bitwise=response.bitwise)
             return session
 
         return Opening(import_it)

@@ -27,7 +27,8 @@ class StepStreamError(Exception):
 
     code: what kind of failure, in gRPC's words. reason: the stable name that the contract gives it, "" if it gives none.
     retry_delay: seconds to wait before trying again, None without advice. metadata: further facts by name: `expectedSeq`,
-    the number of the next step that the session accepts, and `field`, what of a call is to blame. docs/errors.md tells which
+    the number of the next step that the session accepts, `since`, the first step that is lost, and `field`, what of a call is to
+    blame. docs/errors.md tells which
     situation raises what. outputs: of a chunk that failed halfway, the steps that were answered before, [steps, ...] by name;
     else None.
     """
@@ -119,13 +120,22 @@ class SessionExpired(SessionEnded):
 
 
 class SessionLost(SessionEnded):
-    """The server knows nothing of a session that this client held there: it has been restarted, and the session's state is gone.
+    """The server has been restarted, and steps of a session that this client held there are gone with it: those that were not in
+    its store yet and whose inputs are not here any more, or all of them if the session was not durable."""
 
-    since: the first step whose effect is lost; those before are not. 0: the whole state is.
-    """
+    default_code, default_reason = StatusCode.DATA_LOSS, "SESSION_LOST"
 
-    default_code, default_reason = StatusCode.NOT_FOUND, "SESSION_LOST"
-    since: int = 0
+    @property
+    def since(self) -> int:
+        """The first step whose effect is lost; those before are not. 0: the whole state is."""
+        return int(self.metadata.get("since", 0))
+
+
+class NotBitwise(SessionEnded):
+    """The session was restored or imported from what other versions or another instruction set computed, and its owner wants it
+    to the bit or not at all (`require_bitwise`). One that was restored is still open at the server."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "NOT_BITWISE"
 
 
 class SessionEvicted(SessionEnded):
@@ -180,6 +190,18 @@ class ModelFailed(SessionQuarantined):
     """The model raised an error at the step. It was not applied, and the session is now quarantined."""
 
     default_code, default_reason = StatusCode.FAILED_PRECONDITION, "MODEL_FAILED"
+
+
+class NoStore(SessionError):
+    """The session was to be durable, and the server has no store."""
+
+    default_code, default_reason = StatusCode.FAILED_PRECONDITION, "NO_STORE"
+
+
+class RecordUnreadable(SessionError):
+    """The store has the session in a form that this server cannot read, and leaves it there as it is."""
+
+    default_code, default_reason = StatusCode.DATA_LOSS, "RECORD_UNREADABLE"
 
 
 class SecretMismatch(SessionError):
@@ -324,6 +346,12 @@ class EngineLost(Unavailable):
     """The server's process that computes has ended, and with it the sessions."""
 
     default_reason = "ENGINE_LOST"
+
+
+class StoreUnavailable(Unavailable):
+    """The server's store does not answer, or is too far behind: durable sessions can be neither opened nor found."""
+
+    default_reason = "STORE_UNAVAILABLE"
 
 
 class DeadlineExceeded(StepStreamError):

@@ -14,12 +14,13 @@ from typing import Literal
 
 from stepstream._errors import StepStreamError
 
-Kind = Literal["connected", "replayed", "draining", "left", "lost", "ended"]
+Kind = Literal["connected", "replayed", "at risk", "draining", "left", "lost", "ended"]
 
 _UNREAD = 1000  # events kept for one who iterates slowly; beyond, the oldest are dropped: hours of a connection that flaps
 _LEVELS = {
     "connected": logging.INFO,
     "replayed": logging.INFO,
+    "at risk": logging.WARNING,
     "draining": logging.INFO,
     "left": logging.INFO,
     "lost": logging.WARNING,
@@ -35,9 +36,10 @@ class ConnectionEvent:
     """Something that a stream of the client to its server does.
 
     kind: `connected`: the server has answered. `replayed`: sessions are attached anew after a loss, and what had no answer was
-    sent again. `draining`: the server is about to stop. `left`: the client has let go of such a server, and another one is tried
-    if there is a use for it. `lost`: the stream has broken and another one is tried. `ended`: no more streams are tried, and its
-    sessions have ended.
+    sent again. `at risk`: the server's store does not keep up, and the oldest inputs of a durable session that goes on all the
+    same (`on_lag="serve"`) were let go of; told once for a stream. `draining`: the server is about to stop. `left`: the client
+    has let go of such a server, and another one is tried if there is a use for it. `lost`: the stream has broken and another one
+    is tried. `ended`: no more streams are tried, and its sessions have ended.
     """
 
     kind: Kind

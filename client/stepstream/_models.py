@@ -161,7 +161,7 @@ class SessionInfo:
     acked: int
     """Answers below this count are no longer kept."""
     epoch: int
-    """Grows when the session is restored elsewhere."""
+    """Grows when the session is restored from the store."""
     pending_steps: int
     """Steps admitted and not yet applied."""
     age: float
@@ -174,6 +174,12 @@ class SessionInfo:
     """Whether a stream holds it."""
     slot: int
     """Row of the server's state pool."""
+    durable: bool = False
+    """Whether it survives the death of its server."""
+    durable_seq: int = 0
+    """Durable: steps below this number are in the server's store."""
+    stored: bool = False
+    """Durable: whether it is in the store alone; whoever names it next has it restored."""
 
 
 def session_info(session: session_pb2.Session) -> SessionInfo:
@@ -192,4 +198,7 @@ def session_info(session: session_pb2.Session) -> SessionInfo:
         idle_ttl=session.idle_ttl.ToTimedelta().total_seconds(),
         attached=session.attached,
         slot=session.slot,
+        durable=session.durable,
+        durable_seq=session.durable_seq,
+        stored=session.status == session_pb2.SESSION_STATUS_STORED,
     )

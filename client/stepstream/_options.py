@@ -69,6 +69,11 @@ class ClientOptions:
     """Time after which answers of a session that went quiet are acknowledged by a message of their own, so that the server need
     not keep them. Busy sessions acknowledge with their next input, which costs nothing."""
 
+    replay_bytes: int = 4 << 20
+    """Bytes of inputs that are kept of one durable session until its server has them in its store, beyond which steps wait for
+    that or go on at a risk. 4 MiB are what one message carries; the server tells how many steps are worth keeping, 1,024 by
+    default, so that only steps of more than 4 KiB ever meet this bound."""
+
     tls: TLS | None = None
     """None: an unencrypted connection, as between programs of one machine or one cluster."""
 

@@ -59,13 +59,23 @@ class Reach:
         return error.again("; ".join([f"no server answers at {self._address}: {error.message}", *hints])) if hints else error
 
 
+def target_of(address: str) -> str:
+    """Gives what gRPC dials. Several addresses, IPv4:PORT or [IPv6]:PORT with commas between them, are those of one server or
+    of its replicas: the first one that answers is used, and looked for anew whenever the connection breaks."""
+    if "," not in address or address.startswith(("ipv4:", "ipv6:")):
+        return address
+    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"
+
+
 def host_of(address: str) -> str:
-    """The host of one of gRPC's targets: HOST:PORT, dns:///HOST:PORT, ipv4:HOST:PORT; "" of a Unix socket."""
+    """The host of one of gRPC's targets: HOST:PORT, dns:///HOST:PORT, ipv4:HOST:PORT; "" of a Unix socket; of several addresses
+    that of the first."""
     scheme, _, rest = address.partition(":")
     if scheme in ("unix", "unix-abstract", "vsock"):
         return ""
     if scheme in ("dns", "ipv4", "ipv6"):
         address = rest.rpartition("/")[2]
+    address = address.partition(",")[0]
     if address.startswith("["):
         return address[1:].partition("]")[0]
     return address if address.count(":") > 1 else address.partition(":")[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,8 +37,8 @@ from stepstream._models import ModelInfo
 from stepstream._options import Backoff
 from stepstream._tensors import MAX_COUNT, Values, at_least_one, is_real, pack, step_count, whole
 from stepstream._text import Writer
-from stepstream._token import Token
-from stepstream._translation import from_rpc, lost
+from stepstream._token import Metadata, Token
+from stepstream._translation import breaks, from_rpc, lost
 from stepstream_proto.v1 import inference_pb2 as pb
 
 Commit = Literal["end", "each", "none"]
@@ -306,9 +306,10 @@ async def messages(
     backoff: Backoff,
     token: Token,
     on_begun: Callable[[], None],
+    stands: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[pb.GenerateResponse, None]:
     """A rollout's messages, from as many calls as it takes while patience lasts. All errors are this package's. on_begun: called
-    when there is something from the server.
+    when there is something from the server. stands: waits until a durable session is where it was, before another call.
 
     One that commits each step is not called again, nor one whose place among its session's steps is not known: it might be
     applied twice. Quantiles over paths cannot be fed: they come once they are all there, and are asked for anew until then.
@@ -317,44 +318,64 @@ async def messages(
     together: list[pb.GenerateResponse] = []
     while True:
         told: list[bytes] = []  # by this call, in steps to be fed
-        ended = False
         shown = token.metadata()
-        call = open_call(request, metadata=shown)
         try:
-            async for message in call:
-                backoff.worked()
-                on_begun()
-                ended = ended or message.ending != pb.ROLLOUT_ENDING_UNSPECIFIED
-                if request.paths > 1:
-                    together.append(message)
-                    continue
-                if request.session_id and not request.HasField("seq"):
-                    request.seq = message.first_seq - _steps(model, request.prompt)
-                told.append(_resized(message.tokens, _TOKEN, model.inputs[0].dtype) or message.values)
-                yield message
-            if not ended:
-                raise ProtocolError("rollout: expected a last message that says how it ended, got none")
+            async with aclosing(one_call(open_call, request, shown)) as source:
+                async for message in source:
+                    backoff.worked()
+                    on_begun()
+                    if request.paths > 1:
+                        together.append(message)
+                        continue
+                    if request.session_id and not request.HasField("seq"):
+                        request.seq = message.first_seq - steps_of(model, request.prompt)
+                    told.append(fed_of(model, message))
+                    yield message
             for message in together:
                 yield message
             return
-        except grpc.aio.AioRpcError as error:
-            failure = from_rpc(error)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise ConnectionLost("the client was closed") from None
-        finally:
-            call.cancel()
-        if ended and not together:
-            return
+        except (ConnectionLost, ProtocolError):
+            raise
+        except StepStreamError as error:
+            failure = error
         together.clear()
-        breaks = failure.code is grpc.StatusCode.UNAVAILABLE or token.mends(failure, shown)
-        delay = _delay(request, failure, broken, backoff, _steps(model, told), breaks=breaks)
-        if breaks:
+        broke = breaks(failure) or token.mends(failure, shown)
+        delay = _delay(request, failure, broken, backoff, steps_of(model, told), broke=broke)
+        if broke:
             broken = failure
         _feed(request, model, told)
         await asyncio.sleep(delay)
+        if stands is not None:
+            await stands()
+
+
+async def one_call(
+    open_call: OpenCall, request: pb.GenerateRequest, metadata: Metadata
+) -> AsyncGenerator[pb.GenerateResponse, None]:
+    """The messages of one call, the last of which tells how the rollout has ended. Raises this package's errors: ConnectionLost
+    where the client was closed, ProtocolError for a call that ends otherwise."""
+    call, ended = open_call(request, metadata=metadata), False
+    try:
+        async for message in call:
+            ended = ended or message.ending != pb.ROLLOUT_ENDING_UNSPECIFIED
+            yield message
+        if not ended:
+            raise ProtocolError("rollout: expected a last message that says how it ended, got none")
+    except grpc.aio.AioRpcError as error:
+        if not ended or request.paths > 1:
+            raise from_rpc(error) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionLost("the client was closed") from None
+    finally:
+        call.cancel()
+
+
+def fed_of(model: ModelInfo, message: pb.GenerateResponse) -> bytes:
+    """Gives what a message tells, as the model is fed with it."""
+    return _resized(message.tokens, _TOKEN, model.inputs[0].dtype) or message.values
 
 
 def _delay(
@@ -364,11 +385,11 @@ def _delay(
     backoff: Backoff,
     told: int,
     *,
-    breaks: bool,
+    broke: bool,
 ) -> float:
     """Seconds after which to call again, having been told so many steps. Raises what to tell the caller instead.
 
-    breaks: another call may fare better. broken: why it was called before this time. A call that the server has not missed yet
+    broke: another call may fare better. broken: why it was called before this time. A call that the server has not missed yet
     may hold the session for a while; one that has ended there unheard has moved it on; and there may be more to feed by now than
     one message holds. Whoever placed a rollout that a server did not begin, since it is about to stop, knows better where to go
     on than a call that is repeated.
@@ -378,7 +399,7 @@ def _delay(
     if broken is not None and isinstance(failure, (SequenceError, BlockTooLarge)):
         raise lost(broken)
     refused = isinstance(failure, QueueFull) or (broken is not None and isinstance(failure, SessionInUse))  # it did not begin
-    if not breaks and not refused:
+    if not broke and not refused:
         raise failure
     placed = request.commit == pb.COMMIT_END and request.HasField("seq")
     repeatable = refused or ((placed or request.commit == pb.COMMIT_NONE) and told < request.max_steps)
@@ -390,14 +411,14 @@ def _delay(
 
 def _feed(request: pb.GenerateRequest, model: ModelInfo, told: Sequence[bytes]) -> None:
     """Has what was told fed, as a part of the prompt, rather than drawn again."""
-    steps = _steps(model, told)
+    steps = steps_of(model, told)
     if steps:
         prompt = b"".join((*request.prompt, *told))
         request.prompt[:] = [prompt]
         request.max_steps -= steps
 
 
-def _steps(model: ModelInfo, columns: Sequence[bytes]) -> int:
+def steps_of(model: ModelInfo, columns: Sequence[bytes]) -> int:
     """How many steps of the model's one input there are."""
     return sum(map(len, columns)) // model.inputs[0].step_bytes
 

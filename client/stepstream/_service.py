@@ -21,10 +21,11 @@ from stepstream._errors import ConnectionLost, GroupError, ServerDraining, Unaut
 from stepstream._events import Journal
 from stepstream._models import ModelInfo, SessionInfo, model_info, session_info
 from stepstream._options import ClientOptions
-from stepstream._reach import Reach
+from stepstream._reach import Reach, target_of
+from stepstream._resumption import lasting_messages
 from stepstream._rollout import messages
 from stepstream._stream.connection import Connection, Draining
-from stepstream._stream.ledger import Ledger
+from stepstream._stream.ledger import Care, Ledger
 from stepstream._stream.members import Request
 from stepstream._tensors import (
     at_least_one,
@@ -37,7 +38,7 @@ from stepstream._tensors import (
     uint32s,
     version_number,
 )
-from stepstream._translation import from_rpc, from_wire
+from stepstream._translation import breaks, from_rpc, from_wire
 from stepstream_proto.v1 import (
     inference_pb2,
     inference_pb2_grpc,
@@ -93,7 +94,7 @@ class Service:
         if self._loop not in (None, loop):
             self.draining = Draining()  # that of an earlier loop belongs to that one
         self._loop, self.journal.closed = loop, False
-        self._channel = _channel(self._address, self.options, self._reach)
+        self._channel = _channel(target_of(self._address), self.options, self._reach)
 
     async def close(self) -> None:
         """Ends the streams. Sessions that were not closed stay open at the server until they expire."""
@@ -185,16 +186,26 @@ class Service:
             delay = backoff.delay(failure.retry_delay)
             if isinstance(failure, ServerDraining) and not waits_for_successor:
                 raise failure
-            if not repeatable or failure.code is not grpc.StatusCode.UNAVAILABLE or delay is None or delay >= left:
+            if not repeatable or not breaks(failure) or delay is None or delay >= left:
                 raise self._reach.explained(failure)
             await asyncio.sleep(delay)
 
     def roll(
-        self, request: inference_pb2.GenerateRequest, model: ModelInfo, on_begun: Callable[[], None] = lambda: None
+        self,
+        request: inference_pb2.GenerateRequest,
+        model: ModelInfo,
+        on_begun: Callable[[], None] = lambda: None,
+        stands: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
-        """A rollout's messages. on_begun: called when the server has begun it. Raises ServerDraining, for one that has its number
-        among a session's steps, rather than wait for another server."""
-        return messages(self.inference.Generate, request, model, self._reach.backoff(), self._reach.token, on_begun)
+        """A rollout's messages. on_begun: called when the server has begun it. stands: waits for a durable session. Raises
+        ServerDraining, for one that has its number among a session's steps, rather than wait for another server."""
+        return messages(self.inference.Generate, request, model, self._reach.backoff(), self._reach.token, on_begun, stands)
+
+    def roll_on(
+        self, request: inference_pb2.GenerateRequest, model: ModelInfo, ledger: Ledger
+    ) -> AsyncGenerator[inference_pb2.GenerateResponse, None]:
+        """The messages of a rollout that commits to a durable session; as `roll`."""
+        return lasting_messages(self.inference.Generate, request, model, ledger, self._reach.backoff(), self._reach.token)
 
     async def get_model(self, name: str, version: int | None = None) -> ModelInfo:
         """Asks for one model. version: None is the newest served. Raises ModelNotFound."""
@@ -225,21 +236,30 @@ class Service:
     # Sessions that the stream holds ----------------------------------------------------------------------------------
 
     async def open_sessions(
-        self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None
+        self, model: str, version: int | None, count: int, ids: Sequence[str], idle_ttl: float | None, durable: bool, care: Care
     ) -> Attached:
         """Opens sessions, all or none. Raises GroupError if some are refused."""
-        opening = inference_pb2.OpenOnStream(model=identifier("model", model), version=version_number(version), ids=ids)
+        opening = inference_pb2.OpenOnStream(
+            model=identifier("model", model), version=version_number(version), ids=ids, durable=durable
+        )
         if idle_ttl is not None:
             opening.idle_ttl.FromTimedelta(duration("idle_ttl", idle_ttl))
         connection = self._connected(count)
-        ledgers = connection.members.new_ledgers(count)
+        ledgers = connection.members.new_ledgers(count, care)
         opening.handles = uint32s([each.handle for each in ledgers])
         opening.request_id = uuid4().hex  # on another stream the same opening finds what it opened
         request = Request(ledgers, inference_pb2.StreamRequest(open=opening), opens=True)
         return await self._join(connection, request, model)
 
     async def attach(
-        self, model: str, version: int, keys: Sequence[tuple[str, bytes]], acked: int | None = None, *, made: bool = False
+        self,
+        model: str,
+        version: int,
+        keys: Sequence[tuple[str, bytes]],
+        acked: int | None = None,
+        *,
+        care: Care,
+        made: bool = False,
     ) -> Attached:
         """Attaches sessions by id and secret, all or none. Raises GroupError if some are refused.
 
@@ -247,12 +267,13 @@ class Service:
         that they are closed if it fails.
         """
         connection = self._connected(len(keys))
-        ledgers = connection.members.new_ledgers(len(keys))
+        ledgers = connection.members.new_ledgers(len(keys), care)
         count = NOTHING_AGAIN if acked is None else acked
+        replay_from = 0 if acked is None else None  # whoever goes on behind all that was applied misses nothing
         attach = inference_pb2.Attach(model=identifier("model", model), version=version)
         for ledger, (id, secret) in zip(ledgers, keys, strict=True):
             ledger.secret = secret
-            attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count)
+            attach.sessions.add(handle=ledger.handle, id=id, secret=secret, acked=count, replay_from=replay_from)
         request = Request(ledgers, inference_pb2.StreamRequest(attach=attach), opens=made, acked=count)
         return await self._join(connection, request, model)
 
@@ -269,7 +290,7 @@ class Service:
             connection.members.let_go(request)
             raise
         for ledger in ledgers:
-            ledger.model = info
+            ledger.know(info, self.options.replay_bytes)
         return Attached(self, connection, ledgers, info)
 
     def _connected(self, sessions: int) -> Connection:
@@ -304,6 +325,7 @@ class Service:
         at: int | None,
         ids: Sequence[str] | None,
         version: int | None,
+        care: Care,
         waits_for_successor: bool = True,
     ) -> Attached:
         """`count` new sessions that go on from where one stands, attached, all or none. Raises GroupError if some are refused."""
@@ -321,7 +343,7 @@ class Service:
         response = await self.call(self.sessions.ForkSession, request, waits_for_successor=waits_for_successor)
         errors = {index: from_wire(each.error) for index, each in enumerate(response.sessions) if each.HasField("error")}
         keys = [(each.id, each.secret) for each in response.sessions if not each.HasField("error")]
-        attached = await self.attach(model, request.version, keys, made=True) if keys else None
+        attached = await self.attach(model, request.version, keys, care=care, made=True) if keys else None
         if attached is None or errors:
             if attached is not None:
                 await attached.close()
@@ -343,12 +365,13 @@ class Service:
         )
         return bytes((await self.call(self.sessions.ExportSession, request)).snapshot)
 
-    async def import_snapshot(self, snapshot: bytes, id: str | None) -> session_pb2.ImportSessionResponse:
+    async def import_snapshot(self, snapshot: bytes, id: str | None, *, durable: bool) -> session_pb2.ImportSessionResponse:
         """Makes a session of a snapshot, which nobody holds yet. id: None is the id in the snapshot."""
         request = session_pb2.ImportSessionRequest(
             snapshot=byte_string("snapshot", snapshot),
             id="" if id is None else identifier("id", id),
             request_id=uuid4().hex,
+            durable=durable,
         )
         return await self.call(self.sessions.ImportSession, request)
 

@@ -29,11 +29,13 @@ from stepstream._errors import (
     BlockTooLarge,
     GroupError,
     InvalidArgument,
+    NotBitwise,
     SequencePassed,
     ServerDraining,
     SessionMoved,
     StepStreamError,
     WindowFull,
+    shown,
 )
 from stepstream._models import ModelInfo
 from stepstream._options import ClientOptions
@@ -41,7 +43,7 @@ from stepstream._rollout import Asked, Course, Piece, Rollout, Sampling, ask, as
 from stepstream._service import Attached, Service, one
 from stepstream._stream.calls import Call, Keep, Outputs, Row
 from stepstream._stream.connection import Connection
-from stepstream._stream.ledger import Ledger, Pause
+from stepstream._stream.ledger import Care, Ledger, OnLag, Pause
 from stepstream._stream.outbox import MESSAGE_BYTES, ROW_BYTES
 from stepstream._tensors import Values, pack
 from stepstream._text import Writer
@@ -131,6 +133,13 @@ def keep_of(outputs: WhichOutputs) -> Keep:
         raise InvalidArgument(f"outputs: expected 'all', 'last' or 'none', got {outputs!r}") from None
 
 
+def cared_for(on_lag: OnLag, require_bitwise: bool) -> Care:
+    """Gives what the owner of a durable session wants. Raises InvalidArgument for other words."""
+    if on_lag not in ("wait", "serve"):
+        raise InvalidArgument(f"on_lag: expected 'wait' or 'serve', got {shown(on_lag)}")
+    return Care(on_lag, require_bitwise)
+
+
 class Place:
     """A place among a session's inputs: all before have their outcome, and those behind wait until it is left."""
 
@@ -172,11 +181,6 @@ class Session(ClosesOnLeaving):
         self._begun = (0, b"")  # the beginning of a character that a rollout has left, and at which number
         self._settling: set[asyncio.Task[None]] = set()
         self.model = attached.model
-        self.bitwise: bool | None = None
-        """Of a session made by `Client.import_session`: whether its outputs are to the bit what they would have been where it was
-        exported. False where the two servers compute with other versions or another instruction set: it goes on all the same,
-        a last bit may differ. None for every other session. A value rather than a warning: whether it matters, only the program
-        knows, at the place where it imports, and it can refuse."""
 
     @property
     def id(self) -> str:
@@ -198,6 +202,29 @@ class Session(ClosesOnLeaving):
         """Answers of steps below this number have been received. After a lost connection, attach with it and repeat the inputs
         from there on."""
         return self._ledger.answered
+
+    @property
+    def bitwise(self) -> bool | None:
+        """Of a durable session, or one made by `Client.import_session`: whether its outputs are to the bit what they would have
+        been where it was opened. False where it was restored or imported from what other versions or another instruction set
+        computed: it goes on all the same, unless `require_bitwise` was given; a last bit may differ. None for every other
+        session."""
+        return self._ledger.bitwise
+
+    @property
+    def durable(self) -> bool:
+        """Tells whether it survives the death of its server, because it was opened so or the server makes it so."""
+        return self._ledger.durable
+
+    @property
+    def durable_seq(self) -> int:
+        """Steps below this number are in the server's store, as far as it has told. It stands still while the store is away."""
+        return self._ledger.durable_seq
+
+    @property
+    def epoch(self) -> int:
+        """How often it was restored from the store, as of the last attach."""
+        return self._ledger.epoch
 
     async def step(self, values: Values, *, timeout: float | None = None) -> Outputs:
         """Applies one step. values: [*shape] for a model with one input, else arrays by name; text of one token for an input of
@@ -327,6 +354,7 @@ class Session(ClosesOnLeaving):
                     at=where if at is None else at,
                     ids=ids,
                     version=self.model.version,
+                    care=self._ledger.care,
                     waits_for_successor=False,
                 )
                 try:
@@ -392,13 +420,20 @@ class Session(ClosesOnLeaving):
             here.members.change_places(self._ledger, there.connection.members, there_ledger, made.session.next_seq)
             here.members.close_moved(there_ledger, self._moved())
             self._service, self._connection, self.model = to, there.connection, there.model
-            self.bitwise = made.bitwise
+            self._ledger.bitwise = made.bitwise
 
     async def _copied(self, to: Service, snapshot: bytes, answered: int) -> tuple[Attached, ImportSessionResponse]:
         """A copy at another server, attached."""
-        made = await to.import_snapshot(snapshot, self.id)
-        key = made.session.id, made.secret
-        return await one(to.attach(made.session.model, made.session.version, [key], answered, made=True)), made
+        made = await to.import_snapshot(snapshot, self.id, durable=self.durable)
+        key, care = (made.session.id, made.secret), self._ledger.care
+        return await one(to.attach(made.session.model, made.session.version, [key], answered, care=care, made=True)), made
+
+    async def _came_as(self, *, bitwise: bool) -> None:
+        """Notes what an import has told. Raises NotBitwise, once it is closed, where that is not as wanted."""
+        if self._ledger.care.require_bitwise and not bitwise:
+            await self.close()
+            raise NotBitwise(f"session {self.id!r}: expected a snapshot that goes on to the bit, got one of another machine")
+        self._ledger.bitwise = bitwise
 
     async def _unless_cancelled(self, making: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
         """Returns what is made. If nobody waits for it any more, it is undone as soon as it is there."""
@@ -471,7 +506,12 @@ class Session(ClosesOnLeaving):
         request.model, request.version = self.model.name, self.model.version
         request.session_id, request.secret = self.id, self.secret
         commits = request.commit != pb.COMMIT_NONE
-        roll = self._service.roll(request, self.model) if commits else self._service.roll(request, self.model, place.leave)
+        if commits and self.durable:
+            roll = self._service.roll_on(request, self.model, self._ledger)
+        elif commits:
+            roll = self._service.roll(request, self.model)
+        else:
+            roll = self._service.roll(request, self.model, place.leave, self._ledger.stands if self.durable else None)
         writer, levels = self._writer(request), len(request.levels)
         return pieces(roll, self.model, course, writer=writer, goes_on=commits, levels=levels)
 
@@ -675,6 +715,7 @@ async def forked(
     at: int | None,
     ids: Sequence[str] | None,
     version: int | None,
+    care: Care,
     waits_for_successor: bool = True,
 ) -> Session | SessionGroup:
     """One Session for None, a SessionGroup of `count` else, that go on from where the session stands."""
@@ -686,6 +727,7 @@ async def forked(
         at=at,
         ids=ids,
         version=version,
+        care=care,
         waits_for_successor=waits_for_successor,
     )
     attached = await (one(forking) if count is None else forking)

@@ -34,10 +34,12 @@ from stepstream._errors import (
     ModelNotReady,
     NonFiniteInput,
     NonFiniteState,
+    NoStore,
     NotPermitted,
     Overloaded,
     ProtocolError,
     QueueFull,
+    RecordUnreadable,
     SecretMismatch,
     SequenceError,
     SequenceMismatch,
@@ -53,12 +55,14 @@ from stepstream._errors import (
     SessionExists,
     SessionExpired,
     SessionInUse,
+    SessionLost,
     SessionMoved,
     SessionNotFound,
     SessionQuarantined,
     SessionTaken,
     SnapshotCorrupt,
     StepStreamError,
+    StoreUnavailable,
     StreamReplaced,
     Unauthenticated,
     Unavailable,
@@ -78,7 +82,7 @@ BY_REASON: dict[str, type[StepStreamError]] = {
         HandleInUse, SequenceMismatch, AnswerDiscarded, AnswerNotKept, WindowFull, QueueFull, DeadlineExceeded,
         InvalidArgument, NonFiniteInput, InputOutOfRange, NonFiniteState, ModelFailed, BlockTooLarge, MixedModels,
         ServerDraining, EngineFailed, EngineLost, Unimplemented, SequencePassed, SnapshotCorrupt, ModelMismatch,
-        StreamReplaced, Unauthenticated, NotPermitted,
+        StreamReplaced, Unauthenticated, NotPermitted, SessionLost, StoreUnavailable, NoStore, RecordUnreadable,
     )
 }  # fmt: skip
 
@@ -125,7 +129,7 @@ def translate(
 def from_wire(error: common_pb2.Error, metadata: Mapping[str, str] | None = None) -> StepStreamError:
     """The exception for an error that travelled in band."""
     delay = error.retry_delay_ms / 1000 if error.retry_delay_ms else None
-    return translate(error.code, error.reason, error.message, delay, metadata)
+    return translate(error.code, error.reason, error.message, delay, {**error.metadata, **(metadata or {})})
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> StepStreamError:
@@ -159,6 +163,12 @@ def _details(trailers: Any) -> Sequence[Any]:
             except DecodeError:  # something on the way mangled it; code and message still stand
                 return []
     return []
+
+
+def breaks(failure: StepStreamError) -> bool:
+    """Tells whether a call broke, so that nobody knows what of it was done: its server could not be reached, or has cancelled
+    it, as one does that ends while the call waits."""
+    return failure.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
 
 
 FAILED_WRITE = "Internal error from Core"  # how grpc.aio calls a write to a stream that has ended

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stepstream import Client
+from stepstream import Client, SessionInfo
+from stepstream.cli import show
 from support.command import SCRIPT, Done, environment, shell, stepstream
 
 MODEL_FIELDS = {
@@ -19,7 +21,7 @@ MODEL_FIELDS = {
 }  # fmt: skip
 SESSION_FIELDS = {
     "model", "version", "id", "quarantined", "next_seq", "acked", "epoch", "pending_steps", "age", "idle", "idle_ttl", "attached",
-    "slot",
+    "slot", "durable", "durable_seq", "stored",
 }  # fmt: skip
 OWNED_FIELDS = {"model", "version", "id", "secret", "next_seq"}
 
@@ -41,6 +43,20 @@ async def test_models_are_listed(server: str) -> None:
     assert records[2]["inputs"][0]["limit"] == 5
 
 
+def test_a_session_is_shown_with_where_it_is_and_how_far_behind() -> None:
+    """Durable ones: in memory or in the store alone, and the steps that are not in the store yet."""
+    plain = SessionInfo("ecg", 1, "a", False, 9, 9, 0, 0, 1.0, 1.0, 60.0, True, 3)
+    durable = replace(plain, id="b", durable=True, durable_seq=7)
+    stored = replace(durable, id="c", durable_seq=9, stored=True, attached=False)
+    lines = [line.split() for line in show.sessions([plain, durable, stored], as_json=False).splitlines()]
+    assert " ".join(lines[0]) == "SESSION MODEL VERSION STATUS WHERE STEPS PENDING LAG AGE IDLE SLOT"
+    assert [[line[0], *line[3:8], line[-1]] for line in lines[1:]] == [
+        ["a", "held", "memory", "9", "0", "-", "3"],
+        ["b", "held", "memory", "9", "0", "2", "3"],
+        ["c", "free", "store", "9", "0", "0", "-"],
+    ]
+
+
 async def test_sessions_are_listed(server: str, client: Client) -> None:
     """All of them or those of a model, with steps and who holds them; more than --limit are hinted at."""
     async with client.open_session("ecg", id="bed-7") as session, client.open_session("pair", id="gauge"):
@@ -52,7 +68,7 @@ async def test_sessions_are_listed(server: str, client: Client) -> None:
             "gauge": (0, True),
         }
         told = await stepstream(server, "sessions", "--model", "ecg")
-        assert [line.split()[:5] for line in told.stdout.splitlines()[1:]] == [["bed-7", "ecg", "1", "held", "1"]]
+        assert [line.split()[:6] for line in told.stdout.splitlines()[1:]] == [["bed-7", "ecg", "1", "held", "memory", "1"]]
         limited = await stepstream(server, "sessions", "--limit", "1", "--json")
         assert len(limited.document) == 1
         assert limited.stderr == "There are more than 1: --limit shows them.\n"

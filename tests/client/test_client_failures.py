@@ -33,6 +33,7 @@ from stepstream import (
     Unavailable,
 )
 from stepstream_proto.v1 import inference_pb2
+from support.events import until_kind
 from support.servicer import FakeServicer, error
 from support.status import failed_call
 
@@ -74,6 +75,19 @@ async def test_answers_that_are_sent_again_serve_the_repeat(client: Client, serv
     session = await client.open_session("level")
     await session.chunk([1, 2, 3])
     again = await client.attach_session("level", session.id, session.secret, acked=0)
+    answers = await asyncio.gather(*(again.step(value) for value in (1, 2, 3, 4)))
+    assert [answer["total"][0] for answer in answers] == [1, 3, 6, 10]
+    assert again.next_seq == servicer.sessions[session.id].next_seq == 4
+
+
+async def test_a_break_before_the_repeat_leaves_its_numbers(client: Client, servicer: FakeServicer) -> None:
+    """Who attached to hear answers again hears them, though the stream broke in between: nothing is applied twice."""
+    session = await client.open_session("level")
+    await session.chunk([1, 2, 3])
+    again = await client.attach_session("level", session.id, session.secret, acked=0)
+    events = client.events()
+    servicer.cut_streams()
+    await until_kind(events, "replayed")
     answers = await asyncio.gather(*(again.step(value) for value in (1, 2, 3, 4)))
     assert [answer["total"][0] for answer in answers] == [1, 3, 6, 10]
     assert again.next_seq == servicer.sessions[session.id].next_seq == 4

@@ -12,7 +12,7 @@ import pytest
 from grpc import StatusCode
 
 from stepstream import Client, ClientOptions, ConnectionLost, ModelNotReady, Outputs, Unavailable
-from stepstream._reach import Reach, host_of, is_loopback
+from stepstream._reach import Reach, host_of, is_loopback, target_of
 from support.background import in_background
 from support.servicer import FakeServicer, serving
 
@@ -215,3 +215,29 @@ def test_a_forked_process_is_told_that_grpc_did_not_come_along() -> None:
         first, second, parent = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.splitlines()
     assert "forked from one that has had a client" in first == second
     assert parent == "0 3"
+
+
+async def test_the_first_of_several_addresses_that_answers_is_used() -> None:
+    """Whenever the connection breaks, they are looked through anew."""
+    first, second = FakeServicer(), FakeServicer()
+    async with serving(second) as there:
+        async with serving(first) as here, Client(f"{here},{there}", QUICK) as client:
+            await client.open_session("level", id="a")
+            assert (list(first.sessions), list(second.sessions)) == (["a"], [])
+        async with Client(f"{here},{there}", QUICK) as client:
+            await client.open_session("level", id="b")
+            assert list(second.sessions) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("box:1", "box:1"),
+        ("10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+        ("[::1]:1,[::2]:1", "ipv6:[::1]:1,[::2]:1"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+    ],
+)
+def test_several_addresses_are_one_target(address: str, target: str) -> None:
+    """In gRPC's words for lists; one address stays as it is."""
+    assert target_of(address) == target

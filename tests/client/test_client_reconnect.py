@@ -335,9 +335,17 @@ async def test_a_lasting_refusal_is_not_tried_again(client: Client, servicer: Fa
         await session.step(1)
 
 
-async def test_calls_of_their_own_are_tried_again(client: Client, servicer: FakeServicer) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        failed_call(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "warming up"),
+        failed_call(grpc.StatusCode.CANCELLED, "", "cancelled by a server that ends while the call waits"),
+    ],
+    ids=["unavailable", "cancelled"],
+)
+async def test_calls_of_their_own_are_tried_again(client: Client, servicer: FakeServicer, refusal: status_pb2.Status) -> None:
     """Within the time of a call."""
-    servicer.refusals = [failed_call(grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_READY", "warming up")] * 3
+    servicer.refusals = [refusal] * 3
     assert [each.name for each in await client.models()] == ["pairs", "level", "mixed"]
     assert servicer.refusals == []
 

@@ -122,7 +122,7 @@ class Connection:
         self._changed = asyncio.Event()  # there is something to write
         self._wanted = asyncio.Event()  # there is a use for a stream
         self._outbox = Outbox(options, self._changed.set)
-        self.members = Membership(options, self._outbox, self._note_replay)
+        self.members = Membership(options, self._outbox, self._note_replay, self._note_risk)
         self._outcomes = Outcomes(options, self.members)
         self._backoff = reach.backoff()
         self._name = uuid.uuid4().hex
@@ -132,6 +132,7 @@ class Connection:
         self._held = False  # on a stream that drains: the application may be about to move its sessions
         self._moves = 0  # of sessions to another server, under way
         self._release: asyncio.TimerHandle | None = None  # when it is held no more
+        self._risk_told = False  # on this stream
         self._trouble: StepStreamError | None = None  # why there is no stream now
         self._task: asyncio.Task[None] | None = None
         self.ended: StepStreamError | None = None  # why there will be no more streams
@@ -290,7 +291,9 @@ class Connection:
             case "detached":
                 self.members.heed_detached(response.detached)
             case "drain":
-                self._drain()
+                self._drain(resumes=response.drain.resume)
+            case "durable":
+                self.members.heed_durable(response.durable)
         self._finish_if_drained()
 
     def _greet(self, guard: asyncio.Timeout) -> None:
@@ -300,15 +303,16 @@ class Connection:
         self._reach.heard()
         self._backoff.reached()
         self._trouble = None
+        self._risk_told = False
         self._journal.note("connected", len(self.members))
 
-    def _drain(self) -> None:
+    def _drain(self, *, resumes: bool) -> None:
         if self._draining.awaited:
             self._hold()
         self._journal.note("draining", len(self.members))
         self._draining.begin(self)
         if self._options.reconnect_seconds:
-            self.members.drain()
+            self.members.drain(resumes=resumes)
 
     def _hold(self) -> None:
         self._held = True
@@ -329,3 +333,8 @@ class Connection:
 
     def _note_replay(self, sessions: int, steps: int) -> None:
         self._journal.note("replayed", sessions, steps=steps)
+
+    def _note_risk(self) -> None:
+        if not self._risk_told:
+            self._risk_told = True
+            self._journal.note("at risk", len(self.members))

@@ -6,102 +6,38 @@ already sent gets an outcome, everything that waits is refused here, and only th
 
 A number, once sent, stands for the same inputs until the server has refused it. That is why what is in flight can be sent
 again, on the same stream or on another: whatever was applied already is answered and does not move the state twice.
+
+A durable session may be restored from before what was answered: then its inputs from there on are told again, which no caller
+hears of, before anything else is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import Protocol
+from typing import Literal, Protocol, cast
 
-from stepstream._errors import AnswerDiscarded, AnswerNotKept, ProtocolError, SequenceMismatch, SessionEnded, StepStreamError
+from stepstream._errors import AnswerDiscarded, AnswerNotKept, SequenceMismatch, SessionEnded, SessionLost, StepStreamError
 from stepstream._models import ModelInfo
-from stepstream._stream.calls import NOTHING, Harvest, Row
+from stepstream._stream.calls import NOTHING, Call, Harvest, Keep, Row
+from stepstream._stream.flight import Flight
+from stepstream._stream.history import History
+
+OnLag = Literal["wait", "serve"]
 
 
-class Flight:
-    """What is in flight. `answered` counts the steps whose outcome has come, from the session's first on."""
+@dataclass(frozen=True, slots=True)
+class Care:
+    """The wishes of a durable session's owner for when its server's store, or its next server, falls short."""
 
-    def __init__(self) -> None:
-        self._rows: deque[Row] = deque()
-        self.answered = 0
-        self.bytes = 0  # of outputs that the rows may bring
-        self.resent_below = 0  # answers of lower steps come by themselves, perhaps with fewer outputs than are asked for now
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def has_below(self, seq: int) -> bool:
-        """Whether a row of lower steps than `seq` has no complete outcome yet."""
-        return bool(self._rows) and self._rows[0].first_seq < seq
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
-
-    def add(self, row: Row) -> None:
-        """The row has been sent."""
-        self._rows.append(row)
-        self.bytes += row.output_bytes
-
-    def answer(self, first_seq: int, length: int, kept: int, source: int, harvest: Harvest) -> None:
-        """Answers to steps [first_seq, first_seq + length); the last `kept` have outputs, at `source` of the harvest on.
-
-        Raises ProtocolError if an input before these is still without an outcome.
-        """
-        oldest = self._rows[0] if self._rows else None
-        if oldest and oldest.first_seq == first_seq == self.answered and oldest.length == length and oldest.kept == kept:
-            oldest.missing = 0  # the usual case: just what was asked for
-            self.answered += length
-            if kept:
-                harvest.add(oldest.call, oldest.place, source, kept)
-        else:
-            self._answer_in_pieces(first_seq, first_seq + length, first_seq + length - kept, source, harvest)
-
-    def fail(self, first_seq: int, length: int, error: StepStreamError, following: Callable[[], StepStreamError]) -> None:
-        """Gives `error` to the first row of [first_seq, first_seq + length), and what `following` makes to the others."""
-        for row in self._rows:
-            overlap = min(first_seq + length, row.end) - max(first_seq, row.first_seq)
-            if overlap > 0 and row.missing > 0:
-                row.missing = max(row.missing - overlap, 0)
-                row.call.fail(row.session, error)
-                error = following()
-
-    def fail_all(self, error: Callable[[], StepStreamError]) -> None:
-        """Every row fails, with an error of its own."""
-        self.bytes = 0
-        while self._rows:
-            self._rows.popleft().fail(error())
-
-    def close(self, harvest: Harvest) -> int:
-        """Lets go of the oldest rows that miss nothing any more. Returns the bytes of their outputs."""
-        closed = 0
-        while self._rows and self._rows[0].missing == 0:
-            row = self._rows.popleft()
-            closed += row.output_bytes
-            harvest.row_done(row)
-        self.bytes -= closed
-        return closed
-
-    def _answer_in_pieces(self, first_seq: int, end: int, with_outputs: int, source: int, harvest: Harvest) -> None:
-        if first_seq > self.answered and self._rows and end > self.resent_below:
-            raise ProtocolError(f"answers: expected step {self.answered}, got {first_seq}")
-        for row in self._rows:
-            start, stop = max(first_seq, self.answered), min(end, row.end)
-            if start > self.answered or row.first_seq >= end:
-                break
-            if start >= stop:
-                continue
-            wanted = row.first_kept(start)
-            if wanted < min(stop, with_outputs) and stop <= self.resent_below:
-                break  # sent again, with fewer outputs than are asked for now: not the outcome of this row
-            row.missing -= stop - start
-            self.answered = stop
-            wanted = max(wanted, with_outputs)
-            if wanted < stop:
-                harvest.add(row.call, row.place_of(wanted), source + wanted - with_outputs, stop - wanted)
+    on_lag: OnLag = "wait"
+    """The store does not keep up: steps wait for it, or go on at the risk that they cannot be told again."""
+    require_bitwise: bool = False
+    """A session that was restored from what other versions or another instruction set computed ends."""
 
 
 class Post(Protocol):
@@ -138,7 +74,8 @@ class Pause:
 class Ledger:
     """The client's book of one session, from stream to stream. It belongs to the event loop in which it is made."""
 
-    def __init__(self, handle: int, post: Post) -> None:
+    def __init__(self, handle: int, post: Post, on_risk: Callable[[], None] = lambda: None) -> None:
+        """on_risk: told once the oldest inputs of a durable session are let go of before they are durable."""
         self._loop = asyncio.get_running_loop()
         self.post = post
         self.handle = handle
@@ -150,6 +87,10 @@ class Ledger:
         self.window_bytes = 0
         self.next_seq = 0  # of the next row sent
         self.acknowledged = 0  # answers below have been acknowledged
+        self.care = Care()
+        self.durable_seq = 0  # steps below survive the death of the server
+        self.epoch = 0
+        self.bitwise: bool | None = None  # as the server said last; None: it did not say
         self.ended: StepStreamError | None = None  # why no more can be sent
         self.page = -1  # the message that the session's last row went into
         self._fault: StepStreamError | None = None  # what the server goes back for
@@ -163,6 +104,11 @@ class Ledger:
         self._pause: Pause | None = None  # that has been reached
         self._flight = Flight()
         self._unacknowledged_bytes = 0
+        self._on_risk = on_risk
+        self._at_risk = False
+        self._most_kept = 0  # inputs in the history and in flight; 0: any number
+        self._stands = asyncio.Event()  # set while the server stands where this book says
+        self._replay: Ledger | None = None  # the book of inputs that are told again, which come before all else
 
     @property
     def answered(self) -> int:
@@ -176,17 +122,109 @@ class Ledger:
         self._foreign_below = self._flight.resent_below = applied
         self.window_steps, self.window_bytes = window_steps, window_bytes
         self._halted = False
+        self._stands.set()
+
+    # Durable sessions ------------------------------------------------------------------------------------------------
+
+    @property
+    def durable(self) -> bool:
+        """Tells whether the session survives the death of its server."""
+        return self._flight.history is not None
+
+    @property
+    def replays(self) -> bool:
+        """Tells whether inputs are told again just now."""
+        return self._replay is not None
+
+    def know(self, model: ModelInfo, replay_bytes: int) -> None:
+        """Which model it is a session of, and how many bytes of inputs may be kept."""
+        self.model = model
+        most = max(replay_bytes // max(model.input_step_bytes, 1), 1)
+        self._most_kept = min(self._most_kept or most, most)
+
+    def endure(self, most_kept: int) -> None:
+        """The session is durable: what is applied from now on is kept until it is told as durable. most_kept: steps; 0: any
+        number."""
+        self._most_kept = most_kept
+        if self._flight.history is None:
+            self._flight.history = History(self.answered)
+
+    @property
+    def replay_from(self) -> int | None:
+        """From which number on inputs can be told again; None: none of them."""
+        return None if self._flight.history is None else self._flight.history.first
+
+    def heed_durable(self, count: int) -> None:
+        """Steps below the count survive the death of the server."""
+        self.durable_seq = max(self.durable_seq, count)
+        history = self._flight.history
+        if history is not None:
+            history.let_go(self.durable_seq)
+            self._at_risk = self._at_risk and self.durable_seq < history.first
+            self._pump()
+
+    def keep(self, first_seq: int, end: int, inputs: Sequence[bytes]) -> None:
+        """During a pause the server has applied steps that were not rows of this book: numbering goes on behind them."""
+        if self._flight.history is not None:
+            self._flight.history.keep(first_seq, end, inputs)
+        self.move_on(end)
+        self._let_go()
+
+    async def stands(self) -> None:
+        """Waits until the server stands where this book says, or beyond. Raises why the session has ended."""
+        await self._stands.wait()
+        if self.ended is not None:
+            raise self.ended.again()
+
+    def _tell_again(self, applied: int) -> int:
+        """Tells steps [applied, answered) once more, which callers do not hear of. Returns how many these are."""
+        longest = max(self.window_steps // 2, 1)
+        stretches = [
+            each.within(first, first + longest)
+            for each in self._flight.applied_from(applied)
+            for first in range(each.first_seq, each.end, longest)
+        ]
+        replay = self._replay = Ledger(self.handle, self.post)
+        replay.id = self.id
+        replay.begin(applied, applied, self.window_steps, self.window_bytes)
+        call = Call(cast(ModelInfo, self.model), len(stretches), 0, steps=0)  # known where anything was sent
+        call.future.add_done_callback(partial(self._told_again, replay))
+        for each in stretches:
+            replay.submit(Row(call, 0, 0, each.end - each.first_seq, Keep.NONE, each.inputs, each.offset))
+        return self.answered - applied
+
+    def _told_again(self, replay: Ledger, done: asyncio.Future[object]) -> None:
+        """The server stands where it stood, or cannot get there."""
+        error = done.exception()
+        if self._replay is not replay:
+            return  # the stream has broken meanwhile
+        self._replay = None
+        if error is not None:
+            lost = SessionLost(
+                f"session {self.id!r} is lost from step {replay.answered} on, which could not be repeated: {error}",
+                metadata={"since": str(replay.answered)},
+            )
+            lost.__cause__ = error
+            self.end(lost)
+            return
+        self.acknowledged = replay.acknowledged
+        self._stands.set()
+        self._send_from(self.answered)
 
     # From stream to stream -------------------------------------------------------------------------------------------
 
     def halt(self) -> None:
         """Nothing more can be sent on this stream; outcomes may still come."""
         self._halted = True
+        if self._replay is not None:
+            self._replay.halt()
 
     def interrupt(self) -> None:
         """The stream is gone, and with it outcomes that were due. What had failed stays failed, with all behind it."""
         self._halted = True
-        self._again_from = None
+        self._again_from = self._replay = None
+        if self.ended is None:
+            self._stands.clear()
         if self._fault is not None:
             fault, self._fault = self._fault, None
             self._flight.fail_all(lambda: self._behind(fault))
@@ -195,40 +233,53 @@ class Ledger:
 
     def rejoin(self, applied: int) -> int:
         """Another stream stands for the session, attached with all that was answered. The server has applied `applied` steps
-        and sends the answers of those by itself; the rest of what is in flight is sent again. Returns how many steps these are.
+        and sends the answers of those by itself; the rest of what is in flight is sent again. If the server was restored from
+        before what was answered, that is told again first. Returns how many steps are sent again.
 
-        If the server has forgotten steps that it had answered, the session ends with ProtocolError.
+        If inputs are missing for that, the session ends with SessionLost.
         """
-        if applied < self.answered:
-            error = ProtocolError(f"session {self.id!r}: expected at least {self.answered} steps applied, got {applied}")
-            self.end(error)
+        behind = applied < self.answered
+        if behind and (self.replay_from is None or applied < self.replay_from):
+            self.end(lost_since(self.id, applied))
             return 0
-        if not self._flight:
-            self.next_seq = self._flight.answered = max(self.next_seq, applied)
-        self.acknowledged = self.answered
         self._unacknowledged_bytes = 0
-        self._flight.resent_below = applied
         self._halted = False
+        if behind:
+            self.acknowledged, self._flight.resent_below = self.answered, 0
+            return self._tell_again(applied) + sum(row.end - max(row.first_seq, self.answered) for row in self._flight)
+        if not self._flight and self.answered >= self._foreign_below and not (self.durable and self._pause is not None):
+            self.move_on(applied)  # who wants the answers of what was applied before repeats that first
+        self.acknowledged = self.answered
+        self._flight.resent_below = applied
+        self._stands.set()
         return self._send_from(applied)
 
     @property
     def in_flight(self) -> bool:
         """Whether something that was sent has no outcome yet, on this stream."""
+        if self._replay is not None:
+            return self._replay.in_flight
         return bool(self._flight) and not self.refused
 
     @property
     def refused_some(self) -> bool:
         """Whether something in flight has been refused for want of room; all behind it is refused as well."""
+        if self._replay is not None:
+            return self._replay.refused_some
         return self._again_from is not None
 
     @property
     def refused(self) -> bool:
         """Whether everything in flight has been refused for want of room, so that it may be sent again."""
+        if self._replay is not None:
+            return self._replay.refused
         return self._again_from is not None and self._refusals_due <= 0
 
     def send_again(self) -> None:
         """Sends what was refused for want of room under its old numbers, unless another stream has come in between."""
-        if self._again_from is not None and self.refused and not self._halted and self._pause is None and self.ended is None:
+        if self._replay is not None:
+            self._replay.send_again()
+        elif self._again_from is not None and self.refused and not self._halted and self._pause is None and self.ended is None:
             first, self._again_from = self._again_from, None
             self._send_from(first)
 
@@ -246,11 +297,13 @@ class Ledger:
     def change_places(self, other: Ledger, applied: int) -> None:
         """Each stands for the other's session from now on, at another server, with windows that are no smaller. What is in flight
         or waits here is sent there, where `applied` steps are applied."""
-        for name in ("handle", "post", "secret", "served_as", "model", "page"):
+        for name in _OF_THE_SERVER:
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(self, name, theirs)
             setattr(other, name, mine)
         self.interrupt()
+        self._flight.history = (self._flight.history or History(self.answered)) if other.durable else None
+        self.heed_durable(self.durable_seq)
         self.rejoin(applied)
 
     # Sending ---------------------------------------------------------------------------------------------------------
@@ -297,8 +350,10 @@ class Ledger:
         self._pump()
 
     def move_on(self, applied: int) -> None:
-        """During a pause the server has applied steps that were not rows of this ledger: numbering goes on behind them."""
+        """The server has applied steps that were not rows of this ledger: numbering goes on behind them."""
         self.next_seq = self._flight.answered = self.acknowledged = max(self.next_seq, applied)
+        if self._flight.history is not None and self._flight.history.end < self.answered:
+            self._flight.history.let_go(self.answered)
 
     def number(self, row: Row) -> int:
         """Gives the row its number and counts it as sent."""
@@ -319,6 +374,8 @@ class Ledger:
     def _may_send(self) -> bool:
         if self._halted or self._fault is not None or self._again_from is not None or self._pause is not None:
             return False
+        if self._replay is not None:
+            return False
         return not (self._overdue and self._waits_for_overdue)
 
     @property
@@ -338,7 +395,11 @@ class Ledger:
             if isinstance(row, Pause):
                 if row.reached.done():  # given up
                     self._waiting.popleft()
-                elif (self._flight and not (row.moves and self.refused)) or (row.on_stream and self._halted):
+                elif (
+                    (self._flight and not (row.moves and self.refused))
+                    or (row.on_stream and self._halted)
+                    or (self.durable and not self._stands.is_set())
+                ):
                     return
                 else:
                     self._waiting.popleft()
@@ -356,7 +417,24 @@ class Ledger:
         # Every row but a reset acknowledges all that was answered, so the window holds what is in flight; `put_row` of a reset
         # acknowledges first.
         steps = self.next_seq - self.answered + row.length
-        return steps <= self.window_steps and self._flight.bytes + row.output_bytes <= self.window_bytes
+        if steps > self.window_steps or self._flight.bytes + row.output_bytes > self.window_bytes:
+            return False
+        history = self._flight.history
+        if history is None or self.care.on_lag == "serve" or not self._most_kept:
+            return True
+        kept = self.next_seq - history.first
+        return kept <= 0 or kept + row.length <= self._most_kept  # a longer one goes when nothing is left to be written
+
+    def _let_go(self) -> None:
+        """Lets go of the oldest inputs where the store does not keep up and the owner wants to go on all the same."""
+        history = self._flight.history
+        if history is None or not self._most_kept or self.answered - history.first <= self._most_kept:
+            return
+        if self.care.on_lag == "serve":
+            history.let_go(self.answered - self._most_kept)
+            if not self._at_risk:
+                self._at_risk = True
+                self._on_risk()
 
     # Outcomes --------------------------------------------------------------------------------------------------------
 
@@ -366,6 +444,9 @@ class Ledger:
         What was answered before is passed over, and so is what is sent again after attaching before it is asked for here.
         Raises ProtocolError if an input before these is still without an outcome.
         """
+        if self._replay is not None:
+            self._replay.answer(first_seq, length, kept, source, harvest)
+            return
         self._flight.answer(first_seq, length, kept, source, harvest)
         self._unacknowledged_bytes += self._flight.close(harvest)
         self._go_on()
@@ -374,6 +455,9 @@ class Ledger:
         self, first_seq: int, length: int, error: StepStreamError, expected_seq: int, harvest: Harvest, *, again: bool = False
     ) -> None:
         """Steps [first_seq, first_seq + length) have failed; `again`: they are to be sent once more, with all behind them."""
+        if self._replay is not None:
+            self._replay.refuse(first_seq, length, error, expected_seq, harvest, again=again)
+            return
         if isinstance(error, (AnswerDiscarded, AnswerNotKept)):  # concerns just these steps, which were applied long ago
             self._flight.fail(first_seq, length, error, error.again)
             self._flight.answered = max(self.answered, first_seq + length)
@@ -406,11 +490,13 @@ class Ledger:
     def leave(self, reason: StepStreamError) -> None:
         """No more is sent; what is in flight may still be answered."""
         self.ended = self.ended or reason
+        self._stands.set()
         while self._waiting:
             self._waiting.popleft().fail(reason.again())
 
     def end(self, reason: StepStreamError) -> None:
         """The session is gone from this stream: whoever waits is told so."""
+        self._replay = None
         self.leave(reason)
         self._flight.fail_all(reason.again)
 
@@ -433,6 +519,7 @@ class Ledger:
             self._fault = None
         if self._overdue and not self._flight:
             self._overdue = NOTHING
+        self._let_go()
         if self._waiting:
             self._pump()
         if self.ended is not None:
@@ -444,3 +531,16 @@ class Ledger:
     def __repr__(self) -> str:
         state = "ended" if isinstance(self.ended, SessionEnded) else "lost" if self.ended else f"{len(self._flight)} in flight"
         return f"<Ledger {self.id!r} at {self.next_seq} | {state}>"
+
+
+_OF_THE_SERVER = (
+    "handle", "post", "secret", "served_as", "model", "page", "durable_seq", "epoch", "bitwise", "_most_kept", "_on_risk",
+)  # fmt: skip
+
+
+def lost_since(id: str, since: int) -> SessionLost:
+    """The end of a session that stands at a step from before all inputs that are left."""
+    return SessionLost(
+        f"session {id!r} is lost from step {since} on: its inputs from there on are gone, here and at the server",
+        metadata={"since": str(since)},
+    )

@@ -15,16 +15,18 @@ from grpc import StatusCode
 from stepstream._errors import (
     ConnectionLost,
     HandleUnknown,
+    NotBitwise,
+    Overloaded,
     ProtocolError,
     SessionClosed,
     SessionDetached,
     SessionEnded,
-    SessionLost,
     SessionNotFound,
     StepStreamError,
+    StoreUnavailable,
 )
 from stepstream._options import Backoff, ClientOptions
-from stepstream._stream.ledger import Ledger
+from stepstream._stream.ledger import Care, Ledger, lost_since
 from stepstream._stream.outbox import Outbox
 from stepstream._tensors import numbers, uint32s
 from stepstream._translation import BY_ENDING, from_wire
@@ -96,27 +98,37 @@ _UNAVAILABLE = int(StatusCode.UNAVAILABLE.value[0])
 class Membership:
     """The sessions of one connection."""
 
-    def __init__(self, options: ClientOptions, outbox: Outbox, on_replayed: Callable[[int, int], None]) -> None:
-        """on_replayed: told how many sessions are attached anew and how many steps were sent again, once all are."""
+    def __init__(
+        self, options: ClientOptions, outbox: Outbox, on_replayed: Callable[[int, int], None], on_risk: Callable[[], None]
+    ) -> None:
+        """on_replayed: told how many sessions are attached anew and how many steps were sent again, once all are. on_risk: told
+        when inputs of a durable session are let go of before they are durable."""
         self._options = options
         self._outbox = outbox
         self._on_replayed = on_replayed
+        self._on_risk = on_risk
         self._replayed = [0, 0]  # sessions and steps on this stream so far
         self._joining: dict[int, Request] = {}  # by handle, as the others
         self._leaving: dict[int, Request] = {}
         self._rejoining: set[int] = set()
+        self._crowded: dict[int, Backoff] = {}  # sessions that the server has no room for, to be attached again
+        self._unasked: set[int] = set()  # those of them that it is not asked for just now
         self._free_handles: list[int] = []  # a heap
         self._handles_made = 0
         self._online = False  # there is a stream to write to
         self._draining = False
+        self._resumes = False
         self.ledgers: dict[int, Ledger] = {}
 
     def __len__(self) -> int:
         return len(self.ledgers)
 
-    def new_ledgers(self, count: int) -> list[Ledger]:
+    def new_ledgers(self, count: int, care: Care) -> list[Ledger]:
         """Books with free handles of their own."""
-        return [Ledger(self._take_handle(), self._outbox) for _ in range(count)]
+        ledgers = [Ledger(self._take_handle(), self._outbox, self._on_risk) for _ in range(count)]
+        for ledger in ledgers:
+            ledger.care = care
+        return ledgers
 
     def joined(self, handle: int) -> Ledger | None:
         """The session that the handle stands for on this stream."""
@@ -195,30 +207,37 @@ class Membership:
             if handle not in self._joining:
                 by_model[ledger.served_as].append(ledger)
                 self._rejoining.add(handle)
-        for (model, version), ledgers in by_model.items():
+        for ledgers in by_model.values():
             for first in range(0, len(ledgers), ATTACHED_AT_ONCE):
-                sessions = [
-                    pb.AttachSession(handle=each.handle, id=each.id, secret=each.secret, acked=each.answered)
-                    for each in ledgers[first : first + ATTACHED_AT_ONCE]
-                ]
-                attach = pb.Attach(model=model, version=version, sessions=sessions)
-                self._outbox.put_message(pb.StreamRequest(attach=attach))
+                self._attach(ledgers[first : first + ATTACHED_AT_ONCE])
         for request in dict.fromkeys(self._joining.values()):
             self._ask(request)
 
-    def drain(self) -> None:
-        """The stream will be ended: nothing more is begun on it."""
-        self._draining = True
+    def _attach(self, ledgers: Sequence[Ledger]) -> None:
+        """Attaches sessions of one model again."""
+        model, version = ledgers[0].served_as
+        sessions = [
+            pb.AttachSession(
+                handle=each.handle, id=each.id, secret=each.secret, acked=each.answered, replay_from=each.replay_from
+            )
+            for each in ledgers
+        ]
+        self._outbox.put_message(pb.StreamRequest(attach=pb.Attach(model=model, version=version, sessions=sessions)))
+
+    def drain(self, *, resumes: bool) -> None:
+        """The stream will be ended: nothing more is begun on it. resumes: durable sessions will be found again."""
+        self._draining, self._resumes = True, resumes
         for ledger in self.ledgers.values():
             ledger.halt()
 
     def try_to_finish(self, *, held: bool) -> bool:
         """Ends what is written to a stream that drains, once all that was begun on it is done and, where it is held, all its
-        sessions have left it. Returns whether that is so."""
-        busy = self._rejoining or self._leaving or any(request.sent for request in self._joining.values())
+        sessions that have to leave it have done so. Returns whether that is so."""
+        busy = self._rejoining - self._unasked or self._leaving or any(request.sent for request in self._joining.values())
         if not self._draining or busy or any(ledger.in_flight for ledger in self.ledgers.values()):
             return False
-        if held and any(ledger.ended is None for ledger in self.ledgers.values()):
+        stay = [ledger for ledger in self.ledgers.values() if ledger.ended is None and not (self._resumes and ledger.durable)]
+        if held and stay:
             return False
         self._online = False
         return True
@@ -227,6 +246,7 @@ class Membership:
         """The stream is gone."""
         self._online = self._draining = False
         self._rejoining.clear()
+        self._unasked.clear()
         for request in dict.fromkeys(self._joining.values()):
             request.sent = False
             if request.begun:  # answered in part, so that it cannot be repeated
@@ -259,9 +279,9 @@ class Membership:
 
         Raises the error with which the server puts off attaching sessions again, if it does.
         """
-        put_off = next((from_wire(each.error) for each in attached.sessions if each.error.code == _UNAVAILABLE), None)
-        again = [entry for entry in attached.sessions if entry.handle in self._rejoining]
+        again = [each for each in attached.sessions if each.handle in self._rejoining and not self._attach_later(each)]
         news = [entry for entry in attached.sessions if entry.handle not in self._rejoining]
+        put_off = next((from_wire(each.error) for each in (*again, *news) if each.error.code == _UNAVAILABLE), None)
         if again and put_off is not None:
             raise put_off
         leaving = [ledger for ledger in map(self._heed_rejoined, again) if ledger is not None]
@@ -278,6 +298,12 @@ class Membership:
             self._heed_joined(entry, request, attached)
         return bool(news) or not (self._rejoining or any(ledger.in_flight for ledger in self.ledgers.values()))
 
+    def heed_durable(self, durable: pb.Durable) -> None:
+        for handle, count in zip(numbers(durable.handles, "<u4"), numbers(durable.counts, "<u8"), strict=False):
+            ledger = self.joined(handle)
+            if ledger is not None:
+                ledger.heed_durable(count)
+
     def heed_detached(self, detached: pb.Detached) -> None:
         failed = from_wire(detached.error) if detached.HasField("error") else None
         for handle in numbers(detached.handles, "<u4"):
@@ -290,23 +316,42 @@ class Membership:
             if request is not None:
                 request.confirm(None if isinstance(failed, HandleUnknown) else failed)
 
+    def _attach_later(self, entry: pb.AttachedSession) -> bool:
+        """Tells whether the server has no room for a session just now that it is to attach again, so that it is asked later
+        on."""
+        error = from_wire(entry.error)
+        if not isinstance(error, (Overloaded, StoreUnavailable)) or not self._options.reconnect_seconds:
+            return False
+        delay = self._crowded.setdefault(entry.handle, Backoff(self._options)).delay(error.retry_delay)
+        if delay is None:
+            return False
+        self._unasked.add(entry.handle)
+        asyncio.get_running_loop().call_later(delay, self._attach_again, entry.handle)
+        return True
+
+    def _attach_again(self, handle: int) -> None:
+        if handle in self._unasked and self._online and not self._draining:
+            self._unasked.remove(handle)
+            self._attach([self.ledgers[handle]])
+
     def _heed_rejoined(self, entry: pb.AttachedSession) -> Ledger | None:
         """Returns the session if all that is still wanted of it is to leave it."""
         self._rejoining.remove(entry.handle)
+        self._crowded.pop(entry.handle, None)
         ledger, leaving = self.ledgers[entry.handle], self._leaving.get(entry.handle)
         if entry.HasField("error"):
             error = from_wire(entry.error)
             if isinstance(error, SessionNotFound):  # the server has never heard of it, though it was held here
-                error = SessionLost(
-                    f"session {ledger.id!r} is lost: the server was restarted or replaced, and knows nothing of it"
-                )
+                error = lost_since(ledger.id, 0)
             ledger.end(error)
             self._forget(ledger)
             if leaving is not None:
                 leaving.confirm(None if isinstance(error, SessionEnded) else error)
         elif leaving is None:
+            self._heed_endurance(ledger, entry)
             self._replayed[1] += ledger.rejoin(entry.next_seq)
             self._replayed[0] += 1
+            self._leave_unless_as_wanted(ledger, close=False)
         return ledger if leaving is not None and not entry.HasField("error") else None
 
     def _heed_joined(self, entry: pb.AttachedSession, request: Request, attached: pb.Attached) -> None:
@@ -320,9 +365,29 @@ class Membership:
         ledger.secret = entry.secret or ledger.secret
         position = entry.next_seq if request.acked is None else min(request.acked, entry.next_seq)
         ledger.begin(position, entry.next_seq, attached.window.steps, attached.window.bytes)
+        if entry.durable:
+            ledger.endure(attached.window.replay_steps)
+        self._heed_endurance(ledger, entry)
+        self._leave_unless_as_wanted(ledger, close=request.opens)
         if request.abandoned:
             self._leave_unwatched([ledger], close=request.opens)
         request.confirm()
+
+    def _heed_endurance(self, ledger: Ledger, entry: pb.AttachedSession) -> None:
+        ledger.epoch = entry.epoch
+        if entry.durable:
+            ledger.bitwise = entry.bitwise
+        ledger.heed_durable(entry.durable_seq)
+
+    def _leave_unless_as_wanted(self, ledger: Ledger, *, close: bool) -> None:
+        """Lets go of a session whose owner wants it to the bit or not at all."""
+        if ledger.care.require_bitwise and ledger.bitwise is False and ledger.ended is None:
+            error = NotBitwise(
+                f"session {ledger.id!r}: expected one that computes to the bit what it did, got one that was restored from what"
+                " other versions or another instruction set computed"
+            )
+            self._start_leaving([ledger], close=close, reason=error).abandon()
+            ledger.end(error)
 
     def _refused(self, ledger: Ledger, request: Request, error: StepStreamError) -> None:
         ledger.end(error)
@@ -365,6 +430,8 @@ class Membership:
         del self.ledgers[ledger.handle]
         self._joining.pop(ledger.handle, None)
         self._leaving.pop(ledger.handle, None)
+        self._crowded.pop(ledger.handle, None)
+        self._unasked.discard(ledger.handle)
         heapq.heappush(self._free_handles, ledger.handle)
 
 

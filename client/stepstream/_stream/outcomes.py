@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from stepstream._errors import HandleUnknown, QueueFull, ServerDraining, SessionEnded, StepStreamError
+from grpc import StatusCode
+
+from stepstream._errors import (
+    HandleUnknown,
+    Overloaded,
+    QueueFull,
+    ServerDraining,
+    SessionEnded,
+    StepStreamError,
+)
 from stepstream._options import Backoff, ClientOptions
 from stepstream._stream.calls import Harvest
 from stepstream._stream.ledger import Ledger
@@ -89,7 +98,8 @@ class Outcomes:
         """Whether it is only a matter of time: of the next stream if the server is about to stop, of room in its queue."""
         if isinstance(error, ServerDraining):
             return self._options.reconnect_seconds > 0
-        if not isinstance(error, QueueFull):
+        told_again = ledger.replays and (isinstance(error, Overloaded) or error.code is StatusCode.UNAVAILABLE)
+        if not told_again and not isinstance(error, QueueFull):
             return False
         backoff = self._crowded[ledger][0] if ledger in self._crowded else Backoff(self._options)
         delay = backoff.delay(error.retry_delay)

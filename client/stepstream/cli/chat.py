@@ -15,7 +15,7 @@ import typer
 from stepstream import Client, ConnectionLost, Session, SessionEnded, StepStreamError, Unavailable
 from stepstream.cli import show
 from stepstream.cli.generating import RECONNECT_SECONDS, Draws, Seed, Stops, TopK, TopP, misuse, model_of_text, own_temperature
-from stepstream.cli.options import AtLine, IdleTtl, Misuse, Model, ModelVersion, Options, real, told, told_plainly, whole
+from stepstream.cli.options import AtLine, Durable, IdleTtl, Misuse, Model, ModelVersion, Options, real, told, told_plainly, whole
 from stepstream.cli.pipes import STDERR, STDIN, Worker, read_lines
 from stepstream.cli.sessions import Replacing, read_snapshot
 from stepstream.cli.streaming import in_the_end
@@ -50,6 +50,7 @@ async def chat(
     stop: Stops = None,
     seed: Seed = None,
     idle_ttl: IdleTtl = None,
+    durable: Durable = False,
     model_version: ModelVersion = None,
 ) -> None:
     r"""Talks with a model of text.
@@ -73,7 +74,7 @@ async def chat(
         temperature = TEMPERATURE if served.rollout_temperature is None else served.rollout_temperature
     draws = Draws(temperature, top_k, top_p, seed, stop or [])
     async with options.client(RECONNECT_SECONDS) as client, AsyncExitStack() as sessions:
-        first = await client.open_session(served.name, version=served.version, idle_ttl=idle_ttl)
+        first = await client.open_session(served.name, version=served.version, idle_ttl=idle_ttl, durable=durable)
         await sessions.enter_async_context(in_the_end(first.close))
         await Chat(client, first, sessions, draws, max_steps, as_json=options.json).run()
 
@@ -240,7 +241,7 @@ class Chat:
     async def _load(self, rest: str) -> None:
         name = _file("/load", rest)
         snapshot = await read_snapshot(name)
-        loaded = await self._client.import_session(snapshot, id=f"chat-{uuid4().hex}")
+        loaded = await self._client.import_session(snapshot, id=f"chat-{uuid4().hex}", durable=self._sessions[0].durable)
         model, mine = loaded.model, self._sessions[-1].model
         if (model.name, model.version) != (mine.name, mine.version):
             await loaded.close()

@@ -135,6 +135,10 @@ IdleTtl = Annotated[
         min=0.001, metavar="SECONDS", help="Time without a step after which the server closes it. [default: the server's]"
     ),
 ]
+Durable = Annotated[
+    bool,
+    typer.Option("--durable", help="It survives the death of its server, which must have a store. [default: the server's]"),
+]
 Wanted = Annotated[
     str | None,
     typer.Option(
@@ -249,6 +253,10 @@ _ADVICE: dict[type[StepStreamError], str] = {
     stepstream.SnapshotCorrupt: "Export it again.",
     Unavailable: "Is the server running there? --server HOST:PORT says where to look, --tls and --tls-ca that it speaks TLS.",
     NoMetrics: "Is the server running there? --metrics HOST:PORT says where to look.",
+    stepstream.SessionLost: "What was not in the server's store is gone: open another, and feed it again.",
+    stepstream.NoStore: "Leave --durable out, or ask your server's operator for a store.",
+    stepstream.StoreUnavailable: "Its store does not answer: try again later.",
+    stepstream.RecordUnreadable: "Ask your server's operator: the record stays in the store as it is.",
     stepstream.EngineLost: "Its process that computes has ended: try again once it has been restarted.",
     stepstream.ServerDraining: "It is about to stop: try again, another replica or the restarted server answers.",
     stepstream.ServerFault: "The server's log says more.",
@@ -263,7 +271,7 @@ def advice(error: StepStreamError) -> str:
 def exit_code(error: StepStreamError) -> ExitCode:
     """Whether the server refused, or was not there to do so."""
     unreachable = isinstance(error, (Unavailable, stepstream.DeadlineExceeded))
-    said_so = isinstance(error, stepstream.ServerDraining)
+    said_so = isinstance(error, (stepstream.ServerDraining, stepstream.StoreUnavailable))
     return ExitCode.UNREACHABLE if unreachable and not said_so else ExitCode.REFUSED
 
 

@@ -13,6 +13,7 @@ from stepstream.cli import show
 from stepstream.cli.columns import arrays, chosen, input_columns
 from stepstream.cli.options import (
     AtSeq,
+    Durable,
     IdleTtl,
     Misuse,
     Model,
@@ -48,7 +49,8 @@ async def sessions(
 ) -> None:
     """Lists open sessions.
 
-    Each with its steps applied and pending, its age, the time since its last step and its slot; held: by a stream.
+    Each with its steps applied and pending, its age, the time since its last step and its slot; held: by a stream; where: in the
+    server's memory, or in its store alone; lag: steps of a durable session that are not in the store yet.
 
     Examples:
         stepstream sessions --model ecg --limit 20
@@ -69,6 +71,7 @@ async def open_(
     *,
     id: Annotated[str | None, typer.Option(metavar="ID", help="Its id. [default: the server makes one]")] = None,
     idle_ttl: IdleTtl = None,
+    durable: Durable = False,
     model_version: ModelVersion = None,
 ) -> None:
     """Opens a session and prints its id and secret.
@@ -80,7 +83,7 @@ async def open_(
         secret=$(stepstream open ecg --id bed-8 --json | jq -r .secret)
     """
     async with options.client() as client:
-        session = await client.open_session(model, version=model_version, id=id, idle_ttl=idle_ttl)
+        session = await client.open_session(model, version=model_version, id=id, idle_ttl=idle_ttl, durable=durable)
         await session.detach()
     typer.echo(show.owned(session, as_json=options.json))
 
@@ -186,6 +189,7 @@ async def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A snapshot; - is stdin.", show_default=False)],
     *,
     id: Annotated[str | None, typer.Option(metavar="ID", help="Its id. [default: the one in the snapshot]")] = None,
+    durable: Durable = False,
 ) -> None:
     """Makes a session of a snapshot.
 
@@ -196,7 +200,7 @@ async def import_(
     """
     snapshot = await read_snapshot(file)
     async with options.client() as client:
-        session = await client.import_session(snapshot, id=id)
+        session = await client.import_session(snapshot, id=id, durable=durable)
         await session.detach()
     typer.echo(show.owned(session, as_json=options.json, bitwise=session.bitwise))
     if not session.bitwise:

@@ -73,15 +73,17 @@ def sessions(infos: Iterable[SessionInfo], *, as_json: bool) -> str:
             info.model,
             info.version,
             "quarantined" if info.quarantined else "held" if info.attached else "free",
+            "store" if info.stored else "memory",
             info.next_seq,
             info.pending_steps,
+            info.next_seq - info.durable_seq if info.durable else "-",
             duration(info.age),
             duration(info.idle),
-            info.slot,
+            "-" if info.stored else info.slot,
         )
         for info in infos
     ]
-    return table(("session", "model", "version", "status", "steps", "pending", "age", "idle", "slot"), rows)
+    return table(("session", "model", "version", "status", "where", "steps", "pending", "lag", "age", "idle", "slot"), rows)
 
 
 def outputs(wanted: Sequence[Chosen], answer: Outputs, *, as_json: bool) -> str:

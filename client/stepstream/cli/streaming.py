@@ -21,6 +21,7 @@ from stepstream.cli.blocks import Block, of_lines, of_text, text_of
 from stepstream.cli.columns import Format, Lines, Reader, chosen, input_columns
 from stepstream.cli.options import (
     AtLine,
+    Durable,
     IdleTtl,
     Misuse,
     Model,
@@ -57,6 +58,7 @@ async def stream(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the new session open; its id and secret go to stderr.")] = False,
     idle_ttl: IdleTtl = None,
+    durable: Durable = False,
     reconnect: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="How long to look for a server that has gone away meanwhile.")
     ] = ClientOptions().reconnect_seconds,
@@ -78,6 +80,8 @@ async def stream(
     """
     if keep and session:
         raise Misuse("--keep: a session that --session names is left open anyway")
+    if durable and session:
+        raise Misuse("--durable: a session that --session names is durable or not since it was opened")
     if text and (columns or skip_bad or format != "auto"):
         raise Misuse("--text: expected neither --columns nor --format nor --skip-bad with it, which are of lines of readings")
     key = _key(session, secret)
@@ -86,7 +90,7 @@ async def stream(
     lines = Lines(chosen(served, list_of(outputs)), as_json=options.json, tokens=text)
     header = "" if options.json or no_header else lines.header
     source = text_of(served) if text else Reader(served, format, list_of(columns))
-    async with options.client(reconnect) as client, _session(client, served, key, idle_ttl, keep=keep) as held:
+    async with options.client(reconnect) as client, _session(client, served, key, idle_ttl, durable=durable, keep=keep) as held:
         if keep:
             typer.echo(show.owned(held, as_json=options.json), err=True)
         if os.isatty(STDIN) and os.isatty(STDERR):
@@ -111,11 +115,11 @@ def _key(session: str | None, secret: str | None) -> tuple[str, bytes] | None:
 
 @asynccontextmanager
 async def _session(
-    client: Client, model: ModelInfo, key: tuple[str, bytes] | None, idle_ttl: float | None, *, keep: bool
+    client: Client, model: ModelInfo, key: tuple[str, bytes] | None, idle_ttl: float | None, *, durable: bool, keep: bool
 ) -> AsyncIterator[Session]:
     """The session to feed; closed in the end if it was opened for this alone."""
     if key is None:
-        session = await client.open_session(model.name, version=model.version, idle_ttl=idle_ttl)
+        session = await client.open_session(model.name, version=model.version, idle_ttl=idle_ttl, durable=durable)
     else:
         session = await client.attach_session(model.name, *key, version=model.version)
     async with in_the_end(session.detach if keep or key else session.close):

@@ -18,6 +18,7 @@ from stepstream._options import ClientOptions
 from stepstream._rollout import Sampling
 from stepstream._session import move
 from stepstream._stream.calls import Outputs
+from stepstream._stream.ledger import OnLag
 from stepstream._tensors import Values
 from stepstream.sync._session import Rollout, Session, SessionGroup
 from stepstream.sync._thread import Blocking
@@ -102,10 +103,27 @@ class Client:
     # Sessions that are held ------------------------------------------------------------------------------------------
 
     def open_session(
-        self, model: str, *, version: int | None = None, id: str | None = None, idle_ttl: float | None = None
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        id: str | None = None,
+        idle_ttl: float | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> Session:
         """As `stepstream.Client.open_session`: `with client.open_session("ecg") as session` closes it in the end."""
-        return self._session(self._client.open_session(model, version=version, id=id, idle_ttl=idle_ttl))
+        opening = self._client.open_session(
+            model,
+            version=version,
+            id=id,
+            idle_ttl=idle_ttl,
+            durable=durable,
+            on_lag=on_lag,
+            require_bitwise=require_bitwise,
+        )
+        return self._session(opening)
 
     def open_sessions(
         self,
@@ -115,15 +133,39 @@ class Client:
         version: int | None = None,
         ids: Sequence[str] | None = None,
         idle_ttl: float | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> SessionGroup:
         """As `stepstream.Client.open_sessions`."""
-        return self._group(self._client.open_sessions(model, count, version=version, ids=ids, idle_ttl=idle_ttl))
+        opening = self._client.open_sessions(
+            model,
+            count,
+            version=version,
+            ids=ids,
+            idle_ttl=idle_ttl,
+            durable=durable,
+            on_lag=on_lag,
+            require_bitwise=require_bitwise,
+        )
+        return self._group(opening)
 
     def attach_session(
-        self, model: str, id: str, secret: bytes, *, version: int | None = None, acked: int | None = None
+        self,
+        model: str,
+        id: str,
+        secret: bytes,
+        *,
+        version: int | None = None,
+        acked: int | None = None,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
     ) -> Session:
         """As `stepstream.Client.attach_session`."""
-        return self._session(self._client.attach_session(model, id, secret, version=version, acked=acked))
+        attaching = self._client.attach_session(
+            model, id, secret, version=version, acked=acked, on_lag=on_lag, require_bitwise=require_bitwise
+        )
+        return self._session(attaching)
 
     def move(self, sessions: Iterable[Session], *, to: Client) -> None:
         """As `stepstream.Client.move`, except that calls of other threads which have no answer by then raise SessionMoved: they
@@ -267,9 +309,21 @@ class Client:
         """As `stepstream.Client.export_session`."""
         return self._blocking.run(self._client.export_session(model, id, secret=secret, at=at, close=close, version=version))
 
-    def import_session(self, snapshot: bytes, *, id: str | None = None, acked: int | None = None) -> Session:
+    def import_session(
+        self,
+        snapshot: bytes,
+        *,
+        id: str | None = None,
+        acked: int | None = None,
+        durable: bool = False,
+        on_lag: OnLag = "wait",
+        require_bitwise: bool = False,
+    ) -> Session:
         """As `stepstream.Client.import_session`."""
-        return self._session(self._client.import_session(snapshot, id=id, acked=acked))
+        importing = self._client.import_session(
+            snapshot, id=id, acked=acked, durable=durable, on_lag=on_lag, require_bitwise=require_bitwise
+        )
+        return self._session(importing)
 
     async def _move(self, leaving: Sequence[Session], to: Client) -> None:
         connections = (each._session._connection for each in leaving)

@@ -78,6 +78,21 @@ class Session:
         return self._session.bitwise
 
     @property
+    def durable(self) -> bool:
+        """Tells whether it survives the death of its server, as `stepstream.Session.durable` does."""
+        return self._session.durable
+
+    @property
+    def durable_seq(self) -> int:
+        """Steps below this count survive it, as in `stepstream.Session.durable_seq`."""
+        return self._session.durable_seq
+
+    @property
+    def epoch(self) -> int:
+        """Counts how often it was restored, as `stepstream.Session.epoch` does."""
+        return self._session.epoch
+
+    @property
     def id(self) -> str:
         """As `stepstream.Session.id`."""
         return self._session.id
@@ -184,7 +199,17 @@ class Session:
         async with session._paused_first():
             answered = session.acked
             snapshot = await session._export()
-            importing = blocking.elsewhere(client.import_session(snapshot, id=session.id, acked=answered))
+            care = session._ledger.care
+            importing = blocking.elsewhere(
+                client.import_session(
+                    snapshot,
+                    id=session.id,
+                    acked=answered,
+                    durable=session.durable,
+                    on_lag=care.on_lag,
+                    require_bitwise=care.require_bitwise,
+                )
+            )
             copy = await session._unless_cancelled(importing, lambda copy: blocking.elsewhere(copy.close()))
             if reason := session._why_it_stays(None, answered):
                 await blocking.elsewhere(copy.close())
