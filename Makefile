@@ -9,7 +9,7 @@ MODELS ?= models
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-uses test serve lint proto bench bench-quick clean
+.PHONY: help demo demo-uses demo-memory test serve lint proto bench bench-quick chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: $(VENV)/.demo ## stream a held-out electrocardiogram through the server, a
 demo-uses: $(VENV)/.demo ## the five uses at length: time series, text, sentiment, translation, speech (fetches 47 MB)
 	-$(BIN)/python examples/programs/fetch.py
 	$(BIN)/python examples/demo_uses.py
+
+demo-memory: $(VENV)/.demo ## tell a session something, kill its server, and ask it: a memory that survives
+	$(BIN)/python examples/demo_memory.py
 
 test: $(VENV)/.dev ## run every test, on all cores (LONG=--long: promises on many more random cases)
 	scripts/apt-packages
@@ -52,6 +55,9 @@ bench: $(VENV)/.dev ## measure the server against its kernel and a bare echo (a 
 bench-quick: $(VENV)/.dev ## the same in two minutes, rougher
 	-$(BIN)/python -m benchmarks.fetch_perf_analyzer
 	$(BIN)/python -m benchmarks --quick
+
+chaos: $(VENV)/.dev ## kill workers and servers under load, and compare every output with an undisturbed run (up to 10 minutes)
+	$(BIN)/python -m benchmarks.chaos
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,6 +21,7 @@ from benchmarks.analyzed import analyzed
 from benchmarks.brought import row_24
 from benchmarks.cpu import row_9
 from benchmarks.drive import SMALL, make_model, targets
+from benchmarks.durable import row_12
 from benchmarks.fetch_perf_analyzer import missing
 from benchmarks.idle import row_10
 from benchmarks.neighbours import row_8, row_15, row_23
@@ -151,6 +152,8 @@ def _runs(
     if set(_ON_TARGETS) & set(rows):
         runs.append(on_targets)
     runs += [partial(row, bundle, effort, tell) for number, row in _ON_THEIR_OWN.items() if number in rows]
+    if 12 in rows:
+        runs.append(lambda: row_12(bundle, effort, tell, checkout))
     if 14 in rows:
         runs.append(lambda: row_14(bundle.path.parent, effort, tell, checkout))
     if 15 in rows:

@@ -56,6 +56,7 @@ class Plan:
     idle: bool = False  # step each session once, then hold the streams open until standard input ends
     authority_file: str = ""  # path of the certificate (PEM) of who vouches for the server; empty: plaintext
     token: str = ""  # that calls show; empty: none
+    durable: bool = False  # sessions that survive their server, which must have a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,8 @@ class Lane:
     def open(self) -> None:
         """Asks for the sessions."""
         self.stream = self._connection.open_stream(_PATH)
-        self._send(inference_pb2.StreamRequest(open=inference_pb2.OpenOnStream(model=self._plan.model, handles=self._handles)))
+        opening = inference_pb2.OpenOnStream(model=self._plan.model, handles=self._handles, durable=self._plan.durable)
+        self._send(inference_pb2.StreamRequest(open=opening))
 
     def close(self, for_good: bool = True) -> None:
         """Asks to close the sessions, or only to let them go."""
@@ -128,6 +130,8 @@ class Lane:
         if kind == "attached" and not any(each.HasField("error") for each in response.attached.sessions):
             self.attached += len(response.attached.sessions)
             self.first_id = self.first_id or response.attached.sessions[0].id
+        elif kind == "durable":
+            return ()  # no inputs are kept that it would let go of
         elif kind == "detached" and not response.detached.HasField("error"):
             self.attached -= len(response.detached.handles) // 4
         else:

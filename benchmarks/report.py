@@ -28,6 +28,7 @@ TITLES = {
     9: "CPU time per step against echo + kernel",
     10: "idle sessions beside 64 active ones",
     11: "memory while sessions come and go",
+    12: "durable sessions against such as are not",
     14: "from exec to SERVING",
     15: "p99 of honest clients beside one that misbehaves",
     16: "sessions opened and closed per second",

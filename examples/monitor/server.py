@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +28,22 @@ class Server:
 
     address: str  # HOST:PORT for clients
     metrics: str  # URL for Prometheus
+    pid: int
     exit_code: int | None = None  # None while it runs
 
 
 @asynccontextmanager
-async def running_server(models: Path) -> AsyncIterator[Server]:
-    """Serves the bundles of a folder until the block ends, however it ends. Raises ServerFailed.
+async def running_server(models: Path, *flags: str) -> AsyncIterator[Server]:
+    """Serves the bundles of a folder until the block ends, however it ends. flags: more of them. Raises ServerFailed.
 
     An error that leaves the block carries the last lines of the server's log as a note.
     """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "server.log"
-        process = await _start(models, log)
+        process = await _start(models, flags, log)
         server = None
         try:
-            server = Server(*await _addresses(process))
+            server = Server(*await _addresses(process), process.pid)
             yield server
         except Exception as error:
             error.add_note(f"The server's log ends with:\n{_last_lines(log)}")
@@ -53,9 +54,9 @@ async def running_server(models: Path) -> AsyncIterator[Server]:
                 server.exit_code = exit_code
 
 
-async def _start(models: Path, log: Path) -> Process:
+async def _start(models: Path, flags: Sequence[str], log: Path) -> Process:
     addresses = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]  # port 0: any free one
-    command = ["-m", "stepstream_server", "serve", "--models", str(models), *addresses, "--log.format", "console"]
+    command = ["-m", "stepstream_server", "serve", "--models", str(models), *addresses, "--log.format", "console", *flags]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("STEPSTREAM_")}
     with log.open("wb") as stderr:
         # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then stops the server in good order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,6 +71,19 @@ def test_the_demo_of_all_uses_runs_to_its_end(long_run: bool) -> None:
     assert done.returncode == 0, done.stdout
     for part in ("time series", "I speak fluent Urdu.", "waste -1.4", "le trois mars", "eight at", "speech from", "exit code 0"):
         assert part in " ".join(done.stdout.split())
+
+
+def test_the_demo_of_a_memory_that_survives_its_server_runs_to_its_end(tmp_path: Path) -> None:
+    """From any folder and without a terminal: it is told something, its server is killed, and it still knows."""
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / "demo_memory.py")]
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    killed, successor = re.search(r"SIGKILL of server (\d+); now server (\d+)", done.stdout).groups()  # type: ignore[union-attr]
+    assert killed != successor
+    for part in ("I speak fluent Urdu.", "nothing was told twice", "exit code 0"):
+        assert part in done.stdout
+    assert not runs(int(killed)) and not runs(int(successor))
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupting_the_demo_stops_its_server() -> None:
