@@ -59,7 +59,7 @@ FULL = Size(
     counts=True,
 )
 SHORT = Size(
-    sessions=50,
+    sessions=80,
     steps=60,
     processes=2,
     seconds={"all": 4.0},

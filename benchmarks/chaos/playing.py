@@ -31,7 +31,7 @@ from stepstream import (
     SessionTaken,
 )
 
-BEAT_SECONDS = 0.5  # acts begin at beats, as sensors of one clock do: so it is known when there is something in flight
+BEAT_SECONDS = 1.0  # acts begin at beats, as sensors of one clock do: so it is known when there is something in flight
 _LOOK_SECONDS = 0.02  # between looks at how much is durable
 _MOST_TRIES = 50  # to take a session over
 
