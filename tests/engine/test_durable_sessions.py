@@ -652,6 +652,28 @@ def test_an_import_is_restored_with_its_unacknowledged_answers() -> None:
     assert isinstance(answer, Answer) and (answer.first, answer.sums) == (1, (3.0, 6.0))
 
 
+class Going(Durable):
+    """Durable sessions where time goes on whenever somebody looks, as it does."""
+
+    _looks = 0
+
+    def unix(self) -> float:
+        self._looks += 1
+        return super().unix() + 1e-4 * self._looks
+
+
+@pytest.mark.parametrize("died", [True, False], ids=["restored", "in memory"])
+def test_a_request_finds_its_own_session_though_time_goes_on_while_it_is_opened(died: bool) -> None:
+    """Whatever is read of the clock in between: a session was opened before its request was written."""
+    h = Going()
+    (mine,) = h.opened("x", attached=False, request_id="r")
+    h.crash()
+    if not died:
+        h.attached(mine)
+    (repeated,) = h.opened("x", attached=False, request_id="r")
+    assert isinstance(repeated, Opened) and repeated.id == "x"
+
+
 def test_a_request_does_not_find_a_session_that_another_has_opened_since() -> None:
     """Its own was closed, and another one has the id; its owner keeps it."""
     h = Durable()

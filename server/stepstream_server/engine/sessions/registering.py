@@ -38,6 +38,10 @@ from stepstream_server.tenancy import names_one
 Results = list[int | StepStreamError]  # the numbers of sessions; in their places, why there are none
 Then = Callable[[Results, float, TurnReport], None]
 
+_ROUNDED = (
+    1e-5  # seconds: unix seconds to which a day is added, and from which it is taken, are others by less than a microsecond
+)
+
 
 @dataclass(slots=True)
 class Opening:
@@ -129,11 +133,12 @@ class Registering:
         """
         created = {place: each for place in opening.places if isinstance(each := opening.results[place], int)}
         opening.made = {place: self._lifecycle.made(session) for place, session in created.items()}
-        request = None
-        if opening.may_repeat:
-            seconds = self._table.tombstone_seconds if created else 0.0
-            request = Request(opening.request_id, _digest(opening.what), self._wall_clock() + seconds)
         group = self._writing.group(np.array(list(created.values()), np.int64), now)
+        request = None
+        if opening.may_repeat:  # asked after its sessions were opened, or they would be another's
+            seconds = self._table.tombstone_seconds if created else 0.0
+            asked_at = max([self._wall_clock(), *group.heads["opened_at"]])
+            request = Request(opening.request_id, _digest(opening.what), asked_at + seconds)
         keys = [made.id for made in opening.made.values()]
         self._finding.hold(keys)
         self._questions.ask(partial(Create, group=group, request=request), partial(self._created, opening, keys, request))
@@ -191,8 +196,8 @@ class Registering:
     def _is_later(self, key: str, found: Stored, asked_at: float) -> bool:
         """Tells whether a session was opened after a request that once had its id. asked_at: unix seconds."""
         if key in self._table:
-            return not self._table.opened_unix[self._table.find(key)] <= asked_at
-        return isinstance(found, Record) and bool(found.head["opened_at"] > asked_at)
+            return not self._table.opened_unix[self._table.find(key)] <= asked_at + _ROUNDED
+        return isinstance(found, Record) and bool(found.head["opened_at"] > asked_at + _ROUNDED)
 
     def _find_again(
         self, opening: Opening, found: Sequence[tuple[str, Stored]], asked_at: float, now: float, report: TurnReport
