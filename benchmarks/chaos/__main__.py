@@ -100,7 +100,7 @@ class Phase:
                 address=server.address,
                 seed=self._seed,
                 steps=size.steps,
-                numbers=self._numbers[process :: size.processes],
+                numbers=[each for each in self._numbers if each // 10 % size.processes == process],  # all kinds for each
                 out=str(self._folder / f"{process}.json"),
                 process=process,
                 seconds=seconds,
