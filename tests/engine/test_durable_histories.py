@@ -89,9 +89,10 @@ class History:
         self._check_dirty()
 
     def _check_dirty(self) -> None:
-        """Gives what the store does not have is in the group that it writes, or will be in the next one."""
-        table, writing = self.h.engine.books.table, self.h.engine._writing
-        assert writing is not None
+        """All that the store does not have is in the group that it writes, or will be in the next one."""
+        table, durable = self.h.engine.books.table, self.h.engine._durable
+        assert durable is not None
+        writing = durable.writing
         flight = writing._flight.sessions.tolist() if writing._flight else []
         wanting = np.flatnonzero(table.durable & (table.durable_seq < table.next_seq)).tolist()
         assert set(wanting) <= {*self.h.engine.books.dirty.tolist(), *flight}

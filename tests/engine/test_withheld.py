@@ -124,7 +124,7 @@ def test_nobody_is_kept_who_has_left(h: Durable, a: Opened) -> None:
     h.lose_door()
     h.turn()
     assert h.step() == []
-    assert len(h.engine._writing.withheld) == 0  # type: ignore[union-attr]
+    assert len(h.engine._durable.writing.withheld) == 0  # type: ignore[union-attr]
 
 
 def test_a_chunk_is_answered_as_far_as_the_store_has_it(h: Durable, a: Opened) -> None:

@@ -104,6 +104,26 @@ class _Flight(NamedTuple):
     begun: float  # monotonic seconds
 
 
+class _Durable(NamedTuple):
+    """Everything that keeps durable sessions."""
+
+    questions: Questions
+    writing: Writing
+    finding: Finding
+    endings: Endings
+    kept: Kept
+
+    @property
+    def awaited(self) -> bool:
+        """Tells whether somebody is to hear what the store has been asked, or is about to be."""
+        return len(self.questions) > 0 or len(self.writing.withheld) > 0
+
+    @property
+    def settled(self) -> bool:
+        """Tells whether the store has all."""
+        return self.writing.settled and not len(self.questions) and self.endings.settled
+
+
 _AboutAll = Statistics | LimitTenants | CountTenants | Drain | Flush | StoreDone
 
 
@@ -144,36 +164,35 @@ class Engine:
         self._scheduler = Scheduler(self.limits.max_batch, settings.turn_budget_seconds, settings.alone_budget_seconds)
         self._cut = Cut(books, self._scheduler, settings.capacity + settings.max_rollout_paths)
         self._admission = Admission(spec, books, outbox)
-        self._questions = Questions(keeping.store) if keeping else None
-        self._writing: Writing | None = None
-        self._tails = Tails(books.table)
-        if keeping is not None and self._questions is not None:
-            self._writing = Writing(backend, books, outbox, self._questions, keeping.settings, self._tails, wall_clock)
-        self._settlement = Settlement(books, backend, outbox, self._writing)
-        self._rollouts = Rollouts(spec, settings, backend, books, outbox, self._tails, self._writing)
-        self._finding: Finding | None = None
-        self._endings: Endings | None = None
-        kept = registering = None
-        if self._questions is not None and self._writing is not None and keeping is not None:
-            self._finding = Finding(books.table, self._questions, self._refuse)
-            self._endings = Endings(books, self._questions, self._writing, self._finding, clock(), wall_clock)
-            kept = Kept(self._writing, self._endings, keeping.always)
-        self._lifecycle = Lifecycle(settings, backend, books, outbox, kept)
-        if kept is not None and self._questions is not None and self._finding is not None:
-            loading = Loading(spec, backend, books)
-            restoring = Restoring(settings, backend, books, self._lifecycle, loading, kept, self._tails.put_stored, wall_clock)
-            self._finding.restore = restoring.restore
+        self._tails = tails = Tails(books.table)
+        self._durable = durable = self._keep(keeping, tails, wall_clock) if keeping is not None else None
+        writing = durable.writing if durable is not None else None
+        self._settlement = Settlement(books, backend, outbox, writing)
+        self._rollouts = Rollouts(spec, settings, backend, books, outbox, tails, writing)
+        self._lifecycle = Lifecycle(settings, backend, books, outbox, durable.kept if durable is not None else None)
+        loading, registering = Loading(spec, backend, books), None
+        if durable is not None:
+            restoring = Restoring(settings, backend, books, self._lifecycle, loading, durable.kept, tails.put_stored, wall_clock)
+            durable.finding.restore = restoring.restore
             registering = Registering(
-                books.table, self._questions, kept.writing, self._finding, self._lifecycle, restoring, wall_clock
+                books.table, durable.questions, durable.writing, durable.finding, self._lifecycle, restoring, wall_clock
             )
         self._one_shot = OneShot(books, outbox, self._admission, self._lifecycle)
         openings = Openings(registering, always=keeping is not None and keeping.always)
-        browsing = Browsing(books.table, self._lifecycle, self._questions, self._finding, wall_clock)
+        questions, finding = (durable.questions, durable.finding) if durable is not None else (None, None)
+        browsing = Browsing(books.table, self._lifecycle, questions, finding, wall_clock)
         requests = Requests(settings.tombstone_seconds)
         self._commands = Commands(
             books, outbox, self._settlement.resend, self._take_over, self._lifecycle, requests, openings, browsing, self._touch
         )
-        self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts, openings)
+        self._copies = Copies(spec, backend, books, outbox, self._lifecycle, requests, self._rollouts, openings, loading)
+
+    def _keep(self, keeping: Keeping, tails: Tails, wall_clock: Clock) -> _Durable:
+        questions = Questions(keeping.store)
+        writing = Writing(self._backend, self.books, self._outbox, questions, keeping.settings, tails, wall_clock)
+        finding = Finding(self.books.table, questions, self._refuse)
+        endings = Endings(self.books, questions, writing, finding, self.clock(), wall_clock)
+        return _Durable(questions, writing, finding, endings, Kept(writing, endings, keeping.always))
 
     def __repr__(self) -> str:
         stats = self.stats()
@@ -198,8 +217,8 @@ class Engine:
             rollouts=len(self._rollouts),
             rollout_slots=self._rollouts.slots,
             batching=self.limits.batching,
-            durable_sessions=self._writing.sessions if self._writing is not None else 0,
-            lag_seconds=self._writing.lag(self.clock()) if self._writing is not None else 0.0,
+            durable_sessions=self._durable.writing.sessions if self._durable is not None else 0,
+            lag_seconds=self._durable.writing.lag(self.clock()) if self._durable is not None else 0.0,
         )
 
     def warm_up(self) -> None:
@@ -241,7 +260,7 @@ class Engine:
         """Tells whether the next turn has nothing to do but what is queued and what it takes in."""
         waits = self._flights or self._drains or self._flushes or self._copies.waiting or len(self._rollouts)
         now = self.clock()
-        light = self._writing is None or now < self._writing.next_deadline or self._writing.light
+        light = self._durable is None or now < self._durable.writing.next_deadline or self._durable.writing.light
         return not waits and light and now < self._next_look
 
     @property
@@ -261,12 +280,12 @@ class Engine:
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds by which a turn is due though nobody has submitted anything; inf if never."""
-        return min(self._next_look, self._writing.next_deadline) if self._writing is not None else self._next_look
+        return min(self._next_look, self._durable.writing.next_deadline) if self._durable is not None else self._next_look
 
     @property
     def _next_look(self) -> float:
         """Monotonic seconds by which it is to be seen what is over."""
-        endings = self._endings.next_deadline if self._endings is not None else float("inf")
+        endings = self._durable.endings.next_deadline if self._durable is not None else float("inf")
         return min(self.books.table.next_deadline, self._rollouts.next_deadline, endings)
 
     @property
@@ -315,14 +334,14 @@ class Engine:
             if door != STORE_DOOR:
                 self._outbox.heard(door)
             for each in commands:
-                command = self._finding.admit(door, each) if self._finding is not None else each
+                command = self._durable.finding.admit(door, each) if self._durable is not None else each
                 if command is not None:
                     plain = self._take(door, command, blocks, calls, report) and plain
-                for one, released in self._finding.released() if self._finding is not None else ():
+                for one, released in self._durable.finding.released() if self._durable is not None else ():
                     self._take(one, released, blocks, calls, report)
         self._admit(blocks, calls, report)
-        if self._finding is not None:
-            self._finding.end_turn()
+        if self._durable is not None:
+            self._durable.finding.end_turn()
         return plain
 
     def _take(
@@ -349,8 +368,8 @@ class Engine:
 
     def _touch(self, sessions: Ints, now: float) -> None:
         """The store is to be told of durable sessions, though nothing was applied to them."""
-        if self._writing is not None:
-            self._writing.touch(sessions, now)
+        if self._durable is not None:
+            self._durable.writing.touch(sessions, now)
 
     def _admit(self, blocks: list[tuple[int, Block]], calls: list[tuple[int, Call]], report: TurnReport) -> None:
         """Admits steps, those that neighbours of one door bring together: each admission costs as much as many rows. None is
@@ -407,11 +426,11 @@ class Engine:
                 self._drains.append((door, command))
             case Flush():
                 self._flushes.append((door, command))
-                if self._writing is not None:
-                    self._writing.flushing = True
+                if self._durable is not None:
+                    self._durable.writing.flushing = True
             case StoreDone():
-                if self._questions is not None:
-                    self._questions.settle(command, now, report)
+                if self._durable is not None:
+                    self._durable.questions.settle(command, now, report)
 
     def _tenant_use(self) -> list[TenantUse]:
         sessions, rollouts = self.books.table.tenants.sessions(), self._rollouts.by_tenant()
@@ -423,23 +442,21 @@ class Engine:
 
     def _leave(self, door: int, command: CallersLeft | StreamEnded | DoorLost, now: float, report: TurnReport) -> None:
         """Callers, a stream or a door are gone: their rollouts end, also those that have not begun, and their queued steps."""
-        if self._finding is not None:
-            self._finding.leave(door, command)
-        if self._writing is not None:
-            self._writing.withheld.leave(_whose(door, command))
+        gone = _whose(door, command)
+        self._copies.leave(gone)
+        if self._durable is not None:
+            self._durable.finding.leave(door, command)
+            self._durable.writing.withheld.leave(gone)
         match command:
             case DoorLost():
-                self._copies.leave_door(door)
                 self._rollouts.leave(self._rollouts.of_door(door), now, report)
                 self._commands.lose_door(door)
             case CallersLeft():
                 callers = [global_stream(door, stream) for stream in command.streams]
-                self._copies.leave(callers)
                 self._rollouts.leave(callers, now, report)
                 self._lifecycle.lose_callers(callers)
             case StreamEnded():
                 stream = global_stream(door, command.stream)
-                self._copies.leave([stream])
                 self._rollouts.leave([stream], now, report)
                 self._commands.end_stream(stream)
 
@@ -454,8 +471,8 @@ class Engine:
         if now >= self._next_look:
             self._collect_all(report)
         self._lifecycle.expire(now, report)
-        if self._endings is not None:
-            self._endings.due(now)
+        if self._durable is not None:
+            self._durable.endings.due(now)
         self._rollouts.end_unread(now, report)
 
     # Compute ---------------------------------------------------------------------------------------------------------
@@ -529,21 +546,23 @@ class Engine:
         if self._lifecycle.end_over(now, report):
             self._copies.carry_out(now, report)  # nobody else would tell those who wait for a step of what has ended
             self._rollouts.drop_ended(now, report)
-        if self._finding is not None:
-            self._finding.ask()
-        if self._writing is not None and self._due_to_write and not self._flights:  # else it comes to be due just now
-            self._writing.write(self.clock())
+        if self._durable is not None:
+            self._durable.finding.ask()
+            if self._due_to_write and not self._flights:  # else it comes to be due just now
+                self._durable.writing.write(self.clock())
 
     @property
     def _due_to_write(self) -> bool:
         """Tells whether the store is to be told of sessions now."""
-        return self._writing is not None and self._writing.next_deadline <= self.clock()
+        return self._durable is not None and self._durable.writing.next_deadline <= self.clock()
 
     def _hand_over(self, report: TurnReport) -> bool:
         """Gives each front door what is ready for it. Returns whether work is left."""
         self.books.queue.let_go(self.books.counters)
         busy = self.busy
-        if self._drains and not busy and not len(self._rollouts) and not self._awaited:  # a rollout that has paused goes on
+        if (
+            self._drains and not busy and not len(self._rollouts) and not (self._durable is not None and self._durable.awaited)
+        ):  # a rollout that has paused goes on
             self._answer_drains()
         if self._flushes:
             self._answer_flushes()
@@ -556,21 +575,14 @@ class Engine:
             self._sinks[door].deliver(delivery)
         return busy
 
-    @property
-    def _awaited(self) -> bool:
-        """Tells whether somebody is to hear what the store has been asked, or is about to be."""
-        return self._writing is not None and (len(self._questions or ()) > 0 or len(self._writing.withheld) > 0)
-
     def _answer_flushes(self) -> None:
-        """Tells whether the store has all."""
-        writing, questions = self._writing, self._questions
-        settled = writing is None or (writing.settled and not len(questions or ()))
-        if settled and (self._endings is None or self._endings.settled):
+        """Tells those who wait for it that the store has all, if it has."""
+        if self._durable is None or self._durable.settled:
             for door, flush in self._flushes:
                 self._outbox.reply(door, Reply(flush.request, None))
             self._flushes = []
-        if writing is not None:
-            writing.flushing = len(self._flushes) > 0
+            if self._durable is not None:
+                self._durable.writing.flushing = False
 
     def _answer_drains(self) -> None:
         """Nothing is pending: only those are left waiting that are to hear when no stream holds sessions."""

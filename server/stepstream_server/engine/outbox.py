@@ -141,12 +141,12 @@ class Pieces:
         self._urgent.pop(stream, None)
 
     def release(self, stream: int) -> None:
-        """Gives what was withheld of this rollout is told."""
+        """All that was withheld of this rollout is told."""
         self._withheld.discard(stream)
         self.hurry(stream)
 
     def drop(self, stream: int) -> None:
-        """Gives what was withheld of this rollout is never told."""
+        """Nothing that was withheld of this rollout is ever told."""
         self._withheld.discard(stream)
         if stream in self._client:
             self._pop(stream)

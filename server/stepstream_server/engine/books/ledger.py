@@ -31,7 +31,7 @@ def begin_at(session: Record, next_seq: int, acked: int, kept: int) -> None:
 
 @compiled
 def rolled_before(session: Record, rolled_from: int, rolled_to: int) -> None:
-    """Says where another one stood, rollouts had taken these numbers last, [from, to)."""
+    """The session begins where rollouts had taken these numbers last, [from, to)."""
     session["rolled_from"], session["rolled_to"] = rolled_from, rolled_to
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from stepstream_server.engine.books.session_table import SessionTable
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import Ints, Tensor
-from stepstream_server.errors import Reason, ServerFault, StepStreamError
+from stepstream_server.errors import Reason, StepStreamError
 from stepstream_server.tenancy import plain
 
 
@@ -165,8 +165,3 @@ class Withheld:
         applied = f"session {plain(session_id)!r} has applied all steps below {waiting.end}"
         message = f"{applied}, which are not in the store yet: {error.message}"
         waiting.refuse(self._outbox, error.reason, message)
-
-
-def store_lost(message: str) -> ServerFault:
-    """The store cannot be had, and may be soon."""
-    return ServerFault(Reason.STORE_UNAVAILABLE, message, retry_delay_seconds=1.0)

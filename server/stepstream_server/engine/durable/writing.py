@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from stepstream_server.config import StoreSettings
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import NONE
-from stepstream_server.engine.durable.questions import Questions
+from stepstream_server.engine.durable.questions import Questions, Retry
 from stepstream_server.engine.durable.tails import Tails
-from stepstream_server.engine.durable.withheld import Left, Waiting, Withheld, store_lost
+from stepstream_server.engine.durable.withheld import Left, Waiting, Withheld
 from stepstream_server.engine.outbox import Outbox
 from stepstream_server.engine.ports import (
     HEAD,
@@ -33,14 +33,13 @@ from stepstream_server.engine.ports import (
     Write,
     Written,
 )
-from stepstream_server.errors import StepStreamError
+from stepstream_server.errors import Reason, ServerFault, StepStreamError
 
 _MOST_ROWS = 1024  # of one group: to gather them takes a millisecond, which is what a single step may be held up
 _MOST_BYTES = 4 << 20  # likewise, where states are large, or many answers are kept
 _LIGHT_ROWS = 128  # of a group that may be gathered on the event loop
 _LIGHT_BYTES = 512 << 10
-_FIRST_RETRY_SECONDS = 0.1  # a lock or a slow disk is over by then
-_LAST_RETRY_SECONDS = 1.0  # a full disk is mended by hand: asking more often finds nothing new
+_OPENED_AGAIN_SECONDS = 1.0  # advice to whoever is refused because of the lag: it is not over sooner
 
 
 class _Flight(NamedTuple):
@@ -75,8 +74,7 @@ class Writing:
         self._tails = tails
         self._wall_clock = wall_clock
         self._flight: _Flight | None = None
-        self._pause = _FIRST_RETRY_SECONDS
-        self._retry_at = float("-inf")  # monotonic seconds before which nothing is written, since the store has failed
+        self._retry = Retry()
         self.withheld = Withheld(self._table, outbox)
         self.flushing = False  # whether all is to be written at once
         self.sessions = 0  # that are durable; counted, since other threads read it
@@ -129,7 +127,8 @@ class Writing:
         """Raises ServerFault(STORE_UNAVAILABLE) while the store is too far behind for more sessions."""
         lag, most = self.lag(now), self._settings.max_lag_seconds
         if lag > most:
-            raise store_lost(f"the store is {lag:.1f} s behind, more than {most:g} s: no durable sessions are opened")
+            message = f"the store is {lag:.1f} s behind, more than {most:g} s: no durable sessions are opened"
+            raise ServerFault(Reason.STORE_UNAVAILABLE, message, retry_delay_seconds=_OPENED_AGAIN_SECONDS)
 
     # Groups ----------------------------------------------------------------------------------------------------------
 
@@ -145,8 +144,8 @@ class Writing:
         if self._flight is not None or not len(dirty):
             return float("inf")
         if self.flushing or self.withheld or self._books.counters.pressing[0]:
-            return self._retry_at
-        return max(self._retry_at, float(self._table.sessions["dirty_at"][dirty[0]]) + self._settings.every_seconds)
+            return self._retry.at
+        return max(self._retry.at, float(self._table.sessions["dirty_at"][dirty[0]]) + self._settings.every_seconds)
 
     @property
     def light(self) -> bool:
@@ -202,7 +201,7 @@ class Writing:
             report.written += len(flight.sessions)
             report.written_bytes += outcome.bytes
             report.write_seconds.append(outcome.seconds)
-            self._pause = _FIRST_RETRY_SECONDS
+            self._retry.worked()
             self._move(sessions, flight.next_seqs[here])
         elif isinstance(outcome, NotDone):
             self._fail(sessions, flight.dirty_at[here], outcome.error, now)
@@ -222,7 +221,7 @@ class Writing:
     def _fail(self, sessions: Ints, dirty_at: NDArray[np.float64], error: StepStreamError, now: float) -> None:
         """The store has failed: it is tried again, with what the sessions have become by then."""
         self._books.mark_dirty_since(sessions, dirty_at, now)
-        self._retry_at, self._pause = now + self._pause, min(2 * self._pause, _LAST_RETRY_SECONDS)
+        self._retry.failed(now)
         if self.withheld:
             self.withheld.refuse(self.withheld.sessions, error)
 

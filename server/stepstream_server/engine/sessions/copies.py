@@ -7,7 +7,7 @@ holds exactly the steps before it, however the session's inputs were cut into la
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from stepstream_server.engine.books import Books
 from stepstream_server.engine.books.records import NEVER, NONE
-from stepstream_server.engine.outbox import Outbox, door_of, global_stream
+from stepstream_server.engine.outbox import Outbox, global_stream
 from stepstream_server.engine.ports import (
     NO_SEQ,
     Backend,
@@ -92,6 +92,7 @@ class Copies:
         requests: Requests,
         rollouts: Rollouts,
         openings: Openings,
+        loading: Loading,
     ) -> None:
         self._spec = spec
         self._backend = backend
@@ -102,7 +103,7 @@ class Copies:
         self._requests = requests
         self._rollouts = rollouts
         self._openings = openings
-        self._loading = Loading(spec, backend, books)
+        self._loading = loading
         self._moved = Requests(books.table.tombstone_seconds)  # apart: what others ask for cannot drive snapshots out
         self._waiting: list[_Waiting] = []
 
@@ -132,16 +133,8 @@ class Copies:
         else:
             self._reply(door, command, error)
 
-    def leave(self, callers: Iterable[int]) -> None:
-        """Forgets rollouts that have not begun, of callers that have left, by their engine-wide numbers."""
-        gone = set(callers)
-        self._forget(lambda stream: stream in gone)
-
-    def leave_door(self, door: int) -> None:
-        """Forgets rollouts that have not begun, of all callers of a door."""
-        self._forget(lambda stream: door_of(stream) == door)
-
-    def _forget(self, gone: Callable[[int], bool]) -> None:
+    def leave(self, gone: Callable[[int], bool]) -> None:
+        """Forgets rollouts that have not begun, of callers that have left, told by their engine-wide numbers."""
         self._drop(
             [
                 each

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from stepstream_server.engine.books import Books
-from stepstream_server.engine.durable.questions import Questions
+from stepstream_server.engine.durable.questions import Questions, Retry
 from stepstream_server.engine.durable.writing import Writing
 from stepstream_server.engine.ports import End, Ending, FindOverdue, Ints, NotDone, Outcome, Overdue, TurnReport
 from stepstream_server.engine.sessions.finding import Finding
@@ -19,8 +19,6 @@ from stepstream_server.errors import StepStreamError
 
 Told = Callable[[StepStreamError | None, float, TurnReport], None]  # hears that an ending is written, or why it is not yet
 
-_FIRST_RETRY_SECONDS = 0.1  # a lock or a slow disk is over by then
-_LAST_RETRY_SECONDS = 1.0  # a full disk is mended by hand: asking more often finds nothing new
 # Between two looks for sessions that are overdue and only in the store. Nobody waits for that: it frees room on a disk, and
 # whoever names such a session is told that it has expired in any case.
 _LOOK_SECONDS = 60.0
@@ -50,8 +48,7 @@ class Endings:
         self._finding = finding
         self._wall_clock = wall_clock
         self._failed: list[_Unwritten] = []
-        self._pause = _FIRST_RETRY_SECONDS
-        self._retry_at = float("inf")  # monotonic seconds
+        self._retry = Retry()
         self._look_at = now + _LOOK_SECONDS
         self._looking = False
         self._unwritten = 0
@@ -59,7 +56,7 @@ class Endings:
     @property
     def next_deadline(self) -> float:
         """Monotonic seconds at which something is to be tried again, or looked for."""
-        return min(self._retry_at, self._look_at)
+        return min(self._retry.at, self._look_at) if self._failed else self._look_at
 
     @property
     def settled(self) -> bool:
@@ -82,8 +79,8 @@ class Endings:
 
     def due(self, now: float) -> None:
         """Tries again what has failed, and looks for what is overdue, if it is time for it."""
-        if now >= self._retry_at:
-            failed, self._failed, self._retry_at = self._failed, [], float("inf")
+        if self._failed and now >= self._retry.at:
+            failed, self._failed = self._failed, []
             for each in failed:
                 self._ask(each)
         if now >= self._look_at:
@@ -102,14 +99,13 @@ class Endings:
             tell(error, now, report)
         if error is None:
             self._unwritten -= 1
-            self._pause = _FIRST_RETRY_SECONDS
+            self._retry.worked()
             self._finding.let_go(each.keys)
             return
         self._finding.bar(each.keys, error)
+        if not self._failed:  # else it is to be tried again with the others
+            self._retry.failed(now)
         self._fail(each)
-        if self._retry_at == float("inf"):
-            self._retry_at = now + self._pause
-            self._pause = min(2 * self._pause, _LAST_RETRY_SECONDS)
 
     def _fail(self, each: _Unwritten) -> None:
         """Keeps what is to be tried again, all of one ending as one task."""

@@ -38,9 +38,8 @@ from stepstream_server.tenancy import names_one
 Results = list[int | StepStreamError]  # the numbers of sessions; in their places, why there are none
 Then = Callable[[Results, float, TurnReport], None]
 
-_ROUNDED = (
-    1e-5  # seconds: unix seconds to which a day is added, and from which it is taken, are others by less than a microsecond
-)
+# Seconds: unix seconds to which a day is added, and from which it is taken again, are others by less than a microsecond.
+_ROUNDED = 1e-5
 
 
 @dataclass(slots=True)

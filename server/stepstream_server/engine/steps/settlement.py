@@ -61,8 +61,8 @@ class Settlement:
         if rows:
             if rows < n:
                 columns, seconds = columns[:, :rows], seconds[:, :rows]
-            if others:
-                self._answer_apart(columns, answered, apart[:, :rows])
+            if others and self._writing is not None:
+                self._answer_apart(self._writing, columns, answered, apart[:, :rows])
             else:
                 self._outbox.answer(columns, answered, grouped=grouped)
             report.add(columns[_LENGTH], seconds[0], seconds[1])
@@ -92,7 +92,7 @@ class Settlement:
                 runs, held = kept_answers(self._books.records, sessions[part], columns, places)
                 self._outbox.answer(columns[:, :runs], self._books.cache.get(places[:held]))
 
-    def _answer_apart(self, columns: Ints, outputs: Sequence[Tensor], apart: Ints) -> None:
+    def _answer_apart(self, writing: Writing, columns: Ints, outputs: Sequence[Tensor], apart: Ints) -> None:
         """Answers rows some of which are of one-shot callers of durable sessions. They are told what the store has, and those who
         wait until it has their steps are answered then.
 
@@ -103,13 +103,11 @@ class Settlement:
         for place in np.flatnonzero(apart[_SESSION] != NONE).tolist():
             stream, handle, first, length, kept = columns[:, place].tolist()
             session, end = int(apart[_SESSION, place]), int(ends[place])
-            if self._writing is None:
-                continue
             if waits[place]:
                 values = [each[end - kept : end].copy() for each in outputs]
-                self._writing.hold(session, Answer(stream, handle, first, length, values))
+                writing.hold(session, Answer(stream, handle, first, length, values))
             else:
-                self._writing.tell(stream, handle, session)
+                writing.tell(stream, handle, session)
         if not waits.all():
             shown = ~waits.repeat(columns[_KEPT])
             self._outbox.answer(columns[:, ~waits], [each[shown] for each in outputs])
@@ -123,11 +121,10 @@ class Settlement:
         report.duplicates += int(told["length"][~resets].sum())
         columns = np.array([told[name] for name in ("stream", "handle", "first", "length", "shown")])
         outputs = self._books.take_told_outputs()
-        apart = self._apart(told) if self._writing is not None and self._writing.sessions else None
-        if apart is None:
-            self._outbox.answer(columns, outputs)
+        if self._writing is not None and self._writing.sessions and (apart := self._apart(told)) is not None:
+            self._answer_apart(self._writing, columns, outputs, apart)
         else:
-            self._answer_apart(columns, outputs, apart)
+            self._outbox.answer(columns, outputs)
 
     def _apart(self, told: NDArray[Any]) -> Ints | None:
         """Which of these rows are of one-shot callers of durable sessions, as `settle` writes it; None: none is."""
