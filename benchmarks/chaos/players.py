@@ -52,7 +52,7 @@ class PlayersResult:
 
 
 def read(path: str) -> PlayersResult:
-    """Gives what `PlayersResult.write` wrote. Raises OSError."""
+    """Reads a file that `PlayersResult.write` has written. Raises OSError."""
     data = json.loads(Path(path).read_text())
     played = [Played(**(each | {"told": [Told(**told) for told in each["told"]]})) for each in data["played"]]
     return PlayersResult(played, [Flight(**each) for each in data["flights"]], [(at, when) for at, when in data["breaks"]])

@@ -340,7 +340,7 @@ def applied_by(held: Session | SessionGroup) -> int:
 
 
 def _since(lost: SessionLost, least: int) -> int:
-    """Says where a session that was lost goes on. Raises it if that is before what was told as durable."""
+    """Says where a session that was lost goes on. Raises SessionLost if that is before what was told as durable."""
     if lost.since < least:
         raise lost
     return lost.since

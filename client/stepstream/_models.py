@@ -175,7 +175,7 @@ class SessionInfo:
     slot: int
     """Row of the server's state pool."""
     durable: bool = False
-    """Whether it survives the death of its server."""
+    """True for a session that survives the death of its server."""
     durable_seq: int = 0
     """Durable: steps below this number are in the server's store."""
     stored: bool = False

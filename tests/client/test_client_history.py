@@ -96,7 +96,7 @@ class Pair:
         self.book.submit(Row(call, 0, 0, len(values), keep, [np.array(values, "<f4").tobytes()] if steps else None))
 
     async def go_on(self, *, heard: bool = True) -> None:
-        """Gives what the client has written arrives, and the server applies a row. Its answer may get lost with the next
+        """The server hears all that the client has written, and applies a row. Its answer may get lost with the next
         crash."""
         self.pass_on()
         if self.server.waiting:
@@ -105,7 +105,7 @@ class Pair:
                 await self.tell(first, values, kept)
 
     def pass_on(self) -> None:
-        """Gives what the client has written arrives."""
+        """The server hears all that the client has written."""
         while (message := self.outbox.pop()) is not None:
             self.server.hear(message)
 

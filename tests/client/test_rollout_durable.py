@@ -42,7 +42,7 @@ async def session(client: Client) -> AsyncIterator[Session]:
 
 
 def dying(servicer: FakeServicer, *restored: int) -> Callable[[FakeSession], Any]:
-    """Gives what happens before a call breaks: the server dies, and is restored from these numbers, one after the other, or
+    """Lets the server die before a call breaks, and be restored from these numbers, one after the other, or
     from where it stands if that is less."""
     left = list(restored)
 

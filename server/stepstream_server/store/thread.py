@@ -106,7 +106,7 @@ class StoreThread:
         await self._archive.close()
 
     def _next_group(self) -> list[_Order]:
-        """Gives what is carried out next; nothing: there is nothing to do now, or ever."""
+        """Takes the group that is carried out next; an empty one: there is nothing to do now, or ever."""
         group: list[_Order] = []
         with self._lock:
             room = _BYTES_AT_ONCE
@@ -168,7 +168,7 @@ class StoreThread:
 
 
 def _tried(counter: Counter, action: Callable[..., T], *arguments: object) -> T | Exception:
-    """Gives what an action gives, or what it raises, which is that task's trouble alone."""
+    """Carries an action out: gives its result, or the error that it raises, which is that task's trouble alone."""
     try:
         return action(*arguments)
     except Exception as error:
